@@ -1,0 +1,291 @@
+//! The reader threads of a mount: how many there are, and how many of them work.
+
+use super::{
+    govern::{Governor, Stance, Window},
+    reader::{self, Post},
+    watch::{Status, Watch, Watched},
+};
+use crate::{channel::layer::Layer, fs::FileSystem, limits, session::Session, sys, types::Errno};
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    fd::OwnedFd,
+};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{Builder, JoinHandle},
+};
+
+/// How a connection came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Unmounted, by us or by somebody else.
+    Unmounted,
+    /// Aborted: by `fusectl`, by a request timeout, or by us.
+    Aborted,
+}
+
+/// For how many looks of the watch (4 ms each) spare readers stay at work after the last reader was stuck.
+const LINGER: u32 = 50;
+
+/// State of the readers.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    state: Mutex<State>,
+    changed: Condvar,
+    watch: Watch,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ended: Option<Ended>,
+    statuses: Vec<Arc<Status>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Readers that have not ended.
+    alive: usize,
+    /// Spare readers that exist.
+    spares: usize,
+    /// Of those, how many rest.
+    resting: usize,
+    /// How many of them are to be at work.
+    wanted: usize,
+    /// How many of them stand in for readers that are stuck.
+    standing_in: usize,
+    /// How many of them the governor wants.
+    governed: usize,
+    /// Looks since a reader was last stuck.
+    calm: u32,
+}
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// The connection ended with this error of `read`.
+    pub(super) fn close(&self, errno: Errno) {
+        let ended = match errno {
+            Errno::NODEV => Ended::Unmounted,
+            Errno::CONNABORTED => Ended::Aborted,
+            errno => {
+                tracing::error!(%errno, "/dev/fuse cannot be read any more");
+                Ended::Aborted
+            }
+        };
+        self.lock().ended.get_or_insert(ended);
+        self.changed.notify_all();
+        self.watch.close();
+    }
+
+    /// A reader has ended. Was it the last one? Then there will be no other, and it is for it to tell.
+    fn left(&self) -> bool {
+        let mut state = self.lock();
+        state.alive -= 1;
+        let last = state.alive == 0;
+        if last && state.ended.is_none() {
+            // All have panicked: without a reader the mount must not go on.
+            state.ended = Some(Ended::Aborted);
+            drop(state);
+            self.watch.close();
+        }
+        last
+    }
+
+    /// A spare reader is about to read: rest as long as more of them are at work than wanted. `false`: it is over.
+    pub(super) fn rest_if_idle(&self) -> bool {
+        let mut state = self.lock();
+        if state.spares - state.resting > state.wanted && state.ended.is_none() {
+            state.resting += 1;
+            while state.spares - state.resting >= state.wanted && state.ended.is_none() {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.resting -= 1;
+        }
+        state.ended.is_none()
+    }
+
+    /// The watch has seen `stuck` readers that make no progress: as many spare ones are to work. Returns how many
+    /// must be made for that.
+    fn stuck(&self, stuck: usize) -> usize {
+        let mut state = self.lock();
+        state.calm = if stuck == 0 { state.calm.saturating_add(1) } else { 0 };
+        // A spare that is stuck counts, too: so the number grows until it is enough.
+        if stuck > state.standing_in || state.calm >= LINGER {
+            state.standing_in = stuck;
+        }
+        self.want(state)
+    }
+
+    /// The governor wants this many spare readers at work even if none is stuck.
+    fn govern(&self, spares: usize) {
+        let mut state = self.lock();
+        state.governed = spares;
+        self.want(state);
+    }
+
+    fn want(&self, mut state: MutexGuard<'_, State>) -> usize {
+        let wanted = (state.standing_in + state.governed).min(limits::SPARE_READERS);
+        if wanted > state.wanted {
+            self.changed.notify_all();
+        }
+        state.wanted = wanted;
+        wanted.saturating_sub(state.spares)
+    }
+
+    /// Start the readers of a session: one per CPU of those this thread may use, at most `threads`.
+    pub(crate) fn start<F: FileSystem, L: Layer>(
+        session: &Arc<Session<F>>,
+        layer: L,
+        device: OwnedFd,
+        threads: Option<usize>,
+    ) -> io::Result<Arc<Self>> {
+        let pool =
+            Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), watch: Watch::default() });
+        let cloneable = sys::device::clone_device(&device)
+            .inspect_err(|error| tracing::info!(%error, "readers share one /dev/fuse descriptor"))
+            .is_ok();
+        let (session, layer, device) = (session.clone(), Arc::new(layer), Arc::new(device));
+        let crew = Crew { session: session.clone(), layer, device, cloneable, pool: pool.clone() };
+        let cpus = allowed_cpus();
+        let threads = threads.unwrap_or(cpus.len()).max(1);
+        for i in 0..threads {
+            // The first is always at work.
+            crew.hire(i > 0, i == 0)?;
+        }
+        let (governor, stance) = (Governor::default(), Stance::Single);
+        let mut watch = Guard { crew, governor, stance, threads, cpus };
+        let crew = &watch.crew;
+        let notifications = {
+            let device = crew.device.clone();
+            move || super::write_notifications(&device, session.notifications())
+        };
+        // Not joined: it ends when the session does, which is after all readers have.
+        Builder::new().name("fusewire-notify".into()).stack_size(SMALL_STACK).spawn(notifications)?;
+        let watch =
+            Builder::new().name("fusewire-watch".into()).stack_size(SMALL_STACK).spawn(move || {
+                let pool = watch.crew.pool.clone();
+                pool.watch.run(&mut watch);
+            })?;
+        pool.lock().threads.push(watch);
+        Ok(pool)
+    }
+
+    /// Wait for the end of the connection and of all readers, the last of which has told the session.
+    pub(crate) fn join(&self) -> Ended {
+        loop {
+            let next = self.lock().threads.pop();
+            match next {
+                Some(thread) => {
+                    if thread.join().is_err() {
+                        tracing::error!("the filesystem panicked when it was told of its end");
+                    }
+                }
+                None => return self.lock().ended.unwrap_or(Ended::Aborted),
+            }
+        }
+    }
+}
+
+const SMALL_STACK: usize = 256 << 10;
+
+/// Makes readers.
+struct Crew<F, L> {
+    session: Arc<Session<F>>,
+    layer: Arc<L>,
+    device: Arc<OwnedFd>,
+    /// Each reader can have a descriptor of its own.
+    cloneable: bool,
+    pool: Arc<Pool>,
+}
+
+impl<F: FileSystem, L: Layer> Crew<F, L> {
+    fn hire(&self, spare: bool, first: bool) -> io::Result<()> {
+        let device = match first || !self.cloneable {
+            true => self.device.clone(),
+            false => Arc::new(sys::device::clone_device(&self.device)?),
+        };
+        let status = Arc::<Status>::default();
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let post = Post { device, shared: !self.cloneable, wake, status: status.clone(), spare };
+        let (session, layer, pool) = (self.session.clone(), self.layer.clone(), self.pool.clone());
+        let body = move || {
+            let run = || reader::run(&session, &*layer, &pool, post);
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                tracing::error!("a reader panicked outside of a handler");
+            }
+            if pool.left() {
+                session.ended();
+            }
+        };
+        let name = if spare { "fusewire-spare" } else { "fusewire-read" };
+        let mut state = self.pool.lock();
+        if state.ended.is_some() {
+            return Ok(());
+        }
+        let thread = Builder::new().name(name.into()).spawn(body)?;
+        state.alive += 1;
+        state.threads.push(thread);
+        state.statuses.push(status);
+        state.spares += usize::from(spare);
+        Ok(())
+    }
+}
+
+/// Acts on what the watch sees.
+struct Guard<F, L> {
+    crew: Crew<F, L>,
+    governor: Governor,
+    stance: Stance,
+    /// Readers at work when nobody is stuck, at most.
+    threads: usize,
+    cpus: Vec<usize>,
+}
+
+impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
+    fn readers(&self) -> Vec<Arc<Status>> {
+        self.crew.pool.lock().statuses.clone()
+    }
+
+    fn stuck(&self, readers: usize) {
+        for _ in 0..self.crew.pool.stuck(readers) {
+            if let Err(error) = self.crew.hire(true, false) {
+                tracing::warn!(%error, "no further reader, although others are stuck");
+                break;
+            }
+        }
+    }
+
+    fn window(&mut self, window: Window) {
+        if self.threads > 1 {
+            let stance = self.governor.window(window);
+            if stance != self.stance {
+                self.stance = stance;
+                tracing::debug!(?stance, ?window, "readers");
+                self.crew.pool.govern(if stance == Stance::PerCpu { self.threads - 1 } else { 0 });
+                self.place(stance);
+            }
+        }
+    }
+}
+
+impl<F: FileSystem, L: Layer> Guard<F, L> {
+    /// Pin one reader to each CPU, or none: also not those that stand in for others, since a thread that a handler starts
+    /// inherits the CPUs of its reader.
+    fn place(&self, stance: Stance) {
+        let readers = self.readers();
+        for (i, reader) in readers.iter().enumerate().take(self.threads.min(self.cpus.len())) {
+            let cpus = if stance == Stance::PerCpu { &self.cpus[i..=i] } else { &self.cpus[..] };
+            reader.tid().inspect(|&reader| reader::allow(Some(reader), cpus));
+        }
+    }
+}
+
+fn allowed_cpus() -> Vec<usize> {
+    let set = rustix::thread::sched_getaffinity(None).unwrap_or_default();
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
+}

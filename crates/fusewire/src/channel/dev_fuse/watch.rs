@@ -1,0 +1,334 @@
+//! Notices readers that are stuck in a system call, so that others are put to work in their stead.
+
+use super::govern::Window;
+use crate::sys;
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// How often the watch looks while requests come. A reader that sleeps over the same request in two looks is stuck.
+const TICK: Duration = Duration::from_millis(4);
+
+/// How often it looks while readers are stuck: the number of those who stand in grows by as many as are stuck at a look.
+const STUCK_TICK: Duration = Duration::from_millis(1);
+
+/// In how many looks in a row a reader that sleeps over one request after the other counts as stuck: each of them is
+/// short, but all that time others wait behind them.
+const DROWSY: u32 = 4;
+
+/// CPU time that a reader may take for one request before another one stands in for it. A reader that merely waits for
+/// a CPU takes none.
+const LONG: Duration = Duration::from_millis(16);
+
+/// After how many looks without any request the watch goes to sleep.
+const SLEEPY: u32 = 10;
+
+/// What one reader is doing: an even number while it waits for a request, odd while it serves one, larger by one with
+/// each change. Written by its reader alone. On a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Status {
+    step: AtomicU64,
+    tid: AtomicI32,
+}
+
+const ENDED: u64 = u64::MAX - 1;
+
+impl Status {
+    fn step(&self) {
+        self.step.store(self.step.load(Ordering::Relaxed) + 1, Ordering::Release);
+    }
+
+    pub(super) fn reads(&self) {
+        if self.step.load(Ordering::Relaxed) & 1 == 1 {
+            self.step();
+        }
+    }
+
+    pub(super) fn serves(&self) {
+        if self.step.load(Ordering::Relaxed) & 1 == 0 {
+            self.step();
+        }
+    }
+
+    pub(super) fn ends(&self) {
+        self.step.store(ENDED, Ordering::Release);
+    }
+
+    /// The thread that this is about, once it runs.
+    pub(super) fn tid(&self) -> Option<rustix::thread::Pid> {
+        rustix::thread::Pid::from_raw(self.tid.load(Ordering::Acquire))
+    }
+
+    pub(super) fn begins(&self) {
+        self.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Release);
+    }
+
+    /// The CPU time it has taken, if its thread is on a CPU or waits for one; `None` while it is in a system call that waits for
+    /// something else.
+    fn running(&self) -> Option<Duration> {
+        self.runs().then(|| self.cpu_time())
+    }
+
+    fn runs(&self) -> bool {
+        let Some(tid) = self.tid() else { return true };
+        let path = format!("/proc/self/task/{}/stat", tid.as_raw_nonzero());
+        // The state follows the name, which stands in parentheses and may hold any character.
+        let stat = std::fs::read_to_string(path).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
+    }
+
+    /// CPU time its thread has taken so far.
+    fn cpu_time(&self) -> Duration {
+        self.tid().map_or(Duration::ZERO, sys::sched::cpu_time)
+    }
+
+    /// How many requests it has served so far.
+    fn requests(state: u64) -> u64 {
+        if state == ENDED { 0 } else { state / 2 }
+    }
+
+    fn now(&self) -> u64 {
+        self.step.load(Ordering::Acquire)
+    }
+}
+
+/// Wakes the watch.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    asleep: AtomicBool,
+    closed: AtomicBool,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+/// What the watch makes of one look at the readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    /// Readers that are at the same request as at the last look.
+    pub stuck: usize,
+    /// Nothing has happened since the last look, and nobody serves.
+    pub quiet: bool,
+}
+
+/// What the watch reports to.
+pub(super) trait Watched {
+    /// The readers there are.
+    fn readers(&self) -> Vec<Arc<Status>>;
+    /// So many readers are stuck, at this look.
+    fn stuck(&self, readers: usize);
+    /// A window has passed.
+    fn window(&mut self, window: Window);
+}
+
+/// How long a window is, at least.
+const WINDOW: Duration = Duration::from_millis(8);
+
+/// What one reader was doing at the last look.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    state: u64,
+    /// CPU time of its thread when it was first seen at this request, running.
+    cpu: Option<Duration>,
+    /// Looks in a row in which it slept over a request.
+    slept: u32,
+}
+
+impl Seen {
+    /// A further look; `running` as [`Status::running`]. Is it stuck?
+    fn again(&mut self, state: u64, running: impl FnOnce() -> Option<Duration>) -> bool {
+        let same = self.state == state;
+        self.state = state;
+        if state & 1 == 0 {
+            (self.cpu, self.slept) = (None, 0);
+            return false;
+        }
+        match running() {
+            None => {
+                self.slept += 1;
+                same || self.slept >= DROWSY
+            }
+            Some(cpu) => {
+                let first = if same { *self.cpu.get_or_insert(cpu) } else { *self.cpu.insert(cpu) };
+                self.slept = 0;
+                cpu.saturating_sub(first) >= LONG
+            }
+        }
+    }
+}
+
+/// Compare what readers do now with what they did at the last look; `last` becomes now. A reader that has made no progress
+/// but could run, if it only got a CPU (`running` tells), is not stuck: another reader would have to share that CPU.
+pub(super) fn look(
+    now: impl Iterator<Item = u64>,
+    last: &mut Vec<Seen>,
+    running: impl Fn(usize) -> Option<Duration>,
+) -> Look {
+    let mut look = Look { stuck: 0, quiet: true };
+    for (i, state) in now.enumerate() {
+        look.quiet &= state & 1 == 0 && last.get(i).is_some_and(|seen| seen.state == state);
+        if i == last.len() {
+            last.push(Seen::default());
+        }
+        look.stuck += usize::from(last[i].again(state, || running(i)));
+    }
+    look
+}
+
+impl Watch {
+    /// A request has come: look again, if you sleep. One load on the hot path.
+    pub(super) fn awaken(&self) {
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+            let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            self.wake.notify_all();
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.asleep.store(false, Ordering::Release);
+        self.wake.notify_all();
+    }
+
+    /// Look until closed.
+    pub(super) fn run(&self, watched: &mut impl Watched) {
+        let (mut last, mut quiet) = (Vec::new(), 0);
+        let mut tally = Tally::of(&watched.readers(), 0);
+        while !self.closed.load(Ordering::Acquire) {
+            let readers = watched.readers();
+            let now: Vec<u64> = readers.iter().map(|status| status.now()).collect();
+            let requests: u64 = now.iter().map(|&state| Status::requests(state)).sum();
+            let seen = look(now.into_iter(), &mut last, |i| readers[i].running());
+            watched.stuck(seen.stuck);
+            if tally.at.elapsed() >= WINDOW {
+                let begin = std::mem::replace(&mut tally, Tally::of(&readers, requests));
+                watched.window(tally.since(&begin));
+            }
+            quiet = if seen.quiet { quiet + 1 } else { 0 };
+            if quiet >= SLEEPY {
+                self.sleep(|| readers.iter().zip(&last).all(|(status, seen)| status.now() == seen.state));
+                quiet = 0;
+                tally = Tally::of(&readers, requests);
+            } else {
+                std::thread::sleep(if seen.stuck > 0 { STUCK_TICK } else { TICK });
+            }
+        }
+    }
+
+    /// Sleep until awakened, unless it is no longer `quiet`.
+    fn sleep(&self, quiet: impl Fn() -> bool) {
+        let asleep =
+            |(): &mut ()| self.asleep.load(Ordering::Acquire) && !self.closed.load(Ordering::Acquire);
+        let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.asleep.store(true, Ordering::Release);
+        // A reader that has taken a request at this very moment may not have seen that, and nobody else would wake the watch
+        // if that request blocks. By the end of a tick it shows.
+        let waited = self.wake.wait_timeout_while(guard, TICK, asleep);
+        let guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if !quiet() {
+            self.asleep.store(false, Ordering::Release);
+            return;
+        }
+        drop(self.wake.wait_while(guard, asleep).unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// What the readers have done up to a moment.
+struct Tally {
+    at: Instant,
+    requests: u64,
+    cpu: Duration,
+}
+
+impl Tally {
+    fn of(readers: &[Arc<Status>], requests: u64) -> Self {
+        Self { at: Instant::now(), requests, cpu: readers.iter().map(|status| status.cpu_time()).sum() }
+    }
+
+    /// What the time since `begin` was like.
+    fn since(&self, begin: &Self) -> Window {
+        let count = self.requests.saturating_sub(begin.requests).max(1) as f64;
+        let cpu = self.cpu.saturating_sub(begin.cpu).as_secs_f64() * 1e6 / count;
+        Window { rate: count / (self.at - begin.at).as_secs_f64(), cpu }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quiet(stuck: usize) -> Look {
+        Look { stuck, quiet: true }
+    }
+
+    fn busy(stuck: usize) -> Look {
+        Look { stuck, quiet: false }
+    }
+
+    #[test]
+    fn a_reader_asleep_over_the_same_request_twice_is_stuck() {
+        let mut last = Vec::new();
+        let mut looks = |state| look([0, state].into_iter(), &mut last, |_| None);
+        assert_eq!([1, 1, 3, 4, 4].map(&mut looks), [busy(0), busy(1), busy(0), busy(0), quiet(0)]);
+    }
+
+    #[test]
+    fn a_reader_asleep_over_one_request_after_the_other_is_stuck() {
+        let mut last = Vec::new();
+        let mut looks = |state| look([state].into_iter(), &mut last, |_| None);
+        assert_eq!([1, 5, 9, 13, 21, 22].map(&mut looks), [0, 0, 0, 1, 1, 0].map(busy));
+    }
+
+    #[test]
+    fn a_reader_that_only_waits_for_a_cpu_is_not_stuck() {
+        let mut last = Vec::new();
+        let running = |i| (i == 0).then_some(Duration::from_secs(5));
+        assert_eq!(look([1, 3].into_iter(), &mut last, running), busy(0));
+        assert_eq!(look([1, 3].into_iter(), &mut last, running), busy(1));
+    }
+
+    #[test]
+    fn a_reader_that_computes_for_long_is_stuck() {
+        let mut last = Vec::new();
+        let mut looks =
+            |(state, ms)| look([state].into_iter(), &mut last, |_| Some(Duration::from_millis(ms)));
+        let seen = [(1, 100), (1, 110), (1, 120), (3, 125), (3, 130)].map(&mut looks);
+        assert_eq!(seen, [0, 0, 1, 0, 0].map(busy));
+    }
+
+    #[test]
+    fn the_watch_does_not_fall_asleep_over_a_request_that_comes_at_that_moment() {
+        let watch = Watch::default();
+        watch.sleep(|| false);
+        assert!(!watch.asleep.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_thread_runs_or_waits() {
+        let (status, told) = (Arc::<Status>::default(), std::sync::Barrier::new(2));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                status.begins();
+                told.wait();
+                std::thread::sleep(Duration::from_millis(500));
+            });
+            told.wait();
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(!status.runs());
+        });
+        status.begins();
+        assert!(status.runs());
+    }
+
+    #[test]
+    fn an_ended_reader_is_neither_stuck_nor_busy() {
+        let mut last = Vec::new();
+        look([ENDED].into_iter(), &mut last, |_| None);
+        assert_eq!(look([ENDED].into_iter(), &mut last, |_| None), quiet(0));
+    }
+}

@@ -1,0 +1,231 @@
+//! What comes with every request besides its operation.
+
+use crate::{proto::operations::OPERATIONS, sys, types::*};
+use atomic_waker::AtomicWaker;
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+/// How often a thread in a blocking call is signalled until it comes back: a signal that arrives before the call
+/// begins is lost.
+const WAKE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What other threads see of a slot: the request it is at work on (which is how an interrupt finds it), and what it has
+/// done so far. Only the slot's own thread writes the counters, so counting costs no locked instruction.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    /// The request's number, 0 while the slot is idle.
+    unique: AtomicU64,
+    /// The number of the last request that was interrupted while it was in this slot.
+    cancelled: AtomicU64,
+    /// Who awaits cancellation.
+    waker: AtomicWaker,
+    counters: [Counter; OPERATIONS.len()],
+    panics: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Counter {
+    requests: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// Add one; for counters with one writer.
+fn bump(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+impl Default for InFlight {
+    fn default() -> Self {
+        Self {
+            unique: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            waker: AtomicWaker::new(),
+            counters: std::array::from_fn(|_| Counter::default()),
+            panics: AtomicU64::new(0),
+        }
+    }
+}
+
+impl InFlight {
+    /// Count a request of the operation in row `index` of the table.
+    pub(crate) fn count(&self, index: usize, failed: bool) {
+        let counter = &self.counters[index];
+        bump(&counter.requests);
+        if failed {
+            bump(&counter.errors);
+        }
+    }
+
+    pub(crate) fn count_panic(&self) {
+        bump(&self.panics);
+    }
+
+    /// Requests and errors of the operation in row `index`.
+    pub(crate) fn counted(&self, index: usize) -> (u64, u64) {
+        let counter = &self.counters[index];
+        (counter.requests.load(Ordering::Relaxed), counter.errors.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// Mark `target` as interrupted if it is the request this slot is at work on.
+    pub(crate) fn cancel(&self, target: u64) -> bool {
+        if self.unique.load(Ordering::Acquire) != target {
+            return false;
+        }
+        self.cancelled.store(target, Ordering::Release);
+        self.waker.wake();
+        true
+    }
+
+    /// The request in work, if any.
+    pub(crate) fn current(&self) -> Option<u64> {
+        Some(self.unique.load(Ordering::Relaxed)).filter(|&unique| unique != 0)
+    }
+}
+
+/// Who is asking, and the means to notice that they no longer wait.
+#[derive(Debug)]
+pub struct Context {
+    unique: u64,
+    caller: Option<Caller>,
+    in_flight: Arc<InFlight>,
+}
+
+impl Context {
+    /// One per slot, used for one request after the other.
+    pub(crate) fn new(in_flight: Arc<InFlight>) -> Self {
+        Self { unique: 0, caller: None, in_flight }
+    }
+
+    pub(crate) fn begin(&mut self, unique: u64, caller: Option<Caller>) {
+        self.unique = unique;
+        self.caller = caller;
+        self.in_flight.unique.store(unique, Ordering::Release);
+    }
+
+    pub(crate) fn end(&self) {
+        self.in_flight.unique.store(0, Ordering::Release);
+    }
+
+    /// The request's number, unique among those in flight.
+    pub fn unique(&self) -> u64 {
+        self.unique
+    }
+
+    /// Who is asking; `None` where the kernel withholds it (idmapped mounts) or nobody in particular is (writeback).
+    pub fn caller(&self) -> Option<Caller> {
+        self.caller
+    }
+
+    /// Has the caller been interrupted (a signal, most often)?
+    pub fn is_cancelled(&self) -> bool {
+        self.in_flight.cancelled.load(Ordering::Acquire) == self.unique
+    }
+
+    /// Completes when the caller has been interrupted. The operation may then stop and answer `INTR`, or go on: the
+    /// kernel waits for the answer either way, unless the caller is being killed.
+    pub async fn cancelled(&self) {
+        poll_fn(|cx| {
+            if self.is_cancelled() {
+                return Poll::Ready(());
+            }
+            self.in_flight.waker.register(cx.waker());
+            if self.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Run `work` on a thread of its own, for system calls that may block for long. If the caller is interrupted
+    /// meanwhile, the thread gets a signal that makes blocking system calls return `EINTR`.
+    pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        if let Err(error) = sys::signal::install_wake_handler() {
+            tracing::warn!(%error, "blocking calls cannot be interrupted");
+        }
+        let job = Arc::new(Job::default());
+        let mut result = pin!(blocking::unblock({
+            let job = job.clone();
+            move || job.run(work)
+        }));
+        let mut cancelled = pin!(self.cancelled());
+        let mut waking = false;
+        poll_fn(move |cx| {
+            if let Poll::Ready(value) = result.as_mut().poll(cx) {
+                return Poll::Ready(value);
+            }
+            if !waking && cancelled.as_mut().poll(cx).is_ready() {
+                waking = true;
+                Job::wake_until_done(job.clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Work on a thread of its own.
+#[derive(Debug, Default)]
+struct Job {
+    stage: Mutex<Stage>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Stage {
+    #[default]
+    Queued,
+    /// By this thread.
+    Running(i32),
+    Done,
+}
+
+impl Job {
+    fn run<T>(&self, work: impl FnOnce() -> T) -> T {
+        /// Says «done» also when the work panics.
+        struct Finish<'a>(&'a Job);
+        impl Drop for Finish<'_> {
+            fn drop(&mut self) {
+                *self.0.stage() = Stage::Done;
+            }
+        }
+        let _finish = Finish(self);
+        sys::sched::leave_readers_cpu();
+        *self.stage() = Stage::Running(rustix::thread::gettid().as_raw_nonzero().get());
+        work()
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Signal the thread, if it is at work on this. `false`: it has done it.
+    fn wake(&self) -> bool {
+        // Under the lock: once the thread goes on to work for somebody else, no signal may be on its way to it.
+        let stage = self.stage();
+        if let Stage::Running(tid) = *stage {
+            sys::signal::wake_thread(tid);
+        }
+        *stage != Stage::Done
+    }
+
+    fn wake_until_done(job: Arc<Self>) {
+        let wake = move || {
+            sys::sched::leave_readers_cpu();
+            while job.wake() {
+                std::thread::sleep(WAKE_INTERVAL);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("fusewire-wake".into()).spawn(wake) {
+            tracing::warn!(%error, "cannot interrupt a blocking call");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Every bound, with its reason.
+
+/// Largest write and read by default, bytes. Copies dominate from 128 KiB on; 1 MiB is what the kernel allows unless
+/// `fs.fuse.max_pages_limit` is raised.
+pub const MAX_WRITE: u32 = 1 << 20;
+
+/// Smallest write size that makes sense, bytes: a page.
+pub const MIN_WRITE: u32 = 4096;
+
+/// Largest write that may be asked for, bytes: 65,535 pages is the most that `fs.fuse.max_pages_limit` can hold.
+pub const MAX_WRITE_EVER: u32 = 65_535 * 4096;
+
+/// Longest single path component, bytes: what the kernel accepts once `MAX_PAGES` is agreed on (`FUSE_NAME_MAX`).
+pub const NAME_MAX: usize = 4095;
+
+/// Longest symbolic-link target, bytes without NUL (`PATH_MAX` - 1).
+pub const TARGET_MAX: usize = 4095;
+
+/// Longest name of an extended attribute, bytes (`XATTR_NAME_MAX`).
+pub const XATTR_NAME_MAX: usize = 255;
+
+/// Largest value of an extended attribute, and longest list of their names, bytes (`XATTR_SIZE_MAX`).
+pub const XATTR_SIZE_MAX: usize = 64 << 10;
+
+/// Smallest reply area, bytes: the largest answer that is not read data (an attribute's value or list).
+pub const MIN_REPLY: usize = XATTR_SIZE_MAX;
+
+/// Oldest protocol minor version spoken, Linux 5.4: older kernels lack `MAX_PAGES` and have other structure sizes.
+pub const MIN_MINOR: u32 = 31;
+
+/// How many requests that nobody waits for may be under way: the kernel's default of 12 starves readahead.
+pub const MAX_BACKGROUND: u16 = 64;
+
+/// How many requests of one reader thread may be waiting for something at once; each has its own buffers, which take
+/// memory only as far as they are used.
+pub const SLOTS_PER_READER: usize = 256;
+
+/// How many idle slots of one reader thread keep the memory of large requests and answers; the others give it back.
+pub const SLOTS_KEPT: usize = 8;
+
+/// How many extra readers may be at work because others are stuck in system calls.
+pub const SPARE_READERS: usize = 64;
+
+/// How many notifications may wait to be written before the sender is told to slow down.
+pub const NOTIFY_QUEUE: usize = 64 << 10;

@@ -1,0 +1,51 @@
+//! A request as a channel delivers it: three pieces, never one flat buffer.
+
+use super::operations::Operation;
+use crate::types::{Caller, Errno, Result};
+use fusewire_abi::{InHeader, InitFlags, Opcode, SetxattrInCompat};
+use zerocopy::FromBytes;
+
+/// A request: header, fixed arguments, and what follows them.
+///
+/// io_uring and virtio deliver it so; for `/dev/fuse` [`Message::split`] finds the borders.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Header: which operation, on which node, by whom.
+    pub header: InHeader,
+    /// The operation's fixed arguments.
+    pub args: &'a [u8],
+    /// Names, data, extensions.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// The pieces of a request that came as one run of bytes. Nothing is copied but the header.
+    ///
+    /// `INVAL` where the bytes are not a whole request, or its arguments are short.
+    pub fn split(bytes: &'a [u8], agreed: InitFlags) -> Result<Self> {
+        let (header, rest) = InHeader::read_from_prefix(bytes).map_err(|_| Errno::INVAL)?;
+        if header.len as usize != bytes.len() {
+            return Err(Errno::INVAL);
+        }
+        let args = match Operation::of(header.opcode) {
+            Some(row) => Self::args_len(row, agreed).min(rest.len()),
+            None => 0,
+        };
+        let (args, payload) = rest.split_at(args);
+        Ok(Self { header, args, payload })
+    }
+
+    /// How long the fixed arguments are: before `SETXATTR_EXT` those of SETXATTR were shorter.
+    pub(crate) fn args_len(row: &Operation, agreed: InitFlags) -> usize {
+        if row.opcode == Opcode::Setxattr && !agreed.contains(InitFlags::SETXATTR_EXT) {
+            return size_of::<SetxattrInCompat>();
+        }
+        row.args
+    }
+
+    /// Who asks; `None` where the kernel withholds it.
+    pub fn caller(&self) -> Option<Caller> {
+        let InHeader { uid, gid, pid, .. } = self.header;
+        (uid != u32::MAX && gid != u32::MAX).then_some(Caller { uid, gid, pid })
+    }
+}

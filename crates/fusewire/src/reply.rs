@@ -1,0 +1,296 @@
+//! Where replies are built: in the channel's own memory, never in a temporary.
+
+use crate::types::*;
+use fusewire_abi as abi;
+use std::os::fd::AsFd;
+use zerocopy::IntoBytes;
+
+/// Takes the bytes of a `read`. Backed by a ring payload, a reply buffer or guest memory; which, a filesystem cannot tell.
+#[derive(Debug)]
+pub struct Sink<'a> {
+    buf: &'a mut [u8],
+    len: usize,
+}
+
+impl<'a> Sink<'a> {
+    /// Over a channel's reply area, limited to what was asked for.
+    pub fn new(buf: &'a mut [u8], limit: usize) -> Self {
+        let n = limit.min(buf.len());
+        Self { buf: &mut buf[..n], len: 0 }
+    }
+
+    /// Bytes that still fit.
+    pub fn room(&self) -> usize {
+        self.buf.len() - self.len
+    }
+
+    /// Bytes put so far.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Nothing put yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Append as much of `bytes` as fits; returns how much that was.
+    pub fn put(&mut self, bytes: &[u8]) -> usize {
+        let n = bytes.len().min(self.room());
+        self.buf[self.len..][..n].copy_from_slice(&bytes[..n]);
+        self.len += n;
+        n
+    }
+
+    /// Append `n` zeros, as far as they fit: a hole. Returns how many that were.
+    pub fn put_zeros(&mut self, n: usize) -> usize {
+        let n = n.min(self.room());
+        self.buf[self.len..][..n].fill(0);
+        self.len += n;
+        n
+    }
+
+    /// Append `content[offset..]`; past the end is end of file, not a panic.
+    pub fn put_from(&mut self, content: &[u8], offset: u64) {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
+        self.put(&content[start..]);
+    }
+
+    /// Append from a file at `offset`, until the sink is full or the file ends; returns how many bytes came.
+    ///
+    /// The channel does it the best way it has. Errors are those of `pread`; what came before one is kept and the
+    /// error returned only if nothing came.
+    pub async fn put_file(&mut self, file: impl AsFd, offset: u64) -> Result<usize> {
+        let begin = self.len;
+        while self.room() > 0 {
+            let at = offset.saturating_add((self.len - begin) as u64);
+            match rustix::io::pread(&file, &mut self.buf[self.len..], at) {
+                Ok(0) => break,
+                Ok(n) => self.len += n,
+                Err(Errno::INTR) => continue,
+                Err(e) if self.len == begin => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok(self.len - begin)
+    }
+
+    /// Let `fill` write into the rest of the sink and say how much it wrote (system calls that fill a buffer).
+    pub fn fill(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<usize> {
+        let n = fill(&mut self.buf[self.len..])?;
+        self.len = (self.len + n).min(self.buf.len());
+        Ok(n)
+    }
+}
+
+/// Takes the value of an extended attribute, or the list of their names.
+///
+/// A caller that only wants to know the length gets the length; one whose room is too small gets `ERANGE`.
+#[derive(Debug)]
+pub struct XattrSink<'a> {
+    buf: &'a mut [u8],
+    len: usize,
+}
+
+impl<'a> XattrSink<'a> {
+    /// Over a channel's reply area; `size` is the caller's room, 0 for a caller that wants the length alone.
+    pub fn new(buf: &'a mut [u8], size: u32) -> Self {
+        let n = buf.len().min(size as usize);
+        Self { buf: &mut buf[..n], len: 0 }
+    }
+
+    /// Append `bytes`: a value, or one name with its NUL. What does not fit counts all the same.
+    pub fn put(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.buf.get_mut(self.len..self.len + bytes.len()) {
+            room.copy_from_slice(bytes);
+        }
+        self.len += bytes.len();
+    }
+
+    /// Let `fill` put the whole value into the caller's room and return its length (`fgetxattr` and its like, which
+    /// return the length needed when the room is empty and `ERANGE` when it is too small).
+    pub fn fill(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<()> {
+        self.len = fill(self.buf)?;
+        Ok(())
+    }
+
+    /// Bytes needed in all.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Nothing put yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Did all that was put fit? (`ERANGE` if not, unless the caller wanted the length alone.)
+    pub(crate) fn fits(&self) -> bool {
+        self.len <= self.buf.len()
+    }
+}
+
+/// Takes directory entries until full.
+#[derive(Debug)]
+pub struct DirSink<'a>(Sink<'a>);
+
+impl<'a> DirSink<'a> {
+    /// Over a channel's reply area, limited to what was asked for.
+    pub fn new(buf: &'a mut [u8], limit: usize) -> Self {
+        Self(Sink::new(buf, limit))
+    }
+
+    /// Append one entry: `ino` as `stat` will show it, and `next`, the cookie of the entry after it (never 0).
+    /// `false` when it does not fit: stop, the kernel comes back with the cookie of the last one taken.
+    #[must_use]
+    pub fn put(&mut self, ino: u64, kind: Option<FileType>, name: &[u8], next: u64) -> bool {
+        put_dirent(&mut self.0, &[], ino, kind, name, next)
+    }
+
+    /// Append a fixed listing, resuming after `cookie`.
+    pub fn put_all<'n>(
+        &mut self,
+        cookie: u64,
+        entries: impl IntoIterator<Item = (NodeId, FileType, &'n str)>,
+    ) {
+        let skip = usize::try_from(cookie).unwrap_or(usize::MAX);
+        for (i, (node, kind, name)) in entries.into_iter().enumerate().skip(skip) {
+            if !self.put(node.raw(), Some(kind), name.as_bytes(), i as u64 + 1) {
+                break;
+            }
+        }
+    }
+
+    /// Bytes put so far.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Nothing put yet.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Takes directory entries together with what `lookup` would have answered for each.
+#[derive(Debug)]
+pub struct DirPlusSink<'a>(Sink<'a>);
+
+impl<'a> DirPlusSink<'a> {
+    /// Over a channel's reply area, limited to what was asked for.
+    pub fn new(buf: &'a mut [u8], limit: usize) -> Self {
+        Self(Sink::new(buf, limit))
+    }
+
+    /// Would an entry of that name fit? Ask before looking it up, so that no lookup count is raised in vain.
+    pub fn fits(&self, name: &[u8]) -> bool {
+        dirent_size(size_of::<abi::EntryOut>(), name) <= self.0.room()
+    }
+
+    /// Append one entry. `entry` raises the node's lookup count by one, as `lookup` does; use
+    /// [`put_unresolved`](Self::put_unresolved) for `.`, `..` and whatever could not be looked up.
+    #[must_use]
+    pub fn put(&mut self, entry: &Entry, name: &[u8], next: u64) -> bool {
+        let out = crate::proto::encode::entry(entry);
+        put_dirent(&mut self.0, out.as_bytes(), out.attr.ino, Some(entry.attr.kind), name, next)
+    }
+
+    /// Append a name alone: the kernel will look it up when it needs it.
+    #[must_use]
+    pub fn put_unresolved(&mut self, ino: u64, kind: Option<FileType>, name: &[u8], next: u64) -> bool {
+        let none = abi::EntryOut::default();
+        put_dirent(&mut self.0, none.as_bytes(), ino, kind, name, next)
+    }
+
+    /// Bytes put so far.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Nothing put yet.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn dirent_size(prefix: usize, name: &[u8]) -> usize {
+    (prefix + size_of::<abi::Dirent>() + name.len()).next_multiple_of(8)
+}
+
+fn put_dirent(
+    sink: &mut Sink<'_>,
+    prefix: &[u8],
+    ino: u64,
+    kind: Option<FileType>,
+    name: &[u8],
+    next: u64,
+) -> bool {
+    let need = dirent_size(prefix.len(), name);
+    if need > sink.room() {
+        return false;
+    }
+    let typ = kind.map_or(0, FileType::dirent);
+    let head = abi::Dirent { ino, off: next, namelen: name.len() as u32, typ };
+    sink.put(prefix);
+    sink.put(head.as_bytes());
+    sink.put(name);
+    sink.put_zeros(need - prefix.len() - size_of::<abi::Dirent>() - name.len());
+    true
+}
+
+/// Gives the bytes of a `write`. Backed like a [`Sink`], and as opaque: guest memory may change underneath.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    buf: &'a [u8],
+}
+
+impl std::fmt::Debug for Source<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.buf.len())
+    }
+}
+
+impl<'a> Source<'a> {
+    /// Over a channel's request payload.
+    pub const fn new(buf: &'a [u8]) -> Self {
+        Self { buf }
+    }
+
+    /// Bytes on offer.
+    pub const fn len(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// Nothing on offer.
+    pub const fn is_empty(&self) -> bool {
+        self.buf.is_empty()
+    }
+
+    /// Copy out; returns how many bytes that were.
+    pub fn copy_to(&self, to: &mut [u8]) -> usize {
+        let n = to.len().min(self.len());
+        to[..n].copy_from_slice(&self.buf[..n]);
+        n
+    }
+
+    /// Copy out into a new vector, for a filesystem that hands the bytes to somebody else.
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.buf.to_vec()
+    }
+
+    /// Write everything to a file at `offset`; returns how many bytes were taken, which is less than all only when
+    /// the file takes no more (`ENOSPC`, `EFBIG`). Errors are those of `pwrite`, returned if nothing was taken.
+    pub async fn to_file(&self, file: impl AsFd, offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while done < self.buf.len() {
+            match rustix::io::pwrite(&file, &self.buf[done..], offset.saturating_add(done as u64)) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => continue,
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+}

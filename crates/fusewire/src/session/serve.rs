@@ -1,0 +1,200 @@
+//! Slots: one request's memory and one task each, allocated once. `loop { next; dispatch; finish }`.
+
+use super::{Config, Started, Stats};
+use crate::{
+    context::{Context, InFlight},
+    fs::FileSystem,
+    notify::{Notifier, Queue},
+    proto::{
+        decode::{Op, decode},
+        dispatch::dispatch,
+        message::Message,
+        negotiate::{Agreed, Bounds, Negotiation, negotiate},
+        operations::{OPERATIONS, Operation},
+    },
+    types::*,
+};
+use fusewire_abi::{InitFlags, InitOut, Opcode};
+use std::{
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+};
+
+/// Where a slot's requests come from and its answers go: what a channel implements.
+#[allow(async_fn_in_trait)] // Slots are served on one thread.
+pub trait Slot {
+    /// What was agreed on at INIT, which decides how long arguments are and how much an answer may hold.
+    fn agreed(&self) -> Agreed;
+
+    /// The next request, with the memory for its answer (without header), which holds at least
+    /// [`Agreed::reply_area`] bytes. `None` once there will be no more.
+    async fn next(&mut self) -> Option<(Message<'_>, &mut [u8])>;
+
+    /// The memory for the answer that [`next`](Self::next) lent last: for layers that look at answers or change them on
+    /// their way to [`finish`](Self::finish).
+    fn area(&mut self) -> &mut [u8];
+
+    /// Send the answer to request `unique`: as many bytes of the area, or an errno. `None`: there is no answer to this
+    /// kind of request, the slot is merely free again.
+    async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>);
+}
+
+/// A filesystem and what was agreed on with the kernel: what all slots of a mount share.
+#[derive(Debug)]
+pub struct Session<F> {
+    fs: F,
+    agreed: Agreed,
+    notifier: Notifier,
+    queue: Arc<Queue>,
+    slots: Mutex<Vec<Arc<InFlight>>>,
+}
+
+impl<F: FileSystem> Session<F> {
+    /// Begin with the kernel's INIT. The answer goes back to the kernel; a later major version makes the kernel ask
+    /// again, in which case there is no session.
+    pub fn begin(
+        fs: F,
+        init: &Message<'_>,
+        bounds: Bounds,
+    ) -> Result<(InitOut, std::result::Result<Self, F>)> {
+        if init.header.opcode != Opcode::Init as u32 {
+            return Err(Errno::PROTO);
+        }
+        let outcome = negotiate(init.args, init.payload, bounds, |config: &mut Config| fs.init(config))?;
+        let (out, agreed) = match outcome {
+            Negotiation::Again(out) => return Ok((out, Err(fs))),
+            Negotiation::Agreed(out, agreed, refused) => {
+                for r in refused {
+                    tracing::info!(feature = ?r.flag, reason = r.reason, "refused");
+                }
+                tracing::debug!(minor = agreed.minor, max_write = agreed.max_write, features = ?agreed.flags, "agreed");
+                (out, agreed)
+            }
+        };
+        let (notifier, queue) = Notifier::new();
+        Ok((out, Ok(Self { fs, agreed, notifier, queue, slots: Mutex::default() })))
+    }
+
+    /// The answer to INIT has reached the kernel: tell the filesystem.
+    pub fn started(&self) {
+        let Agreed { flags, minor, max_write, .. } = self.agreed;
+        self.fs.started(&Started { agreed: flags, minor, max_write, notifier: self.notifier.clone() });
+    }
+
+    /// No slot will be served any more: tell the filesystem, end the notifications.
+    pub fn ended(&self) {
+        self.queue.close();
+        self.fs.destroyed();
+    }
+
+    /// What was agreed on.
+    pub fn agreed(&self) -> Agreed {
+        self.agreed
+    }
+
+    /// Features agreed on.
+    pub fn features(&self) -> InitFlags {
+        self.agreed.flags
+    }
+
+    /// The filesystem.
+    pub fn filesystem(&self) -> &F {
+        &self.fs
+    }
+
+    /// Sends notifications.
+    pub fn notifier(&self) -> &Notifier {
+        &self.notifier
+    }
+
+    pub(crate) fn notifications(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// What was served so far.
+    pub fn stats(&self) -> Stats {
+        Stats::collect(&self.slots.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The caller of request `target` was interrupted. `false` if no slot is at work on it.
+    pub fn interrupt(&self, target: u64) -> bool {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|slot| slot.cancel(target))
+    }
+
+    /// Whoever is being served: their connection is gone.
+    pub(crate) fn interrupt_all(&self) {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().for_each(|slot| _ = slot.current().map(|unique| slot.cancel(unique)));
+    }
+
+    /// Serve a slot until its channel closes. This is the task; it allocates nothing per request.
+    pub async fn serve(&self, slot: &mut impl Slot) {
+        let in_flight = Arc::<InFlight>::default();
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).push(in_flight.clone());
+        let mut cx = Context::new(in_flight.clone());
+        loop {
+            let Some((message, area)) = slot.next().await else {
+                cx.end();
+                return;
+            };
+            let unique = message.header.unique;
+            cx.begin(unique, message.caller());
+            let answer = self.answer(&cx, &in_flight, &message, area).await;
+            slot.finish(unique, answer).await;
+            cx.end();
+        }
+    }
+
+    /// One request: decode, dispatch behind the panic barrier, count. `None`: no answer is due.
+    async fn answer(
+        &self,
+        cx: &Context,
+        in_flight: &InFlight,
+        message: &Message<'_>,
+        area: &mut [u8],
+    ) -> Option<Result<usize>> {
+        let index = Operation::index_of(message.header.opcode);
+        let answered = index.is_none_or(|index| OPERATIONS[index].is_answered());
+        // Looked at where it stands: an operation is too long to be moved for nothing.
+        let decoded = decode(message);
+        let op = match &decoded {
+            Ok(Op::Interrupt(target)) => {
+                // Not found: whoever read the request has not begun yet, or is done. The kernel knows which: told to
+                // try again, it repeats the interrupt only while the request is not answered.
+                return (!self.interrupt(*target)).then_some(Err(Errno::AGAIN));
+            }
+            Ok(op) => op,
+            Err(errno) => {
+                tracing::warn!(header = ?message.header, %errno, "request refused");
+                return answered.then_some(Err(*errno));
+            }
+        };
+        tracing::trace!(unique = cx.unique(), ?op, "request");
+        let future = pin!(dispatch(&self.fs, cx, op, area));
+        let result = guarded(future).await.unwrap_or_else(|| {
+            in_flight.count_panic();
+            tracing::error!(?op, "handler panicked; answered EIO");
+            Err(Errno::IO)
+        });
+        if let Some(index) = index {
+            in_flight.count(index, result.is_err());
+        }
+        tracing::trace!(unique = cx.unique(), ?result, "answer");
+        answered.then_some(result)
+    }
+}
+
+/// Poll `future` behind a barrier: `None` if it panicked. It is pinned by the caller: moving it costs more than most
+/// requests.
+fn guarded<T>(mut future: Pin<&mut impl Future<Output = T>>) -> impl Future<Output = Option<T>> {
+    // After a panic the future is not polled again, and what it shared with others is the filesystem's to keep sound,
+    // as under a mutex that another thread poisons.
+    poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Ready(value)) => Poll::Ready(Some(value)),
+        Ok(Poll::Pending) => Poll::Pending,
+        Err(_) => Poll::Ready(None),
+    })
+}
