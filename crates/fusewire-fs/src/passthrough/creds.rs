@@ -1,0 +1,307 @@
+//! Acting as somebody else.
+//!
+//! A new file belongs to the caller because a thread takes on the caller's ids for the system call that makes it, and
+//! not because it is given away afterwards: quotas, inherited groups, ACLs and security modules all look at who makes
+//! it. What a thread takes on lasts for one closure: a handler never keeps it across an `await`.
+//!
+//! All of it concerns the thread alone (the bare system calls, not those of the C library, which change all threads).
+
+use super::sys;
+use fusewire::{Context, Owner};
+use rustix::{
+    fs::{Gid, Mode},
+    io::{Errno, Result},
+    thread::{CapabilitySet, CapabilitySets},
+};
+use std::{cell::Cell, fs};
+
+/// No id at all: what idmapped mounts send where nothing maps.
+const NOBODY_AT_ALL: u32 = u32::MAX;
+
+/// What a thread is, as far as it was changed.
+#[derive(Clone, Copy, Default)]
+struct State {
+    /// Has its own umask.
+    own_umask: bool,
+    /// Has left its supplementary groups.
+    groupless: bool,
+    umask: Option<u32>,
+    /// Whether it may keep set-id bits (`CAP_FSETID`).
+    fsetid: Option<bool>,
+}
+
+thread_local! {
+    static STATE: Cell<State> = const {
+        Cell::new(State { own_umask: false, groupless: false, umask: None, fsetid: None })
+    };
+}
+
+fn update(change: impl FnOnce(&mut State)) {
+    let mut state = STATE.get();
+    change(&mut state);
+    STATE.set(state);
+}
+
+/// Give up `CAP_SYS_RESOURCE`, for this thread and those it starts: with it, quotas and reserved blocks would not bind who
+/// writes through the mount, because the daemon writes for them.
+fn give_up_resources(caps: CapabilitySets) -> CapabilitySets {
+    let bound = CapabilitySets { effective: caps.effective - CapabilitySet::SYS_RESOURCE, ..caps };
+    match rustix::thread::set_capabilities(None, bound) {
+        Ok(()) => bound,
+        Err(error) => {
+            tracing::warn!(%error, "quotas do not bind who writes through this mount");
+            caps
+        }
+    }
+}
+
+/// What the process may do about identities.
+#[derive(Debug)]
+pub struct Creds {
+    uid: u32,
+    gid: u32,
+    caps: Option<CapabilitySets>,
+    /// May take on other ids.
+    switches: bool,
+    /// Every id exists here (no user namespace in the way), so that taking one on cannot fail silently.
+    all_ids: bool,
+}
+
+impl Creds {
+    /// Find out, and give up what would let callers off their quotas. On the thread that starts those of the handlers.
+    pub fn new() -> Self {
+        let caps = rustix::thread::capabilities(None).ok().map(give_up_resources);
+        let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::CHOWN;
+        let switches = caps.is_some_and(|caps| caps.effective.contains(needed));
+        let all_ids = ["/proc/self/uid_map", "/proc/self/gid_map"].iter().all(|map| {
+            let words = fs::read_to_string(map).unwrap_or_default();
+            words.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+        });
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        if !switches {
+            tracing::info!(
+                uid,
+                gid,
+                "not privileged: everything made through the mount belongs to this user"
+            );
+        }
+        Self { uid, gid, caps, switches, all_ids }
+    }
+
+    /// May this process take on other ids?
+    #[cfg(test)]
+    pub fn privileged(&self) -> bool {
+        self.switches
+    }
+
+    /// Whether writes and changes by this thread, from now on, keep set-user-id and set-group-id bits. If not, the
+    /// lower filesystem clears them by its own rules.
+    ///
+    /// The thread stays so until it is told otherwise: callers of one kind in a row cost nothing.
+    pub fn keep_set_ids(&self, keep: bool) -> Result<()> {
+        let Some(caps) = self.caps.filter(|caps| caps.effective.contains(CapabilitySet::FSETID)) else {
+            return Ok(());
+        };
+        if STATE.get().fsetid == Some(keep) {
+            return Ok(());
+        }
+        let mut now = caps;
+        now.effective.set(CapabilitySet::FSETID, keep);
+        rustix::thread::set_capabilities(None, now)?;
+        update(|state| state.fsetid = Some(keep));
+        Ok(())
+    }
+
+    /// Make something as `owner` with that umask.
+    pub fn acting_as<R>(&self, owner: Owner, umask: u32, make: impl FnOnce() -> Result<R>) -> Result<R> {
+        self.umask(umask)?;
+        if !self.switches || (owner.uid == self.uid && owner.gid == self.gid) {
+            self.keep_set_ids(true)?;
+            return make();
+        }
+        let _taken_on = self.take_on(owner)?;
+        make()
+    }
+
+    /// Make something as ourselves.
+    pub fn acting_as_daemon<R>(&self, umask: u32, make: impl FnOnce() -> Result<R>) -> Result<R> {
+        self.umask(umask)?;
+        self.keep_set_ids(true)?;
+        make()
+    }
+
+    fn umask(&self, umask: u32) -> Result<()> {
+        let state = STATE.get();
+        if state.umask == Some(umask) {
+            return Ok(());
+        }
+        if !state.own_umask {
+            sys::unshare_fs()?;
+        }
+        rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
+        update(|state| (state.own_umask, state.umask) = (true, Some(umask)));
+        Ok(())
+    }
+
+    fn take_on(&self, owner: Owner) -> Result<TakenOn<'_>> {
+        if owner.uid == NOBODY_AT_ALL || owner.gid == NOBODY_AT_ALL {
+            return Err(Errno::OVERFLOW);
+        }
+        if !STATE.get().groupless {
+            rustix::thread::set_thread_groups(&[])?;
+            update(|state| state.groupless = true);
+        }
+        // Undoes whatever of the following has happened, also when it does not get to the end.
+        let mut taken = TakenOn { creds: self, group: false, uid: false, gid: false };
+        if let Some(group) = owner.supplementary.filter(|&group| group != owner.gid) {
+            rustix::thread::set_thread_groups(&[Gid::from_raw(group)])?;
+            taken.group = true;
+        }
+        if owner.gid != self.gid {
+            taken.gid = true;
+            sys::setfsgid(owner.gid);
+            if !self.all_ids && sys::setfsgid(NOBODY_AT_ALL) != owner.gid {
+                return Err(Errno::OVERFLOW);
+            }
+        }
+        if owner.uid != self.uid {
+            taken.uid = true;
+            sys::setfsuid(owner.uid);
+            if !self.all_ids && sys::setfsuid(NOBODY_AT_ALL) != owner.uid {
+                return Err(Errno::OVERFLOW);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Is the caller a member of this group?
+    pub fn caller_is_in(&self, cx: &Context, gid: u32) -> bool {
+        let listed = || {
+            status_of(cx, "Groups:")
+                .unwrap_or_default()
+                .split_whitespace()
+                .any(|group| group.parse() == Ok(gid))
+        };
+        cx.caller().is_some_and(|caller| caller.gid == gid) || listed()
+    }
+
+    /// The lower filesystem refused the owner what the kernel had permitted the caller. That is as it should be if the
+    /// directory has changed since; but a caller may also have been permitted by a capability, which taking on ids
+    /// does not confer. If it is that, the daemon may act in its own name and give the result away.
+    pub fn caller_is_capable(&self, cx: &Context, capability: CapabilitySet) -> bool {
+        let effective = status_of(cx, "CapEff:").and_then(|word| u64::from_str_radix(&word, 16).ok());
+        self.switches
+            && effective.is_some_and(|bits| CapabilitySet::from_bits_retain(bits).contains(capability))
+    }
+}
+
+/// A line of the caller's `/proc/PID/status`.
+fn status_of(cx: &Context, key: &str) -> Option<String> {
+    let pid = cx.caller().map(|caller| caller.pid).filter(|&pid| pid != 0)?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
+}
+
+/// Taken-on ids; dropping it puts the thread's own back.
+struct TakenOn<'a> {
+    creds: &'a Creds,
+    group: bool,
+    uid: bool,
+    gid: bool,
+}
+
+impl Drop for TakenOn<'_> {
+    fn drop(&mut self) {
+        if self.uid {
+            sys::setfsuid(self.creds.uid);
+            // Coming back to root raises the capabilities that concern files, all of them; see capabilities(7).
+            update(|state| state.fsetid = None);
+        }
+        if self.gid {
+            sys::setfsgid(self.creds.gid);
+        }
+        if self.group && rustix::thread::set_thread_groups(&[]).is_err() {
+            update(|state| state.groupless = false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    fn owner(uid: u32, gid: u32, supplementary: Option<u32>) -> Owner {
+        Owner { uid, gid, supplementary }
+    }
+
+    #[test]
+    fn what_is_made_belongs_to_whom_it_is_made_for() {
+        let creds = Creds::new();
+        if !creds.privileged() {
+            eprintln!("skipped: taking on ids needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        for (uid, gid, umask) in [(1234, 2345, 0o027), (0, 77, 0o022), (4321, 0, 0), (0, 0, 0o077)] {
+            let path = dir.path().join(format!("{uid}-{gid}"));
+            let make = || {
+                let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+                rustix::fs::open(&path, flags, Mode::from_raw_mode(0o666))
+            };
+            creds.acting_as(owner(uid, gid, None), umask, make).unwrap();
+            let made = fs::metadata(&path).unwrap();
+            assert_eq!((made.uid(), made.gid()), (uid, gid));
+            assert_eq!(made.permissions().mode() & 0o777, 0o666 & !umask);
+        }
+        let own = dir.path().join("own");
+        fs::write(&own, "").unwrap();
+        assert_eq!(fs::metadata(&own).unwrap().uid(), creds.uid, "the thread is itself again");
+    }
+
+    #[test]
+    fn supplementary_groups_count_and_go_away_again() {
+        let creds = Creds::new();
+        if !creds.privileged() {
+            eprintln!("skipped: taking on ids needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(0), Some(555)).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o770)).unwrap();
+        let make = |name: &str| rustix::fs::mkdir(dir.path().join(name), Mode::from_raw_mode(0o755));
+        assert_eq!(creds.acting_as(owner(1234, 2345, None), 0, || make("no")), Err(Errno::ACCESS));
+        creds.acting_as(owner(1234, 2345, Some(555)), 0, || make("yes")).unwrap();
+        assert_eq!(creds.acting_as(owner(1234, 2345, None), 0, || make("no")), Err(Errno::ACCESS));
+    }
+
+    #[test]
+    fn set_id_bits_go_when_they_are_not_to_be_kept() {
+        let creds = Creds::new();
+        if !creds.privileged() {
+            eprintln!("skipped: keeping set-id bits needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for (keep, left) in [(false, 0o755), (true, 0o6755), (false, 0o755)] {
+            fs::write(&path, "x").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o6755)).unwrap();
+            creds.keep_set_ids(keep).unwrap();
+            fs::write(&path, "y").unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, left);
+            // Taking on somebody else's ids in between must not confuse it.
+            creds.acting_as(owner(1, 1, None), 0, || Ok(())).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_id_that_does_not_exist_is_refused() {
+        let creds = Creds::new();
+        if creds.privileged() {
+            let made = creds.acting_as(owner(NOBODY_AT_ALL, 0, None), 0, || Ok(()));
+            assert_eq!(made, Err(Errno::OVERFLOW));
+        }
+    }
+}

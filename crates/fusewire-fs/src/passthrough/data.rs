@@ -1,0 +1,192 @@
+//! Content.
+
+use super::{
+    Passthrough, attr,
+    fds::Fd,
+    handle::{Content, File, Open},
+    sys,
+};
+use fusewire::{
+    Context, IoctlResult, NodeId,
+    op::{CopyFileRange, Fallocate, Ioctl, Lseek, Read, Write},
+    reply::Sink,
+};
+use rustix::{
+    fs::{FallocateFlags, OFlags, SeekFrom},
+    io::{Errno, Result},
+};
+use std::{
+    os::fd::AsFd,
+    sync::{Arc, atomic::Ordering},
+};
+
+/// Direct I/O is aligned to this at the least.
+const SECTOR: u64 = 512;
+/// How much is copied before the answer; a caller that wants more asks again. Without reflinks this is read and written,
+/// and a thread is busy for as long.
+const COPY: u64 = 64 << 20;
+
+const SEEK_DATA: u32 = 3;
+const SEEK_HOLE: u32 = 4;
+
+/// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS`, `FS_IOC_FSGETXATTR`, `FS_IOC_FSSETXATTR`, `FS_IOC_GETVERSION`.
+const COMMANDS: [u32; 5] = [0x8008_6601, 0x4008_6602, 0x801c_581f, 0x401c_5820, 0x8008_7601];
+
+const SUID: u32 = 0o4000;
+
+fn is_mark(mode: u16) -> bool {
+    mode & 0o2010 == 0o2000
+}
+
+impl File {
+    /// Has it a mark to keep? Asked of the lower file only after permissions were changed anywhere.
+    fn is_marked(&self, fd: &Fd, mode_changes: u64) -> Result<bool> {
+        let now = (mode_changes + 1) << 1;
+        let known = self.marked.load(Ordering::Relaxed);
+        if known & !1 == now {
+            return Ok(known & 1 == 1);
+        }
+        let marked = is_mark(attr::stat(fd)?.stx_mode);
+        self.marked.store(now | u64::from(marked), Ordering::Relaxed);
+        Ok(marked)
+    }
+}
+
+impl Open {
+    fn as_file(&self) -> Result<&File> {
+        match &self.content {
+            Content::File(file) => Ok(file),
+            Content::Directory(_) => Err(Errno::ISDIR),
+        }
+    }
+}
+
+/// Would `O_DIRECT` have accepted this, had the memory been aligned? If so the fault is ours.
+fn aligned(offset: u64, len: usize) -> bool {
+    offset.is_multiple_of(SECTOR) && (len as u64).is_multiple_of(SECTOR)
+}
+
+impl Passthrough {
+    fn file(&self, node: NodeId, handle: fusewire::Handle) -> Result<Arc<Open>> {
+        let open = self.open_node(node, handle)?;
+        open.as_file()?;
+        Ok(open)
+    }
+
+    pub(super) async fn read_file(&self, op: Read, out: &mut Sink<'_>) -> Result<()> {
+        let open = self.open_node(op.node, op.handle)?;
+        let file = open.as_file()?;
+        match out.put_file(&open.fd, op.offset).await {
+            Err(Errno::INVAL) if file.direct && aligned(op.offset, op.size as usize) => {
+                out.put_file(self.plain(&open, file)?, op.offset).await?;
+            }
+            read => {
+                read?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn write_file(&self, cx: &Context, op: Write<'_>) -> Result<u32> {
+        let open = self.open_node(op.node, op.handle)?;
+        let file = open.as_file()?;
+        if op.kill_suid_gid && file.is_marked(&open.fd, self.mode_changes.load(Ordering::Relaxed))? {
+            let mark = self.mark_to_keep(cx, &open.fd)?;
+            let written = self.write_through(op, &open, file).await?;
+            self.set_mark(&open.fd, mark)?;
+            return Ok(written);
+        }
+        self.write_through(op, &open, file).await
+    }
+
+    /// A set-group-id bit without the group's right to execute is a mark (once for mandatory locking), which a member of the
+    /// group may keep when writing. The daemon is not of the group, so the mark gets lost; this is the mode to set
+    /// afterwards.
+    pub(super) fn mark_to_keep(&self, cx: &Context, fd: &impl AsFd) -> Result<Option<u32>> {
+        let stat = attr::stat(fd)?;
+        let keep = is_mark(stat.stx_mode) && self.creds.caller_is_in(cx, stat.stx_gid);
+        Ok(keep.then_some(u32::from(stat.stx_mode) & 0o7777 & !SUID))
+    }
+
+    /// Put a mark back that [`mark_to_keep`](Self::mark_to_keep) has found.
+    pub(super) fn set_mark(&self, fd: &impl AsFd, mark: Option<u32>) -> Result<()> {
+        let Some(mode) = mark else { return Ok(()) };
+        self.creds.keep_set_ids(true)?;
+        attr::change_mode(self, fd, mode)
+    }
+
+    async fn write_through(&self, op: Write<'_>, open: &Open, file: &File) -> Result<u32> {
+        self.creds.keep_set_ids(!op.kill_suid_gid)?;
+        // Data written back from the cache has a place of its own, also if the file it happens to be written through
+        // is one that appends; and a client may have switched appending off since it opened the file.
+        let appends = OFlags::from_bits_retain(op.flags).contains(OFlags::APPEND) && !op.cached;
+        if file.append && !appends {
+            return self.write_plain(op, open, file).await;
+        }
+        match op.data.to_file(&open.fd, op.offset).await {
+            Err(Errno::INVAL) if file.direct && (op.cached || aligned(op.offset, op.data.len())) => {
+                self.write_plain(op, open, file).await
+            }
+            written => Ok(written? as u32),
+        }
+    }
+
+    async fn write_plain(&self, op: Write<'_>, open: &Open, file: &File) -> Result<u32> {
+        Ok(op.data.to_file(self.plain(open, file)?, op.offset).await? as u32)
+    }
+
+    /// These requests do not say whether the caller may keep set-id bits: root may.
+    fn keep_set_ids_of(&self, cx: &Context) -> Result<()> {
+        self.creds.keep_set_ids(cx.caller().is_none_or(|caller| caller.uid == 0))
+    }
+
+    pub(super) fn allocate(&self, cx: &Context, op: &Fallocate) -> Result<()> {
+        let open = self.file(op.node, op.handle)?;
+        self.keep_set_ids_of(cx)?;
+        let mode = FallocateFlags::from_bits_retain(op.mode);
+        rustix::fs::fallocate(&open.fd, mode, op.offset, op.length)
+    }
+
+    pub(super) fn seek(&self, op: &Lseek) -> Result<u64> {
+        let open = self.file(op.node, op.handle)?;
+        let place = match op.whence {
+            SEEK_DATA => SeekFrom::Data(op.offset),
+            SEEK_HOLE => SeekFrom::Hole(op.offset),
+            _ => return Err(Errno::INVAL),
+        };
+        // Moves the lower file's position, which nothing here goes by.
+        rustix::fs::seek(&open.fd, place)
+    }
+
+    pub(super) fn copy(&self, cx: &Context, op: &CopyFileRange) -> Result<u64> {
+        let from = self.file(op.node, op.handle)?;
+        let to = self.file(op.to_node, op.to_handle)?;
+        if op.flags != 0 {
+            return Err(Errno::INVAL);
+        }
+        self.keep_set_ids_of(cx)?;
+        let (mut offset, mut to_offset) = (op.offset, op.to_offset);
+        let length = op.length.min(COPY) as usize;
+        let to_fd = match to.as_file()? {
+            // The lower filesystem refuses to copy into a file that appends; so did the kernel, if the client's does.
+            file if file.append => self.plain(&to, file)?,
+            _ => &to.fd,
+        };
+        let copied =
+            rustix::fs::copy_file_range(&from.fd, Some(&mut offset), to_fd, Some(&mut to_offset), length)?;
+        Ok(copied as u64)
+    }
+
+    pub(super) fn control(&self, op: &Ioctl<'_>, out: &mut Sink<'_>) -> Result<IoctlResult> {
+        if !COMMANDS.contains(&op.command) {
+            return Err(Errno::NOTTY);
+        }
+        let open = self.open_node(op.node, op.handle)?;
+        let mut argument = [0; sys::IOCTL_ARGUMENT];
+        let given = op.input.len().min(argument.len());
+        argument[..given].copy_from_slice(&op.input[..given]);
+        let result = sys::ioctl(&open.fd, op.command, &mut argument)?;
+        out.put(&argument[..(op.out_size as usize).min(argument.len())]);
+        Ok(IoctlResult(result))
+    }
+}

@@ -1,0 +1,159 @@
+//! How many descriptors are in use.
+
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// Descriptors left to everything else in the process: channels, mounts, threads that look into `/proc`.
+const RESERVE: u64 = 128;
+/// Part of the reserve that is for moments: what is opened to answer one request and closed again with the answer. So
+/// that files can be looked at, changed and removed while clients hold all descriptors there are.
+const MOMENTARY: usize = 64;
+/// Fewer than this and nothing works; then the attempt is made all the same, and fails with `EMFILE` where it must.
+const LEAST: u64 = 32;
+
+/// How many descriptors may be in use, and are.
+#[derive(Debug)]
+pub struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl Budget {
+    /// Raise the process's limit as far as it may be, and leave a reserve of it to others.
+    pub fn new(limit: Option<u64>) -> Arc<Self> {
+        let allowed = raise_limit();
+        let in_use = fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64);
+        let ours = allowed.saturating_sub(in_use + RESERVE).max(LEAST);
+        let limit = usize::try_from(limit.unwrap_or(ours).clamp(LEAST, ours)).unwrap_or(usize::MAX);
+        Arc::new(Self { limit, used: AtomicUsize::new(0) })
+    }
+
+    /// How many there may be.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// How many there are.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Are there more than there may be, for the moment?
+    pub fn is_over(&self) -> bool {
+        self.used() > self.limit
+    }
+
+    /// Permission to open one descriptor; `None` at the limit.
+    pub fn take(self: &Arc<Self>) -> Option<Permit> {
+        self.take_below(self.limit)
+    }
+
+    /// Permission to open one descriptor for the length of a request, also at the limit.
+    pub fn take_for_a_moment(self: &Arc<Self>) -> Option<Permit> {
+        self.take_below(self.limit + MOMENTARY)
+    }
+
+    fn take_below(self: &Arc<Self>, limit: usize) -> Option<Permit> {
+        if self.used.fetch_add(1, Ordering::Relaxed) < limit {
+            return Some(Permit(self.clone()));
+        }
+        self.used.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+}
+
+/// The limit on open files after raising it to the hard limit.
+fn raise_limit() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    match (current, maximum) {
+        (Some(now), Some(most)) if now < most => {
+            match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+                Ok(()) => most,
+                Err(error) => {
+                    tracing::warn!(%error, now, most, "cannot raise the limit on open files");
+                    now
+                }
+            }
+        }
+        (Some(now), _) => now,
+        (None, _) => u64::from(u32::MAX),
+    }
+}
+
+/// Permission to have one descriptor open.
+#[derive(Debug)]
+pub struct Permit(Arc<Budget>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A descriptor that counts.
+#[derive(Debug)]
+pub struct Fd {
+    // Closed before the permission is given back: fields are dropped in this order.
+    fd: OwnedFd,
+    _permit: Permit,
+}
+
+impl Fd {
+    /// A descriptor with the permission it was opened under.
+    pub fn new(fd: OwnedFd, permit: Permit) -> Self {
+        Self { fd, _permit: permit }
+    }
+}
+
+impl AsFd for Fd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Did an attempt fail for want of descriptors?
+pub fn is_exhausted<T>(result: &rustix::io::Result<T>) -> bool {
+    matches!(result, Err(Errno::MFILE | Errno::NFILE))
+}
+
+/// Says in which call on which path something failed.
+pub fn explain(what: &str, path: &std::path::Path, error: impl Into<io::Error>) -> io::Error {
+    let error = error.into();
+    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_holds_and_what_is_given_back_can_be_taken_again() {
+        let budget = Budget::new(Some(40));
+        assert_eq!(budget.limit(), 40);
+        let permits: Vec<_> = std::iter::from_fn(|| budget.take()).collect();
+        assert_eq!((permits.len(), budget.used()), (40, 40));
+        let moment = budget.take_for_a_moment();
+        assert!(moment.is_some() && budget.is_over() && budget.take().is_none());
+        drop(moment);
+        drop(permits);
+        assert_eq!(budget.used(), 0);
+        assert!(budget.take().is_some());
+    }
+
+    #[test]
+    fn the_process_limit_is_not_exceeded() {
+        let budget = Budget::new(Some(u64::MAX));
+        let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        assert!((budget.limit() as u64) < most);
+    }
+}

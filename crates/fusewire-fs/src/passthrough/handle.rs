@@ -1,0 +1,162 @@
+//! Open files and directories.
+
+use super::{
+    Passthrough, attr,
+    dir::Stream,
+    fds::Fd,
+    options::{CacheProfile, LockScope},
+    sys,
+};
+use fusewire::{
+    FileType, FopenFlags, Handle, LockOwner, NodeId, Opened,
+    op::{Flush, Open as OpenOp, Opendir},
+};
+use rustix::{
+    fs::OFlags,
+    io::{Errno, Result},
+};
+use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicU64};
+
+/// Flags of an open file that are passed down. `O_CREAT` and `O_EXCL` have been dealt with, `O_NONBLOCK` means nothing
+/// for what is opened here, and the rest is the kernel's own business.
+const PASSED: OFlags = OFlags::RWMODE
+    .union(OFlags::APPEND)
+    .union(OFlags::TRUNC)
+    .union(OFlags::SYNC)
+    .union(OFlags::DSYNC)
+    .union(OFlags::DIRECT)
+    .union(OFlags::NOATIME);
+
+/// What of a client's flags holds for the lower file.
+pub fn lower_flags(flags: u32) -> OFlags {
+    OFlags::from_bits_retain(flags) & PASSED | OFlags::NOCTTY | OFlags::CLOEXEC
+}
+
+/// An open file or directory.
+#[derive(Debug)]
+pub struct Open {
+    /// Of which node.
+    pub node: NodeId,
+    /// The lower one.
+    pub fd: Fd,
+    /// Closing it may tell of errors.
+    flush_errors: bool,
+    /// What it is.
+    pub content: Content,
+}
+
+/// What is open.
+#[derive(Debug)]
+pub enum Content {
+    /// A regular file.
+    File(File),
+    /// A directory.
+    Directory(Mutex<Stream>),
+}
+
+/// How a file is open.
+#[derive(Debug)]
+pub struct File {
+    /// Writes go to its end.
+    pub append: bool,
+    /// Past the lower page cache.
+    pub direct: bool,
+    /// The same without these two, for writes that must go to a place, of a length that is not a multiple of a block.
+    plain: OnceLock<Fd>,
+    /// Whether it has a mark to keep, and as of which change of permissions; 0: not known.
+    pub marked: AtomicU64,
+}
+
+impl Open {
+    /// An open regular file.
+    pub fn file(node: NodeId, fd: Fd, flags: OFlags, flush_errors: bool) -> Self {
+        let file = File {
+            append: flags.contains(OFlags::APPEND),
+            direct: flags.contains(OFlags::DIRECT),
+            plain: OnceLock::new(),
+            marked: AtomicU64::new(0),
+        };
+        Self { node, fd, flush_errors, content: Content::File(file) }
+    }
+}
+
+impl Passthrough {
+    /// What a handle is of; it must be of that node.
+    pub(super) fn open_node(&self, node: NodeId, handle: Handle) -> Result<Arc<Open>> {
+        self.handles.get(handle).filter(|open| open.node == node).ok_or(Errno::BADF)
+    }
+
+    pub(super) fn open_file(&self, op: &OpenOp) -> Result<Opened> {
+        let flags = lower_flags(op.flags);
+        if flags.contains(OFlags::TRUNC) {
+            self.creds.keep_set_ids(!op.kill_suid_gid)?;
+        }
+        let fd = self.nodes.open(op.node, FileType::Regular, flags)?;
+        self.opened(op.node, fd, flags)
+    }
+
+    /// The reply for a file that was just opened.
+    pub(super) fn opened(&self, node: NodeId, fd: Fd, flags: OFlags) -> Result<Opened> {
+        let mount = self.nodes.mount(node)?;
+        let mut reply = match self.options.cache {
+            CacheProfile::None => FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES,
+            CacheProfile::Auto if self.nodes.opened(node, || attr::stat(&fd)) => FopenFlags::KEEP_CACHE,
+            CacheProfile::Auto => FopenFlags::empty(),
+            CacheProfile::Always => FopenFlags::KEEP_CACHE,
+        };
+        if self.options.locks == LockScope::Mount && !mount.flush_errors {
+            reply |= FopenFlags::NOFLUSH;
+        }
+        let handle = self.handles.insert(Open::file(node, fd, flags, mount.flush_errors));
+        Ok(Opened::new(handle).with_flags(reply))
+    }
+
+    pub(super) fn open_directory(&self, op: &Opendir) -> Result<Opened> {
+        let noatime = OFlags::from_bits_retain(op.flags) & OFlags::NOATIME;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | noatime;
+        let fd = self.nodes.open(op.node, FileType::Directory, flags)?;
+        let flags = match self.options.cache {
+            CacheProfile::Always => FopenFlags::CACHE_DIR | FopenFlags::KEEP_CACHE,
+            CacheProfile::None | CacheProfile::Auto => FopenFlags::empty(),
+        };
+        let content = Content::Directory(Mutex::default());
+        let handle = self.handles.insert(Open { node: op.node, fd, flush_errors: false, content });
+        Ok(Opened::new(handle).with_flags(flags))
+    }
+
+    /// A client closed a descriptor. Needs no descriptor here: at the limit, files must still be closable.
+    pub(super) fn flushed(&self, op: &Flush) -> Result<()> {
+        let open = self.open_node(op.node, op.handle)?;
+        self.locks.release(op.node, op.lock_owner);
+        if !open.flush_errors {
+            return Ok(());
+        }
+        match rustix::io::dup(&open.fd) {
+            Ok(fd) => sys::close(fd),
+            // Errors of writes will be told by fsync; they are not worth failing every close for.
+            Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn released(
+        &self,
+        node: NodeId,
+        handle: Handle,
+        _flock_owner: Option<LockOwner>,
+    ) -> Result<()> {
+        self.locks.ended(node, handle);
+        // A flock lock is the lower open file's, and ends with it.
+        let open = self.handles.remove(handle).ok_or(Errno::BADF)?;
+        if open.node == node { Ok(()) } else { Err(Errno::BADF) }
+    }
+
+    /// The same file without `O_APPEND` and `O_DIRECT`.
+    pub(super) fn plain<'a>(&self, open: &'a Open, file: &'a File) -> Result<&'a Fd> {
+        if let Some(fd) = file.plain.get() {
+            return Ok(fd);
+        }
+        let mode = rustix::fs::fcntl_getfl(&open.fd)? & OFlags::RWMODE;
+        let fd = self.nodes.opening(|| self.nodes.reopen(&open.fd, mode))?;
+        Ok(file.plain.get_or_init(|| fd))
+    }
+}

@@ -1,0 +1,410 @@
+//! Advisory locks, seen by everybody who uses the directory.
+//!
+//! A POSIX lock belongs to a process; ours would all be the daemon's and never conflict. So each owner has, per file, an
+//! open file of its own below, and locks of that open file (`F_OFD_SETLK`), which conflict with those of other open
+//! files and with those of processes. Closing it drops them all, which is what closing a file does to POSIX locks.
+//!
+//! The lower kernel does not look for circles among owners of such locks, so that is done here, among those who wait through
+//! this mount.
+
+use super::{Passthrough, fds::Fd, sys, sys::LockCommand};
+use fusewire::{
+    Context, FileLock, FileType, Handle, LockKind, LockOwner, NodeId,
+    op::{Getlk, Setlk},
+};
+use rustix::{
+    fs::{FlockOperation, OFlags},
+    io::{Errno, Result},
+};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+/// Last byte of a lock that reaches to the end of the file.
+const TO_THE_END: u64 = i64::MAX as u64;
+
+/// Locks of an open file (`flock`, `F_OFD_SETLK`) end with it, and of that the kernel tells after `close` has returned. So a
+/// lock that cannot be had may be one that was just given up: it is tried for again, this often, after that time.
+const CLOSING_ATTEMPTS: usize = 3;
+const CLOSING: Duration = Duration::from_millis(1);
+
+/// Who holds POSIX locks through this mount.
+#[derive(Debug, Default)]
+pub struct Locks {
+    owners: Mutex<HashMap<(NodeId, LockOwner), Arc<Held>>>,
+    /// Who waits for what.
+    waiting: Mutex<HashMap<LockOwner, (NodeId, FileLock)>>,
+    /// How many `owners` there are: closing a file must not cost a lock when there are none.
+    count: AtomicUsize,
+}
+
+/// An owner's locks on one file.
+#[derive(Debug)]
+struct Held {
+    fd: Fd,
+    ranges: Mutex<Vec<FileLock>>,
+    /// The client's open files that they were taken through.
+    through: Mutex<Vec<Handle>>,
+}
+
+impl Locks {
+    fn owners(&self) -> MutexGuard<'_, HashMap<(NodeId, LockOwner), Arc<Held>>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, node: NodeId, owner: LockOwner) -> Option<Arc<Held>> {
+        self.owners().get(&(node, owner)).cloned()
+    }
+
+    fn insert(&self, node: NodeId, owner: LockOwner, fd: Fd) -> Arc<Held> {
+        let mut owners = self.owners();
+        let held = owners
+            .entry((node, owner))
+            .or_insert_with(|| Arc::new(Held { fd, ranges: Mutex::default(), through: Mutex::default() }))
+            .clone();
+        self.count.store(owners.len(), Ordering::Release);
+        held
+    }
+
+    fn retain(&self, keep: impl Fn(NodeId, LockOwner) -> bool) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut owners = self.owners();
+        owners.retain(|&(node, owner), _| keep(node, owner));
+        self.count.store(owners.len(), Ordering::Release);
+    }
+
+    /// An owner has closed the file.
+    pub fn release(&self, node: NodeId, owner: LockOwner) {
+        self.retain(|other, whose| other != node || whose != owner);
+    }
+
+    /// An open file has come to its end, and with it the locks that it owns itself (`F_OFD_SETLK`): of those the kernel
+    /// says nothing. Those of a process ended before that, when it closed the file; what the same owner has locked
+    /// since then, through another open file, is not touched. (This is told late, after `close` has returned.)
+    pub fn ended(&self, node: NodeId, handle: Handle) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut owners = self.owners();
+        owners.retain(|&(other, _), held| other != node || held.is_needed_without(handle));
+        self.count.store(owners.len(), Ordering::Release);
+    }
+
+    /// How many descriptors are in use for locks.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// `asking` is going to wait. `DEADLK` if whoever is in its way waits, in the end, for `asking`.
+    fn wait(&self, node: NodeId, asking: LockOwner, wanted: FileLock) -> Result<Waiting<'_>> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let owners = self.owners();
+        let mut seen = vec![asking];
+        let mut next = vec![(node, asking, wanted)];
+        while let Some((node, asking_there, wanted)) = next.pop() {
+            let in_the_way = owners
+                .iter()
+                .filter(|((other, owner), held)| {
+                    *other == node && *owner != asking_there && held.conflicts(&wanted)
+                })
+                .map(|((_, owner), _)| *owner);
+            for owner in in_the_way {
+                if owner == asking {
+                    return Err(Errno::DEADLK);
+                }
+                if let Some(&(node, lock)) = waiting.get(&owner).filter(|_| !seen.contains(&owner)) {
+                    seen.push(owner);
+                    next.push((node, owner, lock));
+                }
+            }
+        }
+        waiting.insert(asking, (node, wanted));
+        Ok(Waiting { locks: self, owner: asking })
+    }
+
+    /// Has anybody else locks on the file, through this mount?
+    fn has_others(&self, node: NodeId, asking: LockOwner) -> bool {
+        self.owners().keys().any(|&(other, owner)| other == node && owner != asking)
+    }
+
+    /// The process that holds, through this mount, a lock which conflicts with `wanted` and contains `at`.
+    fn holder(&self, node: NodeId, asking: LockOwner, wanted: LockKind, at: u64) -> Option<u32> {
+        self.owners().iter().filter(|((other, owner), _)| *other == node && *owner != asking).find_map(
+            |(_, held)| {
+                let ranges = held.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+                let wanted = FileLock { start: at, end: at, kind: wanted, pid: 0 };
+                ranges.iter().find(|lock| is_in_the_way(lock, &wanted)).map(|lock| lock.pid)
+            },
+        )
+    }
+}
+
+/// Somebody who waits; dropping it says that they no longer do.
+struct Waiting<'a> {
+    locks: &'a Locks,
+    owner: LockOwner,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.locks.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.owner);
+    }
+}
+
+impl Held {
+    /// Is one of these in the way of `wanted`?
+    fn conflicts(&self, wanted: &FileLock) -> bool {
+        let ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        ranges.iter().any(|lock| is_in_the_way(lock, wanted))
+    }
+
+    /// Something is locked through this open file.
+    fn used_by(&self, handle: Handle) {
+        let mut through = self.through.lock().unwrap_or_else(PoisonError::into_inner);
+        if !through.contains(&handle) {
+            through.push(handle);
+        }
+    }
+
+    /// Were locks taken through other open files, too?
+    fn is_needed_without(&self, handle: Handle) -> bool {
+        let mut through = self.through.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = through.len();
+        through.retain(|&other| other != handle);
+        through.len() == before || !through.is_empty()
+    }
+
+    /// Remember what was locked: the kernel below knows, but does not tell whose it is.
+    fn note(&self, new: FileLock) {
+        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        replace(&mut ranges, new);
+    }
+}
+
+fn is_refused<R>(done: &Result<R>) -> bool {
+    matches!(done, Err(Errno::AGAIN | Errno::ACCESS))
+}
+
+/// Try for a refused lock again, for as long as it may take until the kernel has told of the end of an open file.
+async fn once_closed<R: Send + 'static>(
+    cx: &Context,
+    again: impl Fn() -> Result<R> + Clone + Send + 'static,
+) -> Result<R> {
+    let mut done = Err(Errno::AGAIN);
+    for _ in 0..CLOSING_ATTEMPTS {
+        let again = again.clone();
+        done = cx
+            .blocking(move || {
+                thread::sleep(CLOSING);
+                again()
+            })
+            .await;
+        if !is_refused(&done) {
+            break;
+        }
+    }
+    done
+}
+
+/// Can one owner not have `wanted` while another has `lock`?
+fn is_in_the_way(lock: &FileLock, wanted: &FileLock) -> bool {
+    (lock.kind == LockKind::Write || wanted.kind == LockKind::Write)
+        && lock.start <= wanted.end
+        && wanted.start <= lock.end
+}
+
+/// `new` takes the place of whatever it covers.
+fn replace(ranges: &mut Vec<FileLock>, new: FileLock) {
+    let mut left = Vec::with_capacity(ranges.len() + 2);
+    for old in ranges.drain(..) {
+        if old.end < new.start || new.end < old.start {
+            left.push(old);
+            continue;
+        }
+        if old.start < new.start {
+            left.push(FileLock { end: new.start - 1, ..old });
+        }
+        if new.end < old.end {
+            left.push(FileLock { start: new.end + 1, ..old });
+        }
+    }
+    if new.kind != LockKind::Unlock {
+        left.push(new);
+    }
+    *ranges = left;
+}
+
+fn range(lock: &FileLock) -> Result<sys::Range> {
+    let kind = match lock.kind {
+        LockKind::Read => libc::F_RDLCK,
+        LockKind::Write => libc::F_WRLCK,
+        LockKind::Unlock => libc::F_UNLCK,
+    };
+    let start = i64::try_from(lock.start).map_err(|_| Errno::INVAL)?;
+    let length = match lock.end {
+        TO_THE_END.. => 0,
+        end => end.checked_sub(lock.start).ok_or(Errno::INVAL)? as i64 + 1,
+    };
+    Ok(sys::Range { kind: kind as i16, start, length, pid: 0 })
+}
+
+fn lock_of(range: &sys::Range) -> FileLock {
+    let kind = match i32::from(range.kind) {
+        libc::F_RDLCK => LockKind::Read,
+        libc::F_WRLCK => LockKind::Write,
+        _ => LockKind::Unlock,
+    };
+    let start = range.start.max(0) as u64;
+    let end = if range.length == 0 { TO_THE_END } else { start + range.length as u64 - 1 };
+    FileLock { start, end, kind, pid: u32::try_from(range.pid).unwrap_or(0) }
+}
+
+impl Passthrough {
+    pub(super) fn test_lock(&self, op: &Getlk) -> Result<FileLock> {
+        let open = self.open_node(op.node, op.handle)?;
+        let wanted = range(&op.lock)?;
+        // The owner's own locks are not in its way, so they are to be asked through the file that has them. Whoever
+        // has none may ask through any.
+        let found = match self.locks.get(op.node, op.owner) {
+            Some(held) => sys::ofd_lock(&held.fd, LockCommand::Test, wanted)?,
+            None => sys::ofd_lock(&open.fd, LockCommand::Test, wanted)?,
+        };
+        let mut lock = lock_of(&found);
+        if lock.kind != LockKind::Unlock && found.pid < 0 {
+            let at = lock.start.max(op.lock.start);
+            lock.pid = self.locks.holder(op.node, op.owner, op.lock.kind, at).unwrap_or(0);
+        }
+        Ok(lock)
+    }
+
+    pub(super) async fn set_lock(&self, cx: &Context, op: &Setlk) -> Result<()> {
+        if op.flock {
+            return self.set_flock(cx, op).await;
+        }
+        let wanted = range(&op.lock)?;
+        self.open_node(op.node, op.handle)?;
+        let held = match self.locks.get(op.node, op.owner) {
+            Some(held) => held,
+            None if op.lock.kind == LockKind::Unlock => return Ok(()),
+            None => self.locks.insert(op.node, op.owner, self.open_for_locks(op.node)?),
+        };
+        held.used_by(op.handle);
+        // Asked before the attempt: afterwards, whoever was in the way may just have gone.
+        let others = self.locks.has_others(op.node, op.owner);
+        let mut done = sys::ofd_lock(&held.fd, LockCommand::Set, wanted);
+        if !op.wait && is_refused(&done) && others {
+            let again = held.clone();
+            done = once_closed(cx, move || sys::ofd_lock(&again.fd, LockCommand::Set, wanted)).await;
+        }
+        while op.wait && is_refused(&done) {
+            let _waiting = self.locks.wait(op.node, op.owner, op.lock)?;
+            let waiting = held.clone();
+            let waited = cx.blocking(move || sys::ofd_lock(&waiting.fd, LockCommand::Wait, wanted)).await;
+            done = match waited {
+                Err(Errno::INTR) if !cx.is_cancelled() => Err(Errno::AGAIN),
+                waited => waited,
+            };
+        }
+        done.map(|_| held.note(op.lock))
+    }
+
+    /// Locks for writing need a file that is open for writing, whatever the client's is.
+    fn open_for_locks(&self, node: NodeId) -> Result<Fd> {
+        match self.nodes.open(node, FileType::Regular, OFlags::RDWR) {
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY) => {
+                self.nodes.open(node, FileType::Regular, OFlags::RDONLY)
+            }
+            fd => fd,
+        }
+    }
+
+    async fn set_flock(&self, cx: &Context, op: &Setlk) -> Result<()> {
+        let open = self.open_node(op.node, op.handle)?;
+        let (now, wait) = match op.lock.kind {
+            LockKind::Read => (FlockOperation::NonBlockingLockShared, FlockOperation::LockShared),
+            LockKind::Write => (FlockOperation::NonBlockingLockExclusive, FlockOperation::LockExclusive),
+            LockKind::Unlock => (FlockOperation::NonBlockingUnlock, FlockOperation::Unlock),
+        };
+        let mut done = rustix::fs::flock(&open.fd, now);
+        if !op.wait && is_refused(&done) {
+            let again = open.clone();
+            done = once_closed(cx, move || rustix::fs::flock(&again.fd, now)).await;
+        }
+        while op.wait && done == Err(Errno::AGAIN) {
+            let waiting = open.clone();
+            done = match cx.blocking(move || rustix::fs::flock(&waiting.fd, wait)).await {
+                Err(Errno::INTR) if !cx.is_cancelled() => Err(Errno::AGAIN),
+                waited => waited,
+            };
+        }
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock(start: u64, end: u64, kind: LockKind) -> FileLock {
+        FileLock { start, end, kind, pid: 1 }
+    }
+
+    #[test]
+    fn a_new_lock_replaces_what_it_covers() {
+        use LockKind::{Read, Unlock, Write};
+        let mut ranges = Vec::new();
+        replace(&mut ranges, lock(0, 99, Read));
+        replace(&mut ranges, lock(10, 19, Write));
+        replace(&mut ranges, lock(15, 29, Unlock));
+        replace(&mut ranges, lock(90, TO_THE_END, Write));
+        ranges.sort_by_key(|lock| lock.start);
+        let left = [lock(0, 9, Read), lock(10, 14, Write), lock(30, 89, Read), lock(90, TO_THE_END, Write)];
+        assert_eq!(ranges, left);
+        replace(&mut ranges, lock(0, TO_THE_END, Unlock));
+        assert!(ranges.is_empty());
+    }
+
+    #[test]
+    fn a_circle_of_owners_is_a_deadlock_and_a_line_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let budget = crate::passthrough::fds::Budget::new(None);
+        let locks = Locks::default();
+        let (a, b, c) = (LockOwner(1), LockOwner(2), LockOwner(3));
+        let node = NodeId::new(7);
+        for (owner, at) in [(a, 0), (b, 10), (c, 20)] {
+            let fd = Fd::new(
+                rustix::fs::open(dir.path(), OFlags::PATH, rustix::fs::Mode::empty()).unwrap(),
+                budget.take().unwrap(),
+            );
+            locks.insert(node, owner, fd).note(lock(at, at + 9, LockKind::Write));
+        }
+        let first = locks.wait(node, a, lock(10, 10, LockKind::Read)).unwrap();
+        let second = locks.wait(node, b, lock(25, 25, LockKind::Write)).unwrap();
+        assert_eq!(locks.wait(node, c, lock(0, 0, LockKind::Write)).err(), Some(Errno::DEADLK));
+        drop(second);
+        locks.wait(node, c, lock(0, 0, LockKind::Write)).unwrap();
+        drop(first);
+        assert!(locks.waiting.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn ranges_translate_both_ways() {
+        for (start, end) in
+            [(0, 0), (0, TO_THE_END), (5, 9), (TO_THE_END - 1, TO_THE_END), (7, TO_THE_END - 1)]
+        {
+            let there = range(&lock(start, end, LockKind::Write)).unwrap();
+            let back = lock_of(&there);
+            assert_eq!((back.start, back.end, back.kind), (start, end, LockKind::Write));
+        }
+        assert_eq!(range(&lock(5, 4, LockKind::Read)), Err(Errno::INVAL));
+        assert_eq!(range(&lock(u64::MAX, u64::MAX, LockKind::Read)), Err(Errno::INVAL));
+    }
+}

@@ -1,0 +1,359 @@
+//! A directory, re-exported in full.
+//!
+//! Everything done on the mount is done to the directory by the same means, in the name of whoever asks. Nothing is kept
+//! that the directory does not have, so that nothing is lost with the daemon.
+//!
+//! * Identity of files: a descriptor for as many as possible, the lower filesystem's file handles for the rest, or
+//!   parent and name where it has none; see `inode.rs`.
+//! * Identity of callers: new files are made with the caller's ids; see `creds.rs`. Permissions are checked by the
+//!   kernel: mount with `default_permissions` (`POSIX_ACL`, which is asked for, implies it).
+//! * Nothing outside of the directory is reached: names are single components, looked up in descriptors of directories,
+//!   and symbolic links are never followed here. What is mounted inside the directory is part of it.
+//! * Descriptors: open files are never closed for want of them, cached ones are; see `fds.rs`.
+
+mod attr;
+mod creds;
+mod data;
+mod dir;
+mod fds;
+mod handle;
+mod identity;
+mod inode;
+mod locks;
+mod mounts;
+mod names;
+mod options;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod xattr;
+
+pub use options::{CacheProfile, FileHandles, LockScope, Options};
+
+use creds::Creds;
+use fds::{Budget, explain};
+use fusewire::{
+    Attr, Config, Context, Entry, Errno, Extended, FileLock, FileSystem, InitFlags, IoctlResult, Opened,
+    Result, Started, StatFs,
+    op::*,
+    reply::{DirPlusSink, DirSink, Sink, XattrSink},
+    table::HandleTable,
+};
+use handle::{Content, Open};
+use inode::Nodes;
+use locks::Locks;
+use mounts::Mounts;
+use options::Timeouts;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use std::{
+    io,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// A filesystem that is a directory.
+#[derive(Debug)]
+pub struct Passthrough {
+    options: Options,
+    timeouts: Timeouts,
+    nodes: Nodes,
+    handles: HandleTable<Open>,
+    locks: Locks,
+    creds: Creds,
+    root_ino: u64,
+    /// What was agreed on with the kernel; everything that is wanted until it is known.
+    agreed: AtomicU64,
+    /// How often permissions were changed through this mount: what was learned of a file's mode before is out of date.
+    mode_changes: AtomicU64,
+}
+
+/// What descriptors are in use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DescriptorUse {
+    /// How many there may be.
+    pub limit: usize,
+    /// How many there are.
+    pub used: usize,
+    /// Of these, how many are only there to be quick, or to find files by: they are given up first.
+    pub cached: usize,
+    /// Open files and directories of clients.
+    pub open: usize,
+    /// Holders of locks.
+    pub locks: usize,
+}
+
+impl Passthrough {
+    /// Re-export the directory `source`.
+    ///
+    /// Raises the process's limit on open files. Fails if `source` is no directory, cannot be opened, or has no file
+    /// handles although [`FileHandles::Always`] asks for them.
+    pub fn new(source: impl AsRef<Path>, options: Options) -> io::Result<Self> {
+        let source = source.as_ref();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(source, flags, Mode::empty())
+            .map_err(|error| explain("cannot open the directory", source, error))?;
+        let proc_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc = rustix::fs::open(c"/proc/self/fd", proc_flags, Mode::empty())
+            .map_err(|error| explain("is proc mounted? cannot open", Path::new("/proc/self/fd"), error))?;
+        let budget = Budget::new(options.fd_limit);
+        let mounts = Mounts::new(root, options.file_handles).map_err(|error| {
+            explain("no file handles (leave --file-handles at auto to do without) on", source, error)
+        })?;
+        let root_ino = attr::stat(&mounts.root().fd)
+            .map_err(|error| explain("cannot read attributes of", source, error))?
+            .stx_ino;
+        let nodes = Nodes::new(mounts, budget, proc)
+            .map_err(|error| explain("cannot open the directory", source, error))?;
+        Ok(Self {
+            timeouts: options.timeouts(),
+            options,
+            nodes,
+            handles: HandleTable::new(),
+            locks: Locks::default(),
+            creds: Creds::new(),
+            root_ino,
+            agreed: AtomicU64::new(InitFlags::DONT_MASK.bits()),
+            mode_changes: AtomicU64::new(0),
+        })
+    }
+
+    /// What descriptors are in use for now.
+    pub fn descriptor_use(&self) -> DescriptorUse {
+        DescriptorUse {
+            limit: self.nodes.budget.limit(),
+            used: self.nodes.budget.used(),
+            cached: self.nodes.holding(),
+            open: self.handles.len(),
+            locks: self.locks.len(),
+        }
+    }
+
+    /// How many nodes the kernel knows, the root included.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Does the kernel leave the mask of new files to us? It must where the directory has default ACLs, which take the
+    /// mask's place.
+    fn masks(&self) -> bool {
+        self.agreed.load(Ordering::Relaxed) & InitFlags::DONT_MASK.bits() != 0
+    }
+}
+
+/// Do security modules label files here?
+fn labels() -> bool {
+    ["/sys/fs/selinux/enforce", "/sys/fs/smackfs/load2"].iter().any(|path| Path::new(path).exists())
+}
+
+impl FileSystem for Passthrough {
+    fn init(&self, config: &mut Config) -> Result<()> {
+        // Not ATOMIC_O_TRUNC: with it the kernel has `open(O_RDONLY | O_TRUNC)` empty a program that is running, and refuses
+        // with ETXTBSY afterwards.
+        let mut want = InitFlags::DONT_MASK
+            | InitFlags::HANDLE_KILLPRIV_V2
+            | InitFlags::CREATE_SUPP_GROUP
+            | InitFlags::HAS_IOCTL_DIR
+            | InitFlags::DIRECT_IO_ALLOW_MMAP
+            | InitFlags::ASYNC_DIO
+            | InitFlags::PARALLEL_DIROPS;
+        if self.options.xattr {
+            want |= InitFlags::POSIX_ACL | InitFlags::SETXATTR_EXT;
+        }
+        if self.options.locks == LockScope::Directory {
+            want |= InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS;
+        }
+        if labels() {
+            want |= InitFlags::SECURITY_CTX;
+        }
+        want |= match self.options.cache {
+            CacheProfile::None => InitFlags::empty(),
+            // A link's target never changes, and a link that takes another's place is another node.
+            CacheProfile::Auto => {
+                InitFlags::AUTO_INVAL_DATA
+                    | InitFlags::CACHE_SYMLINKS
+                    | InitFlags::DO_READDIRPLUS
+                    | InitFlags::READDIRPLUS_AUTO
+            }
+            CacheProfile::Always => {
+                InitFlags::CACHE_SYMLINKS | InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO
+            }
+        };
+        config.want(want);
+        Ok(())
+    }
+
+    fn started(&self, session: &Started) {
+        self.agreed.store(session.agreed.bits(), Ordering::Relaxed);
+    }
+
+    async fn lookup(&self, _cx: &Context, op: Lookup<'_>) -> Result<Entry> {
+        match self.nodes.lookup(op.parent, op.name.as_c_str()) {
+            Ok(found) => Ok(self.entry(&found)),
+            Err(Errno::NOENT) if !self.timeouts.negative.is_zero() => {
+                Ok(Entry::absent(self.timeouts.negative))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn forget(&self, op: Forget) {
+        // Nobody has a lock on it any more: its owner would have it open. (To look for one now would be wrong, too: the
+        // number may be another node's already.)
+        self.nodes.forget(op.node, op.count);
+    }
+
+    async fn getattr(&self, _cx: &Context, op: Getattr) -> Result<Attr> {
+        self.stat_node(op.node, op.handle).map(|stat| self.attr(&stat))
+    }
+
+    async fn statx(&self, _cx: &Context, op: Statx) -> Result<(Attr, Extended)> {
+        self.extended(op.node, op.handle)
+    }
+
+    async fn setattr(&self, cx: &Context, op: Setattr) -> Result<Attr> {
+        self.change(cx, &op)
+    }
+
+    async fn readlink(&self, _cx: &Context, op: Readlink, out: &mut Sink<'_>) -> Result<()> {
+        self.link_target(&op, out)
+    }
+
+    async fn symlink(&self, cx: &Context, op: Symlink<'_>) -> Result<Entry> {
+        self.make_symlink(cx, &op)
+    }
+
+    async fn mknod(&self, cx: &Context, op: Mknod<'_>) -> Result<Entry> {
+        self.make_special(cx, &op)
+    }
+
+    async fn mkdir(&self, cx: &Context, op: Mkdir<'_>) -> Result<Entry> {
+        self.make_directory(cx, &op)
+    }
+
+    async fn unlink(&self, _cx: &Context, op: Unlink<'_>) -> Result<()> {
+        self.remove(op.parent, op.name, AtFlags::empty())
+    }
+
+    async fn rmdir(&self, _cx: &Context, op: Rmdir<'_>) -> Result<()> {
+        self.remove(op.parent, op.name, AtFlags::REMOVEDIR)
+    }
+
+    async fn rename(&self, cx: &Context, op: Rename<'_>) -> Result<()> {
+        self.rename_name(cx, &op)
+    }
+
+    async fn link(&self, _cx: &Context, op: Link<'_>) -> Result<Entry> {
+        self.add_name(&op)
+    }
+
+    async fn open(&self, _cx: &Context, op: fusewire::op::Open) -> Result<Opened> {
+        self.open_file(&op)
+    }
+
+    async fn read(&self, _cx: &Context, op: Read, out: &mut Sink<'_>) -> Result<()> {
+        self.read_file(op, out).await
+    }
+
+    async fn write(&self, cx: &Context, op: Write<'_>) -> Result<u32> {
+        self.write_file(cx, op).await
+    }
+
+    async fn statfs(&self, _cx: &Context, op: Statfs) -> Result<StatFs> {
+        self.filesystem(op.node)
+    }
+
+    async fn release(&self, _cx: &Context, op: Release) -> Result<()> {
+        self.released(op.node, op.handle, op.flock_owner)
+    }
+
+    async fn fsync(&self, _cx: &Context, op: Fsync) -> Result<()> {
+        let open = self.open_node(op.node, op.handle)?;
+        if op.data_only { rustix::fs::fdatasync(&open.fd) } else { rustix::fs::fsync(&open.fd) }
+    }
+
+    async fn flush(&self, _cx: &Context, op: Flush) -> Result<()> {
+        self.flushed(&op)
+    }
+
+    async fn setxattr(&self, _cx: &Context, op: Setxattr<'_>) -> Result<()> {
+        if self.options.xattr { self.set_xattr(&op) } else { Err(Errno::NOSYS) }
+    }
+
+    async fn getxattr(&self, _cx: &Context, op: Getxattr<'_>, out: &mut XattrSink<'_>) -> Result<()> {
+        if self.options.xattr { self.get_xattr(&op, out) } else { Err(Errno::NOSYS) }
+    }
+
+    async fn listxattr(&self, cx: &Context, op: Listxattr, out: &mut XattrSink<'_>) -> Result<()> {
+        if self.options.xattr { self.list_xattrs(cx, &op, out) } else { Err(Errno::NOSYS) }
+    }
+
+    async fn removexattr(&self, _cx: &Context, op: Removexattr<'_>) -> Result<()> {
+        if self.options.xattr { self.remove_xattr(&op) } else { Err(Errno::NOSYS) }
+    }
+
+    async fn create(&self, cx: &Context, op: Create<'_>) -> Result<(Entry, Opened)> {
+        self.make_file(cx, &op)
+    }
+
+    async fn tmpfile(&self, cx: &Context, op: Tmpfile<'_>) -> Result<(Entry, Opened)> {
+        self.make_nameless(cx, &op)
+    }
+
+    async fn opendir(&self, _cx: &Context, op: Opendir) -> Result<Opened> {
+        self.open_directory(&op)
+    }
+
+    async fn readdir(&self, _cx: &Context, op: Readdir, out: &mut DirSink<'_>) -> Result<()> {
+        self.list(&op, out)
+    }
+
+    async fn readdirplus(&self, _cx: &Context, op: Readdirplus, out: &mut DirPlusSink<'_>) -> Result<()> {
+        self.list_plus(&op, out)
+    }
+
+    async fn releasedir(&self, _cx: &Context, op: Releasedir) -> Result<()> {
+        self.released(op.node, op.handle, None)
+    }
+
+    async fn fsyncdir(&self, _cx: &Context, op: Fsyncdir) -> Result<()> {
+        let open = self.open_node(op.node, op.handle)?;
+        match &open.content {
+            Content::Directory(_) if op.data_only => rustix::fs::fdatasync(&open.fd),
+            Content::Directory(_) => rustix::fs::fsync(&open.fd),
+            Content::File(_) => Err(Errno::NOTDIR),
+        }
+    }
+
+    async fn getlk(&self, _cx: &Context, op: Getlk) -> Result<FileLock> {
+        self.test_lock(&op)
+    }
+
+    async fn setlk(&self, cx: &Context, op: Setlk) -> Result<()> {
+        self.set_lock(cx, &op).await
+    }
+
+    async fn ioctl(&self, _cx: &Context, op: Ioctl<'_>, out: &mut Sink<'_>) -> Result<IoctlResult> {
+        self.control(&op, out)
+    }
+
+    async fn fallocate(&self, cx: &Context, op: Fallocate) -> Result<()> {
+        self.allocate(cx, &op)
+    }
+
+    async fn lseek(&self, _cx: &Context, op: Lseek) -> Result<u64> {
+        self.seek(&op)
+    }
+
+    async fn copy_file_range(&self, cx: &Context, op: CopyFileRange) -> Result<u64> {
+        self.copy(cx, &op)
+    }
+
+    async fn syncfs(&self, _cx: &Context, op: Syncfs) -> Result<()> {
+        let mount = self.nodes.mount(op.node)?;
+        // An `O_PATH` descriptor cannot be synced by; the root's never is one.
+        match rustix::fs::syncfs(&mount.fd) {
+            Err(Errno::BADF) => rustix::fs::syncfs(&self.nodes.mounts.root().fd),
+            done => done,
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The lower mounts: that of the directory, and those inside it.
+
+use super::{
+    fds::{Budget, Fd},
+    options::FileHandles,
+    sys,
+};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, Statx, StatxFlags},
+    io::Errno,
+};
+use std::{
+    collections::HashMap,
+    ffi::{CStr, c_int},
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+};
+
+/// What is asked of `statx` everywhere.
+pub const FIELDS: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
+
+/// How many mounts there may be inside the directory.
+const MOST: usize = 4096;
+
+/// Lower filesystems that hand out handles which lead nowhere once the file has dropped out of memory.
+const UNSTABLE: &[(i64, &str)] = &[(0x4d44, "FAT"), (0x2011_bab0, "exFAT"), (0x6573_5546, "FUSE")];
+
+/// Lower filesystems that report errors of earlier writes when a file is closed: NFS, SMB, SMB2, CIFS, FUSE, 9P, Ceph,
+/// AFS, Coda, overlayfs.
+const REMOTE: &[i64] = &[
+    0x6969,
+    0x517b,
+    0xfe53_4d42,
+    0xff53_4d42,
+    0x6573_5546,
+    0x0102_1997,
+    0x00c3_6400,
+    0x5346_414f,
+    0x7375_7245,
+    0x794c_7630,
+];
+
+/// One lower mount.
+#[derive(Debug)]
+pub struct Mount {
+    /// Its place in the table.
+    pub index: u16,
+    /// The kernel's number for it. Not given to another mount as long as `fd` is open.
+    pub id: u64,
+    /// The root of it, or the directory that is re-exported: what handles are opened at. Not `O_PATH` where `handles`.
+    pub fd: Anchor,
+    /// Whether handles can be opened again.
+    pub handles: bool,
+    /// Whether closing a file tells of errors.
+    pub flush_errors: bool,
+}
+
+/// A descriptor of a mount. That of the root is not counted, so that there always is one.
+#[derive(Debug)]
+pub enum Anchor {
+    /// The re-exported directory.
+    Root(OwnedFd),
+    /// A mount inside.
+    Inside(Fd),
+}
+
+impl AsFd for Anchor {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        match self {
+            Self::Root(fd) => fd.as_fd(),
+            Self::Inside(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// The mounts met so far. They stay: a number once given to a mount is not given to another.
+#[derive(Debug)]
+pub struct Mounts {
+    all: Box<[OnceLock<Mount>]>,
+    /// From the kernel's number to the place; locked while a mount is added.
+    known: Mutex<HashMap<u64, u16>>,
+    wanted: FileHandles,
+    /// Device of the root: (major, minor).
+    root_device: (u32, u32),
+    devices: RwLock<HashMap<(u32, u32), u16>>,
+}
+
+impl Mounts {
+    /// Begin with the mount that holds `root`, a descriptor that is not `O_PATH`.
+    pub fn new(root: OwnedFd, wanted: FileHandles) -> rustix::io::Result<Self> {
+        let stat = rustix::fs::statx(&root, c"", AtFlags::EMPTY_PATH, FIELDS)?;
+        let handles = choose(&root, &stat, wanted)?;
+        let flush_errors = tells_at_close(&root);
+        let all: Box<[OnceLock<Mount>]> = (0..MOST).map(|_| OnceLock::new()).collect();
+        let mount = Mount { index: 0, id: stat.stx_mnt_id, fd: Anchor::Root(root), handles, flush_errors };
+        let known = HashMap::from([(mount.id, 0)]);
+        if all[0].set(mount).is_err() {
+            return Err(Errno::EXIST);
+        }
+        let root_device = (stat.stx_dev_major, stat.stx_dev_minor);
+        let devices = RwLock::new(HashMap::from([(root_device, 0)]));
+        Ok(Self { all, known: Mutex::new(known), wanted, root_device, devices })
+    }
+
+    /// The mount of the re-exported directory.
+    pub fn root(&self) -> &Mount {
+        self.at(0)
+    }
+
+    /// Is there no other mount, as far as is known?
+    pub fn is_one(&self) -> bool {
+        self.all[1].get().is_none()
+    }
+
+    /// A mount by its place, which must have come from here.
+    pub fn at(&self, index: u16) -> &Mount {
+        self.all[index as usize].get().expect("places are handed out once they are filled")
+    }
+
+    /// The mount that `stat`, a file's in `dir`, is on. `near` is a guess.
+    pub fn of(
+        &self,
+        near: u16,
+        stat: &Statx,
+        (dir, name): (&Fd, &CStr),
+        budget: &Arc<Budget>,
+    ) -> rustix::io::Result<&Mount> {
+        let near = self.at(near);
+        if near.id == stat.stx_mnt_id {
+            return Ok(near);
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&index) = known.get(&stat.stx_mnt_id) {
+            return Ok(self.at(index));
+        }
+        let mount = self.enter(known.len(), stat, (dir, name), budget)?;
+        known.insert(mount.id, mount.index);
+        Ok(mount)
+    }
+
+    /// Take in a mount that a lookup has come across.
+    fn enter(
+        &self,
+        place: usize,
+        stat: &Statx,
+        (dir, name): (&Fd, &CStr),
+        budget: &Arc<Budget>,
+    ) -> rustix::io::Result<&Mount> {
+        let slot = self.all.get(place).ok_or(Errno::NFILE)?;
+        let permit = budget.take().ok_or(Errno::MFILE)?;
+        // Only directories and regular files are opened for real; opening anything else could block or act.
+        let kind = stat.stx_mode as u32 & libc::S_IFMT;
+        let real = kind == libc::S_IFDIR || kind == libc::S_IFREG;
+        let access = if real { OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY } else { OFlags::PATH };
+        let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (fd, real) = match rustix::fs::openat(dir, name, access | flags, Mode::empty()) {
+            Ok(fd) => (fd, real),
+            Err(_) => (rustix::fs::openat(dir, name, OFlags::PATH | flags, Mode::empty())?, false),
+        };
+        let now = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, FIELDS)?;
+        if now.stx_mnt_id != stat.stx_mnt_id || now.stx_ino != stat.stx_ino {
+            // Somebody has just mounted or unmounted something: the caller asks anew.
+            return Err(Errno::AGAIN);
+        }
+        // Where handles are demanded they are demanded of the directory itself: an odd mount inside is no reason to stop.
+        let wanted = if self.wanted == FileHandles::Never { FileHandles::Never } else { FileHandles::Auto };
+        let handles = real && choose(&fd, &now, wanted)?;
+        let flush_errors = tells_at_close(&fd);
+        let mount = Mount {
+            index: place as u16,
+            id: now.stx_mnt_id,
+            fd: Anchor::Inside(Fd::new(fd, permit)),
+            handles,
+            flush_errors,
+        };
+        tracing::debug!(mount = mount.id, index = place, handles, "mount inside the directory");
+        Ok(slot.get_or_init(|| mount))
+    }
+
+    /// A small number for the device a file is on; 0 is the root's.
+    pub fn device(&self, stat: &Statx) -> u16 {
+        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        if device == self.root_device {
+            return 0;
+        }
+        if let Some(&number) = self.devices.read().unwrap_or_else(PoisonError::into_inner).get(&device) {
+            return number;
+        }
+        let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
+        let next = u16::try_from(devices.len()).unwrap_or(u16::MAX);
+        *devices.entry(device).or_insert(next)
+    }
+
+    /// Inode number as clients see it: the lower one on the root's device, and one that no file there has elsewhere.
+    pub fn ino(&self, stat: &Statx) -> u64 {
+        on_device(stat.stx_ino, self.device(stat))
+    }
+}
+
+/// Inode number of a file on the device of that number. Lower inode numbers do not reach into the upper bits on any
+/// filesystem that is not gigantic; `st_dev` is the same for all files of a mount, so these must differ.
+pub fn on_device(ino: u64, device: u16) -> u64 {
+    ino ^ u64::from(device) << 48
+}
+
+fn filesystem(fd: impl AsFd) -> Option<i64> {
+    #[allow(clippy::unnecessary_cast)] // The type of `f_type` differs between architectures.
+    rustix::fs::fstatfs(fd).ok().map(|stat| stat.f_type as i64)
+}
+
+fn tells_at_close(fd: impl AsFd) -> bool {
+    filesystem(fd).is_none_or(|kind| REMOTE.contains(&kind))
+}
+
+/// Decide whether files of a mount are to be recognised by their handles.
+fn choose(fd: &OwnedFd, stat: &Statx, wanted: FileHandles) -> rustix::io::Result<bool> {
+    if wanted == FileHandles::Never {
+        return Ok(false);
+    }
+    let refused = match trial(fd, stat) {
+        Ok(()) => None,
+        Err((what, error)) => Some((what, error)),
+    };
+    let unstable = filesystem(fd).and_then(|kind| UNSTABLE.iter().find(|(magic, _)| *magic == kind));
+    match (refused, unstable, wanted) {
+        (None, None, _) => {
+            tracing::info!("files are recognised by their handles");
+            Ok(true)
+        }
+        (None, Some((_, name)), FileHandles::Always) => {
+            tracing::warn!("handles of {name} do not last; files may become stale");
+            Ok(true)
+        }
+        (None, Some((_, name)), _) => {
+            tracing::info!("handles of {name} do not last: keeping descriptors instead");
+            Ok(false)
+        }
+        (Some((what, error)), _, FileHandles::Always) => {
+            tracing::error!(%error, "no file handles: {what} failed");
+            Err(error)
+        }
+        (Some((what, error)), ..) => {
+            tracing::info!(%error, "no file handles: {what} failed; keeping descriptors instead");
+            Ok(false)
+        }
+    }
+}
+
+/// Make a handle of the root and open it.
+fn trial(fd: &OwnedFd, stat: &Statx) -> Result<(), (&'static str, Errno)> {
+    let (handle, _) = sys::name_to_handle_at(fd, c"", libc::AT_EMPTY_PATH as c_int)
+        .map_err(|error| ("name_to_handle_at", error))?;
+    let opened = sys::open_by_handle_at(fd, &handle, OFlags::PATH.union(OFlags::CLOEXEC).bits())
+        .map_err(|error| ("open_by_handle_at", error))?;
+    let again =
+        rustix::fs::statx(&opened, c"", AtFlags::EMPTY_PATH, FIELDS).map_err(|error| ("statx", error))?;
+    let same = (again.stx_ino, again.stx_dev_major, again.stx_dev_minor)
+        == (stat.stx_ino, stat.stx_dev_major, stat.stx_dev_minor);
+    if same { Ok(()) } else { Err(("finding the root by its handle", Errno::STALE)) }
+}

@@ -1,0 +1,233 @@
+//! Names: making, moving and removing them.
+
+use super::{Passthrough, attr, fds::Fd, handle::lower_flags, inode::Found};
+use fusewire::{
+    Context, Entry, FileType, Name, NodeId, Opened, Owner,
+    op::{Create, Link, Mkdir, Mknod, Readlink, Rename, SecurityContext, Symlink, Tmpfile},
+    reply::Sink,
+};
+use rustix::{
+    fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags},
+    io::{Errno, Result},
+    thread::CapabilitySet,
+};
+use std::{ffi::CStr, os::fd::AsFd};
+
+/// Whom something new is to belong to, with what mask, and how to label it.
+struct Maker<'a> {
+    cx: &'a Context,
+    owner: Owner,
+    umask: u32,
+    security: Option<SecurityContext<'a>>,
+}
+
+const SGID: u16 = 0o2000;
+
+fn permissions(mode: u32) -> Mode {
+    Mode::from_raw_mode(mode & 0o7777)
+}
+
+impl Passthrough {
+    /// Run `make` as whom the result is to belong to. If the lower filesystem refuses that although the caller has a
+    /// capability that permits it, run it in our own name and have the result given away (the `bool`).
+    fn make_as<R>(&self, maker: &Maker<'_>, make: impl Fn() -> Result<R>) -> Result<(R, bool)> {
+        // Where the kernel was not asked to leave the mask to us it has applied it.
+        let umask = if self.masks() { maker.umask } else { 0 };
+        let made = self.creds.acting_as(maker.owner, umask, &make);
+        let needed = match made {
+            Err(Errno::ACCESS) => CapabilitySet::DAC_OVERRIDE,
+            Err(Errno::PERM) => CapabilitySet::MKNOD,
+            made => return made.map(|made| (made, false)),
+        };
+        if maker.owner.uid == 0 || !self.creds.caller_is_capable(maker.cx, needed) {
+            return made.map(|made| (made, false));
+        }
+        self.creds.acting_as_daemon(umask, make).map(|made| (made, true))
+    }
+
+    /// Make a name that is not opened by that, and look it up.
+    fn make_node(
+        &self,
+        maker: &Maker<'_>,
+        (parent, name): (NodeId, Name<'_>),
+        make: impl Fn(&Fd, &CStr) -> Result<()>,
+    ) -> Result<Entry> {
+        let dir = self.nodes.fd(parent)?;
+        let name = name.as_c_str();
+        let ((), ours) = self.make_as(maker, || make(&dir, name))?;
+        let mut found = self.nodes.lookup_in(parent, &dir, name)?;
+        if ours || maker.security.is_some() {
+            let fd = self.nodes.fd(found.node)?;
+            self.finish(&*fd, &dir, maker, ours)?;
+            found.stat = attr::stat(&*fd)?;
+        }
+        Ok(self.entry(&found))
+    }
+
+    /// What is left to do about something new: give it to its owner, label it.
+    fn finish(&self, fd: &impl AsFd, dir: &Fd, maker: &Maker<'_>, ours: bool) -> Result<()> {
+        if ours {
+            let mode = attr::stat(fd)?.stx_mode;
+            let inherits = attr::stat(dir)?.stx_mode & SGID != 0;
+            let gid = (!inherits).then(|| Gid::from_raw(maker.owner.gid));
+            let uid = Some(Uid::from_raw(maker.owner.uid));
+            rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+            if mode & 0o6000 != 0 && FileType::from_mode(mode.into()) != Some(FileType::Symlink) {
+                attr::change_mode(self, fd, mode.into())?;
+            }
+        }
+        let Some(label) = maker.security else { return Ok(()) };
+        self.nodes
+            .by_path(fd, |path| rustix::fs::setxattr(path, label.name, label.value, XattrFlags::empty()))
+    }
+
+    pub(super) fn make_symlink(&self, cx: &Context, op: &Symlink<'_>) -> Result<Entry> {
+        let maker = Maker { cx, owner: op.owner, umask: 0, security: op.security };
+        self.make_node(&maker, (op.parent, op.name), |dir, name| rustix::fs::symlinkat(op.target, dir, name))
+    }
+
+    pub(super) fn make_special(&self, cx: &Context, op: &Mknod<'_>) -> Result<Entry> {
+        let maker = Maker { cx, owner: op.owner, umask: op.umask, security: op.security };
+        let kind = rustix::fs::FileType::from_raw_mode(op.mode);
+        let (major, minor) = attr::unpack_device(op.rdev);
+        let device = rustix::fs::makedev(major, minor);
+        self.make_node(&maker, (op.parent, op.name), |dir, name| {
+            rustix::fs::mknodat(dir, name, kind, permissions(op.mode), device)
+        })
+    }
+
+    pub(super) fn make_directory(&self, cx: &Context, op: &Mkdir<'_>) -> Result<Entry> {
+        let maker = Maker { cx, owner: op.owner, umask: op.umask, security: op.security };
+        self.make_node(&maker, (op.parent, op.name), |dir, name| {
+            rustix::fs::mkdirat(dir, name, permissions(op.mode))
+        })
+    }
+
+    pub(super) fn make_file(&self, cx: &Context, op: &Create<'_>) -> Result<(Entry, Opened)> {
+        let maker = Maker { cx, owner: op.owner, umask: op.umask, security: op.security };
+        let dir = self.nodes.fd(op.parent)?;
+        let name = op.name.as_c_str();
+        let flags = lower_flags(op.flags) | OFlags::NOFOLLOW;
+        let must_be_new = OFlags::from_bits_retain(op.flags).contains(OFlags::EXCL);
+        // First as something new in any case: an existing name may be a FIFO or a device by now, whose opening would
+        // block or act.
+        let new = (flags - OFlags::TRUNC) | OFlags::CREATE | OFlags::EXCL;
+        let made = self.make_as(&maker, || {
+            self.nodes.opening(|| rustix::fs::openat(&dir, name, new, permissions(op.mode)))
+        });
+        let fd = match made {
+            Ok((fd, ours)) => {
+                if ours || maker.security.is_some() {
+                    self.finish(&fd, &dir, &maker, ours)?;
+                }
+                fd
+            }
+            Err(Errno::EXIST) if !must_be_new => self.open_existing(&maker, op, (&dir, name), flags)?,
+            Err(error) => return Err(error),
+        };
+        let found = self.nodes.adopt(op.parent, Some(name), &fd)?;
+        self.reply(&found, fd, flags)
+    }
+
+    /// `O_CREAT` on a name that somebody else made in the meantime: with the caller's rights, because the kernel has
+    /// only checked that the caller may make it.
+    fn open_existing(
+        &self,
+        maker: &Maker<'_>,
+        op: &Create<'_>,
+        (dir, name): (&Fd, &CStr),
+        flags: OFlags,
+    ) -> Result<Fd> {
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_mode(stat.st_mode) {
+            Some(FileType::Regular) => {}
+            Some(FileType::Directory) => return Err(Errno::ISDIR),
+            // The kernel looks the name up again and follows the link, or opens the special file, by itself.
+            _ => return Err(Errno::STALE),
+        }
+        let open = || self.nodes.opening(|| rustix::fs::openat(dir, name, flags, Mode::empty()));
+        if maker.owner.uid == 0 && op.kill_suid_gid {
+            self.creds.keep_set_ids(false)?;
+            return open();
+        }
+        self.make_as(maker, open).map(|(fd, _)| fd)
+    }
+
+    pub(super) fn make_nameless(&self, cx: &Context, op: &Tmpfile<'_>) -> Result<(Entry, Opened)> {
+        let maker = Maker { cx, owner: op.owner, umask: op.umask, security: op.security };
+        let dir = self.nodes.fd(op.parent)?;
+        let flags = lower_flags(op.flags) - OFlags::TRUNC;
+        let (fd, ours) = self.make_as(&maker, || {
+            self.nodes
+                .opening(|| rustix::fs::openat(&dir, c".", flags | OFlags::TMPFILE, permissions(op.mode)))
+        })?;
+        if ours || maker.security.is_some() {
+            self.finish(&fd, &dir, &maker, ours)?;
+        }
+        let found = self.nodes.adopt(op.parent, None, &fd)?;
+        self.reply(&found, fd, flags)
+    }
+
+    fn reply(&self, found: &Found, fd: Fd, flags: OFlags) -> Result<(Entry, Opened)> {
+        match self.opened(found.node, fd, flags) {
+            Ok(opened) => Ok((self.entry(found), opened)),
+            Err(error) => {
+                // The kernel does not learn of the node, so it cannot forget it.
+                self.nodes.forget(found.node, 1);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn remove(&self, parent: NodeId, name: Name<'_>, flags: AtFlags) -> Result<()> {
+        let dir = self.nodes.fd(parent)?;
+        self.nodes.hold(parent, &dir, name.as_c_str());
+        rustix::fs::unlinkat(&dir, name.as_c_str(), flags)
+    }
+
+    pub(super) fn rename_name(&self, cx: &Context, op: &Rename<'_>) -> Result<()> {
+        let flags = RenameFlags::from_bits_retain(op.flags);
+        let (from, to) = (self.nodes.fd(op.parent)?, self.nodes.fd(op.new_parent)?);
+        let (name, new_name) = (op.name.as_c_str(), op.new_name.as_c_str());
+        if !flags.intersects(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE) {
+            self.nodes.hold(op.new_parent, &to, new_name);
+        }
+        let rename = || rustix::fs::renameat_with(&from, name, &to, new_name, flags);
+        if flags.contains(RenameFlags::WHITEOUT) {
+            // It leaves something new behind, which belongs to the caller.
+            let maker = Maker { cx, owner: op.owner, umask: 0, security: None };
+            let ((), ours) = self.make_as(&maker, rename)?;
+            if ours {
+                let (uid, gid) = (Uid::from_raw(op.owner.uid), Gid::from_raw(op.owner.gid));
+                rustix::fs::chownat(&from, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+        } else {
+            rename()?;
+        }
+        self.nodes.moved(op.new_parent, new_name);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.nodes.moved(op.parent, name);
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_name(&self, op: &Link<'_>) -> Result<Entry> {
+        let (fd, dir) = (self.nodes.fd(op.node)?, self.nodes.fd(op.new_parent)?);
+        let name = op.new_name.as_c_str();
+        match rustix::fs::linkat(&*fd, c"", &*dir, name, AtFlags::EMPTY_PATH) {
+            // Without CAP_DAC_READ_SEARCH there is a way round by a path.
+            Err(Errno::NOENT | Errno::PERM) => self
+                .nodes
+                .by_path(&*fd, |path| rustix::fs::linkat(CWD, path, &*dir, name, AtFlags::SYMLINK_FOLLOW))?,
+            linked => linked?,
+        }
+        let stat = attr::stat(&*fd)?;
+        let generation = self.nodes.again(op.node)?;
+        Ok(self.entry(&Found { node: op.node, generation, stat }))
+    }
+
+    pub(super) fn link_target(&self, op: &Readlink, out: &mut Sink<'_>) -> Result<()> {
+        let fd = self.nodes.fd(op.node)?;
+        out.fill(|room| rustix::fs::readlinkat_raw(&*fd, c"", room)).map(drop)
+    }
+}

@@ -1,0 +1,104 @@
+//! How a directory is to be re-exported.
+
+use std::time::Duration;
+
+/// Long enough for «for ever»; the kernel counts in clock ticks, so the largest `Duration` would overflow.
+const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
+
+/// What the kernel may remember.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheProfile {
+    /// Nothing: every request reaches the directory. For directories that others change all the time.
+    None,
+    /// Names and attributes for a second, data until the file is seen to have changed. Changes made underneath are
+    /// seen within a second, and at the latest when a file is opened.
+    #[default]
+    Auto,
+    /// Everything, names that do not exist included, until it is changed through the mount. For directories that
+    /// nobody else changes.
+    Always,
+}
+
+/// Whether to recognise files by the file handles of the directory's filesystem (`name_to_handle_at`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileHandles {
+    /// Where they work; a trial at the start says whether they do.
+    #[default]
+    Auto,
+    /// Not at all: keep descriptors, as many as are allowed, and remember paths for the rest.
+    Never,
+    /// Refuse to start where they do not work.
+    Always,
+}
+
+/// Who knows of locks taken through the mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LockScope {
+    /// Everybody who uses the directory, through the mount or not.
+    #[default]
+    Directory,
+    /// Users of this mount only: the kernel keeps them to itself.
+    Mount,
+}
+
+/// How a directory is to be re-exported; [`Default`] suits a directory that others may change as well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// What the kernel may remember.
+    pub cache: CacheProfile,
+    /// For how long it may remember names; `None` leaves it to `cache`.
+    pub entry_timeout: Option<Duration>,
+    /// For how long it may remember attributes; `None` leaves it to `cache`.
+    pub attr_timeout: Option<Duration>,
+    /// For how long it may remember that a name does not exist; `None` leaves it to `cache`.
+    pub negative_timeout: Option<Duration>,
+    /// Whether to use file handles.
+    pub file_handles: FileHandles,
+    /// Who knows of locks.
+    pub locks: LockScope,
+    /// Whether to offer extended attributes and, with them, ACLs.
+    pub xattr: bool,
+    /// How many descriptors to use at most; `None`: as many as the process may have. The process's own limit is raised
+    /// as far as it may be either way.
+    pub fd_limit: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cache: CacheProfile::default(),
+            entry_timeout: None,
+            attr_timeout: None,
+            negative_timeout: None,
+            file_handles: FileHandles::default(),
+            locks: LockScope::default(),
+            xattr: true,
+            fd_limit: None,
+        }
+    }
+}
+
+/// The times that follow from the options.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    pub entry: Duration,
+    pub attr: Duration,
+    pub negative: Duration,
+}
+
+impl Options {
+    pub(super) fn timeouts(&self) -> Timeouts {
+        let (positive, negative) = match self.cache {
+            CacheProfile::None => (Duration::ZERO, Duration::ZERO),
+            // A name that somebody makes underneath is to be found at once: programs wait for files to appear.
+            CacheProfile::Auto => (Duration::from_secs(1), Duration::ZERO),
+            CacheProfile::Always => (FOR_EVER, FOR_EVER),
+        };
+        let limit = |time: Option<Duration>, default: Duration| time.unwrap_or(default).min(FOR_EVER);
+        Timeouts {
+            entry: limit(self.entry_timeout, positive),
+            attr: limit(self.attr_timeout, positive),
+            negative: limit(self.negative_timeout, negative),
+        }
+    }
+}
