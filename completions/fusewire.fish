@@ -1,0 +1,143 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_fusewire_global_optspecs
+    string join \n v/verbose q/quiet log= log-file= report-ready h/help V/version
+end
+
+function __fish_fusewire_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_fusewire_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_fusewire_using_subcommand
+    set -l cmd (__fish_fusewire_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c fusewire -n "__fish_fusewire_needs_command" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_needs_command" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_needs_command" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_needs_command" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_needs_command" -l report-ready -d 'Set for the process in the background: tell on standard output that the mount works'
+complete -c fusewire -n "__fish_fusewire_needs_command" -s h -l help -d 'Print help'
+complete -c fusewire -n "__fish_fusewire_needs_command" -s V -l version -d 'Print version'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "mount" -d 'Mount a directory, or a filesystem in memory'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "m" -d 'Mount a directory, or a filesystem in memory'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "unmount" -d 'Unmount a FUSE mount, and tell who uses it if that fails'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "umount" -d 'Unmount a FUSE mount, and tell who uses it if that fails'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "probe" -d 'Tell what this kernel, this user and a directory allow'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "install-helper" -d 'Make `mount -t fuse.fusewire` and fstab work'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "completions" -d 'Print a script that completes command lines of fusewire'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "man" -d 'Write the manual pages into a directory'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l fs -d 'What to mount [default: passthrough]' -r -f -a "passthrough\t'The directory SRC'
+mem\t'A filesystem in memory; SRC is `none`'
+null\t'Accepts all data and keeps none of it, for measurements; SRC is `none`'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l size -d 'With --fs mem: room for the content of files, such as 512M [default: 1G]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s o -l options -d 'Mount options, separated by commas; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l cache -d 'How much the kernel remembers between requests [default: auto]' -r -f -a "none\t'Nothing: each access asks, as if several machines wrote to SRC'
+auto\t'Names and attributes for a second, data as long as the file has not changed'
+always\t'Everything, until it is changed through the mount: SRC must not be changed in other ways'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l entry-timeout -d 'How long the kernel trusts a name it has seen' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l attr-timeout -d 'How long the kernel trusts sizes, times and modes' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l negative-timeout -d 'How long the kernel trusts that a name does not exist' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l threads -d 'Threads that read requests [default: one per CPU]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l max-write -d 'Longest write request, such as 128K or 1M [default: what the kernel allows]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l file-handles -d 'Remember files by file handle instead of keeping each of them open [default: auto]' -r -f -a "auto\t'Where the directory and the rights of the user allow it'
+never\t'Never: each file that the kernel knows costs a file descriptor'
+always\t'Always: fail where it is not possible'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s r -l read-only -d 'Nothing can be changed through the mount (-o ro)'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l allow-other -d 'Every user may use the mount; the default for root'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l private -d 'Only the user who mounts may use it; the default for anyone but root'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s d -l daemon -d 'Go to the background once the mount works; a failure to mount is still reported here'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l auto-unmount -d 'The mount goes away with the daemon, even if it is killed'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l dry-run -d 'Check everything that can be checked beforehand, and mount nothing'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l sloppy -d 'Options in -o that are not known are ignored, as mount(8) asks for with -s'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l fs -d 'What to mount [default: passthrough]' -r -f -a "passthrough\t'The directory SRC'
+mem\t'A filesystem in memory; SRC is `none`'
+null\t'Accepts all data and keeps none of it, for measurements; SRC is `none`'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l size -d 'With --fs mem: room for the content of files, such as 512M [default: 1G]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s o -l options -d 'Mount options, separated by commas; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l cache -d 'How much the kernel remembers between requests [default: auto]' -r -f -a "none\t'Nothing: each access asks, as if several machines wrote to SRC'
+auto\t'Names and attributes for a second, data as long as the file has not changed'
+always\t'Everything, until it is changed through the mount: SRC must not be changed in other ways'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l entry-timeout -d 'How long the kernel trusts a name it has seen' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l attr-timeout -d 'How long the kernel trusts sizes, times and modes' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l negative-timeout -d 'How long the kernel trusts that a name does not exist' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l threads -d 'Threads that read requests [default: one per CPU]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l max-write -d 'Longest write request, such as 128K or 1M [default: what the kernel allows]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l file-handles -d 'Remember files by file handle instead of keeping each of them open [default: auto]' -r -f -a "auto\t'Where the directory and the rights of the user allow it'
+never\t'Never: each file that the kernel knows costs a file descriptor'
+always\t'Always: fail where it is not possible'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s r -l read-only -d 'Nothing can be changed through the mount (-o ro)'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l allow-other -d 'Every user may use the mount; the default for root'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l private -d 'Only the user who mounts may use it; the default for anyone but root'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s d -l daemon -d 'Go to the background once the mount works; a failure to mount is still reported here'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l auto-unmount -d 'The mount goes away with the daemon, even if it is killed'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l dry-run -d 'Check everything that can be checked beforehand, and mount nothing'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l sloppy -d 'Options in -o that are not known are ignored, as mount(8) asks for with -s'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand unmount" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand unmount" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand unmount" -s l -l lazy -d 'Out of sight now, ended with its last user'
+complete -c fusewire -n "__fish_fusewire_using_subcommand unmount" -s a -l abort -l force -d 'End the connection first: everybody who waits for the filesystem gets an error'
+complete -c fusewire -n "__fish_fusewire_using_subcommand unmount" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand unmount" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand unmount" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s l -l lazy -d 'Out of sight now, ended with its last user'
+complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s a -l abort -l force -d 'End the connection first: everybody who waits for the filesystem gets an error'
+complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -l json -d 'Print JSON'
+complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -l offer-only -d 'Only ask the kernel for its FUSE protocol, and print that as JSON'
+complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -l dir -d 'Where to put the link; mount(8) looks into /sbin' -r -f -a "(__fish_complete_directories)"
+complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -l remove -d 'Take the link away again'
+complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand completions" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand completions" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand completions" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand completions" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand man" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand man" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand man" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand man" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "mount" -d 'Mount a directory, or a filesystem in memory'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "unmount" -d 'Unmount a FUSE mount, and tell who uses it if that fails'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "probe" -d 'Tell what this kernel, this user and a directory allow'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "install-helper" -d 'Make `mount -t fuse.fusewire` and fstab work'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "completions" -d 'Print a script that completes command lines of fusewire'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "man" -d 'Write the manual pages into a directory'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

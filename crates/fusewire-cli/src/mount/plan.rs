@@ -1,0 +1,304 @@
+//! What to mount and how, from options in two forms: long ones, and words in `-o`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use fusewire::server;
+
+use crate::args::{self, CacheKind, FileHandles, FsKind, LogArgs, MountArgs};
+use crate::failure::{Failure, Outcome};
+
+/// What to mount and how.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What to mount.
+    pub fs: FsKind,
+    /// The directory to show; for filesystems without one, the word that stands in its place.
+    pub source: PathBuf,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// How to mount and serve.
+    pub server: server::Options,
+    /// What the kernel may remember.
+    pub cache: CacheKind,
+    /// Timeouts that differ from those of `cache`.
+    pub timeouts: Timeouts,
+    /// Whether files are remembered by file handle.
+    pub file_handles: FileHandles,
+    /// Room for data in a filesystem in memory, bytes.
+    pub size: Option<u64>,
+    /// What to log.
+    pub log: LogArgs,
+    /// Whether another FUSE mount is on top at the mount point already.
+    pub hides: bool,
+    /// Words in `-o` that nobody knows, allowed by `--sloppy`.
+    pub ignored: Vec<String>,
+}
+
+/// For how long the kernel may trust what it was told; none leaves it to the cache profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Names.
+    pub entry: Option<Duration>,
+    /// Attributes.
+    pub attr: Option<Duration>,
+    /// Names that do not exist.
+    pub negative: Option<Duration>,
+}
+
+/// The words in `-o` that are fusewire's own.
+const WORDS: [&str; 12] = [
+    "fs=",
+    "cache=",
+    "entry_timeout=",
+    "attr_timeout=",
+    "negative_timeout=",
+    "file_handles=",
+    "threads=",
+    "max_write=",
+    "size=",
+    "log=",
+    "log_file=",
+    "private",
+];
+
+impl Plan {
+    /// Puts the two forms together. Long options win.
+    ///
+    /// # Errors
+    /// If a word in `-o` is not known or its value is wrong, or options contradict each other.
+    pub fn new(args: &MountArgs, log: &LogArgs) -> Outcome<Self> {
+        let mut plan = Self {
+            fs: FsKind::default(),
+            source: args.source.clone(),
+            mountpoint: args.mountpoint.clone(),
+            server: server::Options::default(),
+            cache: CacheKind::default(),
+            timeouts: Timeouts::default(),
+            file_handles: FileHandles::default(),
+            size: None,
+            log: LogArgs { log: None, log_file: None, ..log.clone() },
+            hides: false,
+            ignored: Vec::new(),
+        };
+        let mut private = false;
+        for list in &args.options {
+            let unknown = plan
+                .server
+                .mount
+                .parse(list)
+                .map_err(|error| Failure::usage(format!("-o {list}: {error}")))?;
+            for word in unknown {
+                match plan.own_word(&word, &mut private)? {
+                    true => {}
+                    false if args.run.sloppy => plan.ignored.push(word),
+                    false => return Err(unknown_word(&word)),
+                }
+            }
+        }
+        plan.long_options(args, log);
+        plan.access(args.access.private || private, args.access.allow_other)?;
+        plan.consistent()?;
+        Ok(plan)
+    }
+
+    /// Takes a word of `-o` that is fusewire's own. Tells whether it is one.
+    fn own_word(&mut self, word: &str, private: &mut bool) -> Outcome<bool> {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        let wrong = |why: String| Failure::usage(format!("-o {word}: {why}"));
+        if !WORDS.iter().any(|known| known.trim_end_matches('=') == key) {
+            return Ok(false);
+        }
+        if value.is_empty() != (key == "private") {
+            let why = if key == "private" {
+                "it takes no value".into()
+            } else {
+                format!("a value is needed: {key}=...")
+            };
+            return Err(wrong(why));
+        }
+        match key {
+            "fs" => self.fs = choice(value).map_err(wrong)?,
+            "cache" => self.cache = choice(value).map_err(wrong)?,
+            "file_handles" => self.file_handles = choice(value).map_err(wrong)?,
+            "entry_timeout" => self.timeouts.entry = Some(args::seconds(value).map_err(wrong)?),
+            "attr_timeout" => self.timeouts.attr = Some(args::seconds(value).map_err(wrong)?),
+            "negative_timeout" => self.timeouts.negative = Some(args::seconds(value).map_err(wrong)?),
+            "threads" => self.server.threads = Some(args::threads(value).map_err(wrong)?),
+            "max_write" => self.server.max_write = Some(args::max_write(value).map_err(wrong)?),
+            "size" => self.size = Some(args::bytes(value).map_err(wrong)?),
+            "log" => self.log.log = Some(value.to_owned()),
+            "log_file" => self.log.log_file = Some(value.into()),
+            _ => *private = true,
+        }
+        Ok(true)
+    }
+
+    fn long_options(&mut self, args: &MountArgs, log: &LogArgs) {
+        fn set<T: Clone>(place: &mut T, given: &Option<T>) {
+            if let Some(value) = given {
+                *place = value.clone();
+            }
+        }
+        fn set_some<T: Clone>(place: &mut Option<T>, given: &Option<T>) {
+            if given.is_some() {
+                place.clone_from(given);
+            }
+        }
+        set(&mut self.fs, &args.fs);
+        set(&mut self.cache, &args.cache.cache);
+        set(&mut self.file_handles, &args.run.file_handles);
+        set_some(&mut self.timeouts.entry, &args.cache.entry_timeout);
+        set_some(&mut self.timeouts.attr, &args.cache.attr_timeout);
+        set_some(&mut self.timeouts.negative, &args.cache.negative_timeout);
+        set_some(&mut self.server.threads, &args.run.threads);
+        set_some(&mut self.server.max_write, &args.run.max_write);
+        set_some(&mut self.size, &args.size);
+        set_some(&mut self.log.log, &log.log);
+        set_some(&mut self.log.log_file, &log.log_file);
+        self.server.mount.read_only |= args.read_only;
+        self.server.mount.auto_unmount |= args.run.auto_unmount;
+    }
+
+    /// Decides who may use the mount. Whoever opens it to others wants the kernel to check permissions: otherwise they
+    /// would have the rights of the daemon.
+    fn access(&mut self, private: bool, allow_other: bool) -> Outcome<()> {
+        let mount = &mut self.server.mount;
+        if private && (allow_other || mount.allow_other) {
+            return Err(Failure::usage("private and allow_other exclude each other").or_try("one of them"));
+        }
+        mount.allow_other |= allow_other || (!private && rustix::process::geteuid().is_root());
+        mount.default_permissions |= mount.allow_other;
+        Ok(())
+    }
+
+    fn consistent(&self) -> Outcome<()> {
+        let is_none = self.source.as_os_str() == "none";
+        match self.fs {
+            FsKind::Passthrough if is_none => Err(Failure::usage(
+                "`none` is not a directory to show; it stands for the source of --fs mem and --fs null",
+            )
+            .or_try("fusewire mount --fs mem none MNT")
+            .or_try("./none, if a directory has this name")),
+            FsKind::Mem | FsKind::Null if !is_none => Err(Failure::usage(format!(
+                "--fs {} has no source directory, so {} would not be shown",
+                self.fs,
+                self.source.display()
+            ))
+            .or_try(format!(
+                "fusewire mount --fs {} none {}",
+                self.fs,
+                self.mountpoint.display()
+            ))),
+            FsKind::Passthrough | FsKind::Null if self.size.is_some() => {
+                Err(Failure::usage(format!("size belongs to --fs mem, and this is {}", self.fs)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn choice<T: ValueEnum>(value: &str) -> Result<T, String> {
+    T::from_str(value, false).map_err(|_| {
+        let names: Vec<_> = T::value_variants()
+            .iter()
+            .filter_map(|variant| Some(variant.to_possible_value()?.get_name().to_owned()))
+            .collect();
+        format!("the value must be one of {}", names.join(", "))
+    })
+}
+
+fn unknown_word(word: &str) -> Failure {
+    Failure::usage(format!("-o {word}: this mount option is not known")).or_try(format!(
+        "fusewire's own: {}; and those of mount(8), see fusewire mount --help",
+        WORDS.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn plan(words: &[&str]) -> Outcome<Plan> {
+        let line = ["fusewire", "mount"].iter().chain(words);
+        let cli = Cli::try_parse_from(line).expect("parses");
+        let Command::Mount(args) = cli.command else { panic!("not mount") };
+        Plan::new(&args, &cli.log)
+    }
+
+    fn refusal(words: &[&str]) -> String {
+        let failure = plan(words).expect_err("must be refused");
+        assert_eq!(failure.kind(), crate::failure::Kind::Usage);
+        failure.to_string()
+    }
+
+    #[test]
+    fn words_mean_what_long_options_mean() {
+        let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,threads=3,\
+                     max_write=64K,log=debug,log_file=/tmp/l,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
+        let short = plan(&["-o", words, "/a", "/b"]).expect("plan");
+        let long = plan(&[
+            "--cache=none",
+            "--entry-timeout=2",
+            "--attr-timeout=0.5",
+            "--negative-timeout=forever",
+            "--file-handles=never",
+            "--threads=3",
+            "--max-write=64K",
+            "--log=debug",
+            "--log-file=/tmp/l",
+            "--read-only",
+            "--auto-unmount",
+            "/a",
+            "/b",
+        ])
+        .expect("plan");
+        assert_eq!(format!("{short:?}"), format!("{long:?}"));
+        assert_eq!(short.timeouts.attr, Some(Duration::from_millis(500)));
+        assert!(short.server.mount.read_only && short.server.mount.auto_unmount);
+    }
+
+    #[test]
+    fn long_options_win() {
+        let plan = plan(&["-o", "cache=always,threads=3", "--cache", "none", "/a", "/b"]).expect("plan");
+        assert_eq!((plan.cache, plan.server.threads), (CacheKind::None, Some(3)));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let refused = |list: &str| refusal(&["-o", list, "/a", "/b"]);
+        assert!(
+            refused("ro,cahce=none").contains("`cahce=none`")
+                || refused("ro,cahce=none").contains("-o cahce=none")
+        );
+        assert!(refused("cache=some").contains("none, auto, always"));
+        assert!(refused("threads").contains("threads=..."));
+        assert!(refused("private=1").contains("no value"));
+        assert!(refused("max_read=x").contains("max_read=x"));
+        assert!(refused("private,allow_other").contains("exclude"));
+        assert!(refusal(&["none", "/b"]).contains("--fs mem none MNT"));
+        assert!(refusal(&["--fs", "mem", "/a", "/b"]).contains("--fs mem none /b"));
+        assert!(refusal(&["--fs", "null", "-o", "size=1G", "none", "/b"]).contains("size"));
+    }
+
+    #[test]
+    fn sloppy_keeps_what_nobody_knows() {
+        let plan = plan(&["--sloppy", "-o", "ro,uid=5", "/a", "/b"]).expect("plan");
+        assert_eq!(plan.ignored, ["uid=5"]);
+        assert!(plan.server.mount.read_only);
+    }
+
+    #[test]
+    fn whoever_lets_others_in_has_permissions_checked() {
+        let open = plan(&["--allow-other", "/a", "/b"]).expect("plan").server.mount;
+        assert!(open.allow_other && open.default_permissions);
+        let closed = plan(&["--private", "/a", "/b"]).expect("plan").server.mount;
+        assert!(!closed.allow_other && !closed.default_permissions);
+        let default = plan(&["/a", "/b"]).expect("plan").server.mount;
+        assert_eq!(default.allow_other, rustix::process::geteuid().is_root());
+    }
+}

@@ -1,0 +1,148 @@
+//! Mounting and serving, until the mount ends.
+
+use std::num::NonZero;
+use std::thread;
+use std::time::Duration;
+
+use fusewire::FileSystem;
+use fusewire::mount::{Unmount, fuse_mounts};
+use fusewire::server::{Ended, Server, ServerHandle};
+use fusewire_fs::passthrough::{self, Passthrough};
+use fusewire_fs::{MemFs, MemOptions, NullFs, NullOptions};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+
+use super::background;
+use super::plan::Plan;
+use super::signals::{self, Ending};
+use crate::args::{CacheKind, FileHandles, FsKind};
+use crate::failure::{Failure, Outcome, with_causes};
+
+/// Mounts and serves until the mount ends.
+///
+/// # Errors
+/// If it cannot be mounted, or ends other than by being unmounted.
+pub fn run(plan: &Plan, is_daemon: bool) -> Outcome<()> {
+    if is_daemon {
+        background::detach()?;
+    }
+    raise_file_limit();
+    match plan.fs {
+        FsKind::Passthrough => serve(passthrough(plan)?, plan, is_daemon),
+        FsKind::Mem => {
+            let defaults = MemOptions::default();
+            let capacity = plan.size.unwrap_or(defaults.capacity);
+            serve(MemFs::new(MemOptions { capacity, ttl: ttl(plan), ..defaults }), plan, is_daemon)
+        }
+        FsKind::Null => {
+            serve(NullFs::new(NullOptions { ttl: ttl(plan), ..NullOptions::default() }), plan, is_daemon)
+        }
+    }
+}
+
+fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
+    let options = passthrough::Options {
+        cache: match plan.cache {
+            CacheKind::None => passthrough::CacheProfile::None,
+            CacheKind::Auto => passthrough::CacheProfile::Auto,
+            CacheKind::Always => passthrough::CacheProfile::Always,
+        },
+        entry_timeout: plan.timeouts.entry,
+        attr_timeout: plan.timeouts.attr,
+        negative_timeout: plan.timeouts.negative,
+        file_handles: match plan.file_handles {
+            FileHandles::Auto => passthrough::FileHandles::Auto,
+            FileHandles::Never => passthrough::FileHandles::Never,
+            FileHandles::Always => passthrough::FileHandles::Always,
+        },
+        ..passthrough::Options::default()
+    };
+    Passthrough::new(&plan.source, options).map_err(|error| {
+        let (source, place) = (plan.source.display(), plan.mountpoint.display());
+        Failure::new(format!("cannot mount {source} on {place}: {}", with_causes(&error)))
+    })
+}
+
+/// How long the kernel may trust the filesystems that only this mount can change.
+fn ttl(plan: &Plan) -> Duration {
+    const FOREVER: Duration = Duration::from_secs(365 * 86400);
+    let given = plan.timeouts.attr.into_iter().chain(plan.timeouts.entry).min();
+    given.unwrap_or(match plan.cache {
+        CacheKind::None => Duration::ZERO,
+        CacheKind::Auto => Duration::from_secs(1),
+        CacheKind::Always => FOREVER,
+    })
+}
+
+fn serve(fs: impl FileSystem, plan: &Plan, is_daemon: bool) -> Outcome<()> {
+    let ending = Ending::watch(is_daemon)?;
+    let server = Server::mount(fs, &plan.mountpoint, &plan.server).map_err(|error| {
+        let place = plan.mountpoint.display().to_string();
+        let text = with_causes(&error);
+        // Most of these texts name the place already.
+        Failure::new(if text.contains(&place) { text } else { format!("cannot mount on {place}: {text}") })
+    })?;
+    let handle = server.handle();
+    if is_daemon && let Err(failure) = background::report_ready() {
+        drop(server);
+        return Err(failure);
+    }
+    if plan.hides {
+        tracing::warn!("{} hides another FUSE mount at the same place", plan.mountpoint.display());
+    }
+    let description = describe(plan);
+    if is_daemon {
+        tracing::info!("{description}");
+    } else if !plan.log.quiet {
+        eprintln!("{description}; Ctrl-C unmounts");
+    }
+    signals::notify(&[NotifyState::Ready, NotifyState::Status(&description)]);
+    ending.mounted(handle.clone());
+    let ended = server.join().map_err(|error| Failure::new(with_causes(&error)))?;
+    signals::notify(&[NotifyState::Stopping]);
+    tracing::info!(requests = handle.stats().requests(), "{} has ended", plan.mountpoint.display());
+    match ended {
+        Ended::Unmounted if !ending.has_cut_off() => Ok(()),
+        _ => {
+            // What is left is a dead mount, which helps nobody.
+            let left = handle.unmount(Unmount::Lazy).err().filter(|_| is_mounted(&handle));
+            let place = plan.mountpoint.display();
+            let failure = Failure::new(format!("the connection of {place} was aborted"));
+            Err(match left {
+                None => failure,
+                Some(error) => failure.or_try(format!("to end what is left of it: {error}")),
+            })
+        }
+    }
+}
+
+fn is_mounted(handle: &ServerHandle) -> bool {
+    fuse_mounts()
+        .is_ok_and(|mounts| mounts.iter().any(|entry| entry.connection() == Some(handle.connection())))
+}
+
+fn describe(plan: &Plan) -> String {
+    let readers =
+        plan.server.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
+    let plural = if readers == 1 { "" } else { "s" };
+    let read_only = if plan.server.mount.read_only { ", read-only" } else { "" };
+    format!(
+        "{} on {} ({}, /dev/fuse, {readers} reader{plural}, cache {}{read_only})",
+        plan.source.display(),
+        plan.mountpoint.display(),
+        plan.fs,
+        plan.cache
+    )
+}
+
+/// Every open file on the mount is an open file of this process.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
