@@ -1,0 +1,26 @@
+//! Compares FUSE mounts with each other and with the directory beneath them.
+//!
+//! All targets are mounted at once on the same source directory and take turns at the same work, so that a change in
+//! the machine's load hits all of them. What is compared is the CPU time per operation of client and daemon
+//! together, which such load disturbs least, and it is compared turn by turn.
+//!
+//! - [`target`]: what is measured, as a command line;
+//! - [`mod@tree`], [`workload`], [`client`]: the files, the kinds of operation, the threads that do them;
+//! - [`run`]: the turns; [`memory`]: growth of a daemon with the number of known files;
+//! - [`daemon`], [`mounts`], [`watchdog`], [`machine`]: the surroundings, and that nothing is left behind;
+//! - [`stats`], [`report`]: what is made of the numbers.
+
+pub mod cli;
+pub mod client;
+pub mod daemon;
+pub mod machine;
+pub mod memory;
+pub mod mounts;
+pub mod report;
+pub mod run;
+pub mod stats;
+pub mod sys;
+pub mod target;
+pub mod tree;
+pub mod watchdog;
+pub mod workload;

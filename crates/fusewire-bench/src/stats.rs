@@ -1,0 +1,123 @@
+//! Medians, spreads and ratios of few, noisy samples.
+
+use serde::Serialize;
+
+/// Five numbers that describe a set of samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Summary {
+    /// How many samples there were.
+    pub count: usize,
+    /// Smallest sample.
+    pub min: f64,
+    /// First quartile.
+    pub q1: f64,
+    /// Median.
+    pub median: f64,
+    /// Third quartile.
+    pub q3: f64,
+    /// Largest sample.
+    pub max: f64,
+    /// Samples that lie so far out (modified Z score over 3.5) that something else happened during them.
+    pub outliers: usize,
+}
+
+/// Summary of the samples, `None` if there are none. Samples that are not finite do not count.
+pub fn summary(samples: impl IntoIterator<Item = f64>) -> Option<Summary> {
+    let mut sorted: Vec<f64> = samples.into_iter().filter(|sample| sample.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let (&min, &max) = (sorted.first()?, sorted.last()?);
+    let median = quantile(&sorted, 0.5);
+    Some(Summary {
+        count: sorted.len(),
+        min,
+        q1: quantile(&sorted, 0.25),
+        median,
+        q3: quantile(&sorted, 0.75),
+        max,
+        outliers: outliers(&sorted, median),
+    })
+}
+
+/// Ratio of each sample to the sample of the other side taken right beside it, summarised.
+///
+/// Load of the machine that lasts longer than one pair falls out of the ratio; it would not fall out of
+/// a ratio of two medians.
+pub fn paired_ratio(subject: &[f64], baseline: &[f64]) -> Option<Summary> {
+    summary(
+        subject.iter().zip(baseline).filter(|(_, base)| **base > 0.0).map(|(subject, base)| subject / base),
+    )
+}
+
+/// Geometric mean, `None` if there are no values or one is not positive.
+pub fn geometric_mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let (mut sum, mut count) = (0.0, 0_u32);
+    for value in values {
+        if value <= 0.0 || !value.is_finite() {
+            return None;
+        }
+        sum += value.ln();
+        count += 1;
+    }
+    (count > 0).then(|| (sum / f64::from(count)).exp())
+}
+
+/// Linear interpolation between the two samples beside the wanted rank.
+fn quantile(sorted: &[f64], wanted: f64) -> f64 {
+    let rank = wanted * (sorted.len() - 1) as f64;
+    let (low, high) = (rank.floor() as usize, rank.ceil() as usize);
+    sorted[low] + (sorted[high] - sorted[low]) * (rank - low as f64)
+}
+
+fn outliers(sorted: &[f64], median: f64) -> usize {
+    let mut deviations: Vec<f64> = sorted.iter().map(|sample| (sample - median).abs()).collect();
+    deviations.sort_by(f64::total_cmp);
+    let mad = quantile(&deviations, 0.5);
+    if mad == 0.0 {
+        return 0;
+    }
+    deviations.iter().filter(|deviation| 0.6745 * **deviation / mad > 3.5).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summary_interpolates_quartiles() {
+        let s = summary([4.0, 1.0, 3.0, 2.0]).unwrap();
+        assert_eq!((s.count, s.min, s.q1, s.median, s.q3, s.max), (4, 1.0, 1.75, 2.5, 3.25, 4.0));
+    }
+
+    #[test]
+    fn nothing_and_not_a_number_have_no_summary() {
+        assert!(summary([]).is_none());
+        assert!(summary([f64::NAN]).is_none());
+    }
+
+    #[test]
+    fn ratio_is_taken_pair_by_pair() {
+        // Both sides are four times slower in the second pair; the ratio does not notice.
+        let ratio = paired_ratio(&[8.0, 32.0, 8.0], &[10.0, 40.0, 10.0]).unwrap();
+        assert_eq!((ratio.median, ratio.min, ratio.max), (0.8, 0.8, 0.8));
+        // A ratio of medians would be 8/10 whatever the middle pair says about the other one.
+        let ratio = paired_ratio(&[8.0, 40.0, 8.0], &[10.0, 10.0, 40.0]).unwrap();
+        assert_eq!((ratio.min, ratio.median, ratio.max), (0.2, 0.8, 4.0));
+    }
+
+    #[test]
+    fn a_baseline_of_zero_has_no_ratio() {
+        assert!(paired_ratio(&[1.0], &[0.0]).is_none());
+    }
+
+    #[test]
+    fn outlier_is_counted() {
+        assert_eq!(summary([1.0, 1.1, 0.9, 1.0, 1.05, 9.0]).unwrap().outliers, 1);
+        assert_eq!(summary([1.0, 1.1, 0.9, 1.0, 1.05, 1.2]).unwrap().outliers, 0);
+    }
+
+    #[test]
+    fn geometric_mean_of_inverse_ratios_is_one() {
+        assert!((geometric_mean([0.5, 2.0]).unwrap() - 1.0).abs() < 1e-12);
+        assert!(geometric_mean([0.5, 0.0]).is_none());
+    }
+}

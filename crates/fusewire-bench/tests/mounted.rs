@@ -1,0 +1,207 @@
+//! The whole program on real mounts. Without root or /dev/fuse there is nothing to test: the tests say so and end.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const BENCH: &str = env!("CARGO_BIN_EXE_fusewire-bench");
+
+fn can_mount() -> bool {
+    let can = rustix::process::geteuid().is_root() && Path::new("/dev/fuse").exists();
+    if !can {
+        eprintln!("skipped: mounting needs root and /dev/fuse");
+    }
+    can
+}
+
+/// Cargo builds examples beside the program when it builds tests.
+fn fuser() -> PathBuf {
+    let path = Path::new(BENCH).with_file_name("examples").join("fuser_passthrough");
+    assert!(path.exists(), "{} is missing: run `cargo build --examples`", path.display());
+    path
+}
+
+fn bench(work: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(BENCH);
+    command.args(args).arg("--fuser").arg(fuser()).env("TMPDIR", work).stdin(Stdio::null());
+    command
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn is_empty(work: &Path) -> bool {
+    fs::read_dir(work).unwrap().next().is_none()
+}
+
+fn children(pid: u32, name: &str) -> Vec<u32> {
+    let processes =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let wanted = |pid_text: &String| {
+        let stat = fs::read_to_string(format!("/proc/{pid_text}/stat")).unwrap_or_default();
+        let mut rest = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        stat.contains(&format!("({name}")) && rest.nth(1) == Some(&pid.to_string())
+    };
+    processes.filter(wanted).filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// The daemon of a running bench.
+fn wait_for_daemon(bench: &mut Child) -> u32 {
+    let begin = Instant::now();
+    loop {
+        if let Some(pid) = children(bench.id(), "fuser_passthrou").first() {
+            return *pid;
+        }
+        assert!(bench.try_wait().unwrap().is_none(), "the bench ended before its daemon was seen");
+        assert!(begin.elapsed() < Duration::from_secs(20), "no daemon within 20 s");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn send(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// Waits for the end; a bench that hangs is killed, which fails the test.
+fn finish(mut child: Child, limit: Duration) -> (bool, String) {
+    let begin = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begin.elapsed() > limit {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("the bench did not end within {limit:?}");
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (status.success(), said)
+}
+
+#[test]
+fn compares_a_mount_with_its_directory() {
+    if !can_mount() {
+        return;
+    }
+    let work = tempfile::tempdir().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let json = out.path().join("out.json");
+    let args = ["passthrough", "--target", "native", "--target", "fuser", "--threads", "1,2", "--reps", "2"];
+    let output = bench(work.path(), &args)
+        .args(["--scale", "0.01", "--subject", "fuser", "--baseline", "native", "--json"])
+        .arg(&json)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("| tmpfs | stat | 1 |"), "{}", text(&output));
+
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 22);
+    for row in rows {
+        let number = |target: usize, name: &str| row["cells"][target]["slices"][1][name].as_f64().unwrap();
+        // The mount must have cost its daemon something each time, or it was not the mount that was measured.
+        assert!(number(1, "cpu_us") > number(1, "client_us"), "{row}");
+        assert!(number(1, "resident") > 0.0 && number(0, "resident") == 0.0, "{row}");
+        assert_eq!(number(0, "ops"), number(1, "ops"), "{row}");
+    }
+    // Every stat of a cold name is a round trip, which takes two switches.
+    let stat = &rows[0]["cells"][1]["slices"][0];
+    assert!(stat["switches"].as_f64().unwrap() > 0.9, "{stat}");
+    assert!(is_empty(work.path()));
+}
+
+#[test]
+fn memory_is_measured_and_a_daemon_at_its_limit_is_told() {
+    if !can_mount() {
+        return;
+    }
+    let work = tempfile::tempdir().unwrap();
+    let args = ["memory", "--target", "fuser", "--files", "2000", "--per-dir", "100"];
+    let output = bench(work.path(), &args).args(["--nofile", "3000"]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("| tmpfs | fuser |"), "{}", text(&output));
+
+    // One descriptor per file does not go far.
+    let output = bench(work.path(), &args).args(["--nofile", "1000"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("Too many open files"), "{}", text(&output));
+    assert!(is_empty(work.path()));
+}
+
+#[test]
+fn a_stopped_daemon_does_not_hang_the_bench() {
+    if !can_mount() {
+        return;
+    }
+    let work = tempfile::tempdir().unwrap();
+    let args = ["passthrough", "--target", "fuser", "--reps", "100", "--limit", "3"];
+    let mut child = bench(work.path(), &args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let daemon = wait_for_daemon(&mut child);
+    thread::sleep(Duration::from_secs(2));
+    send(daemon, rustix::process::Signal::STOP);
+    let (success, said) = finish(child, Duration::from_secs(40));
+    assert!(!success && said.contains("no progress within 3 s"), "{said}");
+    assert!(is_empty(work.path()));
+    assert!(!Path::new(&format!("/proc/{daemon}")).exists());
+}
+
+#[test]
+fn a_killed_daemon_is_told() {
+    if !can_mount() {
+        return;
+    }
+    let work = tempfile::tempdir().unwrap();
+    let args = ["passthrough", "--target", "fuser", "--reps", "100"];
+    let mut child = bench(work.path(), &args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let daemon = wait_for_daemon(&mut child);
+    thread::sleep(Duration::from_secs(2));
+    send(daemon, rustix::process::Signal::KILL);
+    let (success, said) = finish(child, Duration::from_secs(20));
+    assert!(!success && said.contains("the daemon of fuser is gone"), "{said}");
+    assert!(is_empty(work.path()));
+}
+
+#[test]
+fn an_interrupt_ends_the_run_and_its_daemons() {
+    if !can_mount() {
+        return;
+    }
+    let work = tempfile::tempdir().unwrap();
+    let args = ["passthrough", "--target", "native", "--target", "fuser", "--reps", "100"];
+    let mut child = bench(work.path(), &args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let daemon = wait_for_daemon(&mut child);
+    thread::sleep(Duration::from_secs(1));
+    send(child.id(), rustix::process::Signal::INT);
+    let (success, said) = finish(child, Duration::from_secs(20));
+    assert!(!success && said.contains("interrupted"), "{said}");
+    assert!(is_empty(work.path()));
+    assert!(!Path::new(&format!("/proc/{daemon}")).exists());
+}
+
+#[test]
+fn a_command_that_mounts_nothing_or_something_else_is_an_error() {
+    if !can_mount() {
+        return;
+    }
+    let work = tempfile::tempdir().unwrap();
+    let output = bench(work.path(), &["passthrough", "--target", "x=/bin/false {mnt}"]).output().unwrap();
+    assert!(text(&output).contains("before it had mounted anything"), "{}", text(&output));
+
+    let other = tempfile::tempdir().unwrap();
+    let wrong = format!("x={} {} {{mnt}}", fuser().display(), other.path().display());
+    let output = bench(work.path(), &["passthrough", "--target", &wrong]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("x does not work"), "{}", text(&output));
+    assert!(is_empty(work.path()));
+}
