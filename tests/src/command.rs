@@ -1,0 +1,173 @@
+//! How `fusewire` is called: every command line of the tests is made here.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Which filesystem is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filesystem {
+    /// A directory, re-exported.
+    Passthrough,
+    /// The in-memory filesystem; starts empty.
+    Mem,
+}
+
+/// The caching profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// Every question goes to the daemon.
+    None,
+    /// The default: answers are kept for a moment.
+    Auto,
+    /// The tree belongs to the mount alone.
+    Always,
+}
+
+impl Cache {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::None, Self::Auto, Self::Always];
+
+    /// As on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Auto => "auto",
+            Self::Always => "always",
+        }
+    }
+}
+
+/// What one `fusewire mount` is to do.
+#[derive(Debug, Clone)]
+pub struct MountLine {
+    /// The filesystem.
+    pub filesystem: Filesystem,
+    /// The caching profile; `None` leaves it to the command.
+    pub cache: Option<Cache>,
+    /// Words after `-o`.
+    pub options: Vec<String>,
+    /// `--auto-unmount`.
+    pub auto_unmount: bool,
+    /// `--daemon`.
+    pub daemon: bool,
+}
+
+impl MountLine {
+    /// `fusewire mount SRC MNT` with nothing else.
+    pub fn new(filesystem: Filesystem) -> Self {
+        Self { filesystem, cache: None, options: Vec::new(), auto_unmount: false, daemon: false }
+    }
+
+    /// The words after the program's name.
+    pub fn words(&self, source: &Path, point: &Path) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec!["mount".into()];
+        if self.filesystem == Filesystem::Mem {
+            words.extend(["--fs".into(), "mem".into(), "none".into()]);
+        } else {
+            words.push(source.into());
+        }
+        words.push(point.into());
+        if let Some(cache) = self.cache {
+            words.extend(["--cache".into(), cache.word().into()]);
+        }
+        if !self.options.is_empty() {
+            words.extend(["-o".into(), self.options.join(",").into()]);
+        }
+        if self.auto_unmount {
+            words.push("--auto-unmount".into());
+        }
+        if self.daemon {
+            words.push("--daemon".into());
+        }
+        words
+    }
+
+    /// Program and words. `FUSEWIRE_TEST_COMMAND` puts another server in its place, to try the tests themselves: its
+    /// words are split at blanks, `{src}` and `{mnt}` replaced.
+    pub fn program_and_words(&self, source: &Path, point: &Path) -> (PathBuf, Vec<OsString>) {
+        let Some(other) = other_server() else {
+            return (binary(), self.words(source, point));
+        };
+        let mut words = other.split(' ').map(|word| match word {
+            "{src}" => source.into(),
+            "{mnt}" => point.into(),
+            word => OsString::from(word),
+        });
+        let program = words.next().expect("FUSEWIRE_TEST_COMMAND is empty");
+        (program.into(), words.collect())
+    }
+}
+
+/// `fusewire unmount MNT`.
+pub fn unmount(point: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command.arg("unmount").arg(point);
+    command
+}
+
+/// The server that stands in for `fusewire`, when there is one.
+pub fn other_server() -> Option<String> {
+    std::env::var("FUSEWIRE_TEST_COMMAND").ok().filter(|command| !command.is_empty())
+}
+
+/// The command under test: `FUSEWIRE_BIN`, or `fusewire` in the target directory's `release`.
+///
+/// # Panics
+/// When it is not there: a test must not pass by testing nothing.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("FUSEWIRE_BIN") {
+        let path = PathBuf::from(path);
+        assert!(
+            path.is_absolute() && path.is_file(),
+            "FUSEWIRE_BIN is no file with an absolute path: {path:?}"
+        );
+        return path;
+    }
+    let path = target_dir().join("release/fusewire");
+    assert!(
+        path.is_file(),
+        "{} is missing: run `cargo build --release -p fusewire-cli` first",
+        path.display()
+    );
+    path
+}
+
+/// The helper that `mount -t fuse.fusewire` runs: a binary of its own, or the command under that name.
+pub fn mount_helper() -> PathBuf {
+    let own = binary().with_file_name("mount.fuse.fusewire");
+    if own.is_file() { own } else { binary() }
+}
+
+/// Cargo's target directory: tests lie in `<target>/<profile>/deps`.
+pub fn target_dir() -> PathBuf {
+    let exe = std::env::current_exe().expect("path of the test");
+    let profile = exe.ancestors().find(|dir| dir.file_name().is_some_and(|name| name == "deps"));
+    profile
+        .and_then(|deps| deps.ancestors().nth(2))
+        .expect("the test lies in <target>/<profile>/deps")
+        .to_owned()
+}
+
+/// A program that `cargo xtask setup` built: in `FUSEWIRE_TOOLS`, `<target>/tools/bin`, or `PATH`.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let dirs = [std::env::var_os("FUSEWIRE_TOOLS").map(PathBuf::from), Some(target_dir().join("tools/bin"))];
+    let known = dirs.into_iter().flatten().map(|dir| dir.join(name)).find(|file| file.is_file());
+    known.or_else(|| crate::skip::find_program(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_follow_the_line() {
+        let mut line = MountLine::new(Filesystem::Passthrough);
+        line.cache = Some(Cache::Always);
+        line.options = vec!["ro".into(), "noexec".into()];
+        let words = line.words(Path::new("/a"), Path::new("/b"));
+        assert_eq!(words, ["mount", "/a", "/b", "--cache", "always", "-o", "ro,noexec"]);
+        let words = MountLine::new(Filesystem::Mem).words(Path::new("/a"), Path::new("/b"));
+        assert_eq!(words, ["mount", "--fs", "mem", "none", "/b"]);
+    }
+}

@@ -1,0 +1,15 @@
+//! The black-box tests, one module per subject.
+
+mod cli;
+mod faults;
+mod harness;
+mod limits;
+mod locks;
+mod lower;
+mod mounting;
+mod posix;
+mod programs;
+mod semantics;
+mod soak;
+mod suites;
+mod users;

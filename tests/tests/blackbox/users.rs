@@ -1,0 +1,205 @@
+//! Many users on one mount: whose is what they create, and what may they do.
+
+use fusewire_tests::command::Cache;
+use fusewire_tests::mount::{self, Mount};
+use fusewire_tests::program::{Program, as_user, program};
+use fusewire_tests::sandbox::{self, Sandbox};
+use fusewire_tests::{need, skip};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// A shell line as a user with these groups.
+fn as_ids(uid: u32, gid: u32, groups: &str, line: &str, dir: &Path) -> Program {
+    let ids = [format!("--reuid={uid}"), format!("--regid={gid}")];
+    let groups = if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={groups}") };
+    program("setpriv").args(ids).arg(groups).args(["--", "sh", "-ceu", line]).dir(dir)
+}
+
+/// A mount per profile whose root everybody may write to.
+fn public(work: impl Fn(&Sandbox, &Mount)) {
+    need!("setpriv");
+    let Some(sandbox) = sandbox::enter() else { return };
+    for cache in Cache::ALL {
+        let mount = mount::passthrough(&sandbox).name(cache.word()).cache(cache).start();
+        sandbox::chmod(mount.path(), 0o1777);
+        work(&sandbox, &mount);
+        mount.stop();
+    }
+}
+
+/// Owner, group and permission bits of what is stored underneath.
+fn stored(mount: &Mount, name: &str) -> (u32, u32, u32) {
+    let meta = mount.below(name).symlink_metadata().unwrap_or_else(|error| panic!("{name}: {error}"));
+    (meta.uid(), meta.gid(), meta.mode() & 0o7777)
+}
+
+#[test]
+fn everything_created_belongs_to_the_caller_and_respects_the_umask() {
+    public(|_, mount| {
+        let line = "umask 027; echo x > file; mkdir dir; ln -s a symlink; mkfifo fifo; touch a; ln a hard";
+        as_ids(4321, 8765, "", line, mount.path()).ok();
+        for (name, mode) in
+            [("file", 0o640), ("dir", 0o750), ("symlink", 0o777), ("fifo", 0o640), ("hard", 0o640)]
+        {
+            assert_eq!(stored(mount, name), (4321, 8765, mode), "{name}");
+        }
+        as_ids(4322, 8766, "", "umask 000; echo x > open; mkdir opendir", mount.path()).ok();
+        assert_eq!(stored(mount, "open"), (4322, 8766, 0o666));
+        assert_eq!(stored(mount, "opendir"), (4322, 8766, 0o777));
+    });
+}
+
+#[test]
+fn a_supplementary_group_gives_access_and_can_be_given_away() {
+    public(|_, mount| {
+        let dir = mount.below("team");
+        std::fs::create_dir(&dir).unwrap();
+        std::os::unix::fs::chown(&dir, Some(0), Some(7000)).unwrap();
+        sandbox::chmod(&dir, 0o770);
+        as_ids(4321, 8765, "", "! ls team 2>&-; ! touch team/no 2>&-", mount.path()).ok();
+        as_ids(4321, 8765, "6000,7000,6001", "touch team/yes; ls team; chgrp 7000 team/yes", mount.path())
+            .ok();
+        assert_eq!(stored(mount, "team/yes"), (4321, 7000, 0o644));
+        as_ids(4321, 8765, "6000", "touch mine; ! chgrp 7000 mine 2>&-", mount.path()).ok();
+    });
+}
+
+#[test]
+fn a_sgid_directory_passes_its_group_on() {
+    public(|_, mount| {
+        std::fs::create_dir(mount.below("team")).unwrap();
+        std::os::unix::fs::chown(mount.below("team"), Some(0), Some(7000)).unwrap();
+        sandbox::chmod(&mount.below("team"), 0o2777);
+        as_ids(4321, 8765, "", "touch team/file; mkdir team/dir; ln -s x team/link", mount.path()).ok();
+        assert_eq!(stored(mount, "team/file"), (4321, 7000, 0o644));
+        assert_eq!(stored(mount, "team/dir"), (4321, 7000, 0o2755));
+        assert_eq!(stored(mount, "team/link"), (4321, 7000, 0o777));
+        // Who is not in that group cannot make a sgid program of it.
+        as_ids(4321, 8765, "", "cp /bin/true team/program; chmod 2755 team/program", mount.path()).ok();
+        assert_eq!(stored(mount, "team/program"), (4321, 7000, 0o755));
+    });
+}
+
+#[test]
+fn writing_and_chown_take_suid_and_sgid_away() {
+    public(|_, mount| {
+        let make = |name: &str| {
+            std::fs::write(mount.below(name), "x").unwrap();
+            std::os::unix::fs::chown(mount.below(name), Some(4321), Some(8765)).unwrap();
+            sandbox::chmod(&mount.below(name), 0o6777);
+        };
+        ["written", "truncated", "chowned", "by-root"].iter().for_each(|name| make(name));
+        as_ids(9999, 9999, "", "echo y >> written; : > truncated", mount.path()).ok();
+        assert_eq!(stored(mount, "written").2, 0o777);
+        assert_eq!(stored(mount, "truncated").2, 0o777);
+        program("chown").arg("4322:8766").arg(mount.join("chowned")).ok();
+        assert_eq!(stored(mount, "chowned"), (4322, 8766, 0o777));
+        // Root keeps them when it writes (CAP_FSETID).
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(mount.join("by-root"))
+            .map(|mut file| {
+                std::io::Write::write_all(&mut file, b"y").unwrap();
+            })
+            .unwrap();
+        assert_eq!(stored(mount, "by-root").2, 0o6777);
+    });
+}
+
+#[test]
+fn file_capabilities_are_lost_by_writing() {
+    need!("setcap", "getcap");
+    public(|_, mount| {
+        std::fs::copy("/bin/true", mount.join("program")).unwrap();
+        sandbox::chmod(&mount.join("program"), 0o777);
+        program("setcap").arg("cap_net_raw+ep").arg(mount.join("program")).ok();
+        assert!(program("getcap").arg(mount.below("program")).ok().contains("cap_net_raw"));
+        as_ids(4321, 8765, "", "echo >> program", mount.path()).ok();
+        assert_eq!(program("getcap").arg(mount.below("program")).ok(), "");
+    });
+}
+
+#[test]
+fn permission_bits_are_kept_between_users() {
+    public(|_, mount| {
+        as_ids(
+            4321,
+            8765,
+            "",
+            "umask 077; mkdir private; echo secret > private/file; echo x > own",
+            mount.path(),
+        )
+        .ok();
+        let denied = r#"
+            ! cat private/file 2>&-; ! ls private 2>&-; ! rm own 2>&-; ! mv own theirs 2>&-; ! cat own 2>&-
+            ! chmod 777 own 2>&-; ! chown 5555 own 2>&-; ! touch own 2>&-
+        "#;
+        as_ids(5555, 5555, "", denied, mount.path()).ok();
+        // A directory opened up is open at once, and closed at once.
+        as_ids(4321, 8765, "", "chmod 755 private; chmod 644 private/file", mount.path()).ok();
+        assert_eq!(as_ids(5555, 5555, "", "cat private/file", mount.path()).ok(), "secret\n");
+        as_ids(4321, 8765, "", "chmod 700 private", mount.path()).ok();
+        as_ids(5555, 5555, "", "! cat private/file 2>&-", mount.path()).ok();
+    });
+}
+
+#[test]
+fn access_control_lists_decide_and_are_inherited() {
+    need!("setfacl", "getfacl");
+    public(|_, mount| {
+        let line = "umask 077; mkdir acl; setfacl -m u:5555:rx acl; setfacl -d -m u:5555:rw,m::rw acl; echo x > acl/file";
+        as_ids(4321, 8765, "", line, mount.path()).ok();
+        assert_eq!(as_ids(5555, 5555, "", "cat acl/file; echo y >> acl/file", mount.path()).ok(), "x\n");
+        as_ids(5556, 5556, "", "! cat acl/file 2>&-; ! ls acl 2>&-", mount.path()).ok();
+        let list = |path: &Path| program("getfacl").args(["-ncp"]).arg(path).ok();
+        assert_eq!(list(&mount.join("acl/file")), list(&mount.below("acl/file")));
+        assert!(list(&mount.below("acl/file")).contains("user:5555:rw-"));
+        as_ids(4321, 8765, "", "setfacl -b acl", mount.path()).ok();
+        as_ids(5555, 5555, "", "! cat acl/file 2>&-", mount.path()).ok();
+    });
+}
+
+#[test]
+fn users_of_one_mount_work_side_by_side() {
+    public(|_, mount| {
+        let line = r#"for i in $(seq 60); do umask 0$(($(id -u) % 8))7; echo $i > u$(id -u)-$i; mkdir d$(id -u)-$i; done"#;
+        let users = [4001_u32, 4002, 4003, 4004, 4005];
+        let running = users.map(|uid| as_ids(uid, uid + 1000, "", line, mount.path()).start());
+        for one in running {
+            one.finish(std::time::Duration::from_secs(60)).ok();
+        }
+        for uid in users {
+            for i in 1..=60 {
+                let mode = 0o666 & !(((uid % 8) << 3) | 7);
+                assert_eq!(stored(mount, &format!("u{uid}-{i}")), (uid, uid + 1000, mode));
+                assert_eq!(stored(mount, &format!("d{uid}-{i}")).0, uid);
+            }
+        }
+    });
+}
+
+#[test]
+fn accounts_of_the_system_work_too() {
+    need!("setpriv");
+    public(|_, mount| {
+        as_user("daemon", "touch").arg(mount.join("by-daemon")).ok();
+        let id = |flag: &str| program("id").args([flag, "daemon"]).ok().trim().parse().unwrap();
+        assert_eq!(stored(mount, "by-daemon"), (id("-u"), id("-g"), 0o644));
+    });
+}
+
+#[test]
+fn the_memory_filesystem_keeps_users_apart() {
+    need!("setpriv");
+    let Some(sandbox) = sandbox::enter() else { return };
+    if fusewire_tests::command::other_server().is_some() {
+        return skip::report("the stand-in server has no filesystem in memory");
+    }
+    let mount = mount::mem(&sandbox).start();
+    sandbox::chmod(mount.path(), 0o1777);
+    as_ids(4321, 8765, "", "umask 027; echo x > file; mkdir dir", mount.path()).ok();
+    let meta = mount.join("file").metadata().unwrap();
+    assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), (4321, 8765, 0o640));
+    as_ids(5555, 5555, "", "! cat file 2>&-; ! rm file 2>&-", mount.path()).ok();
+    mount.stop();
+}
