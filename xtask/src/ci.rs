@@ -1,0 +1,81 @@
+//! `cargo xtask ci`: what has to hold before anything is merged.
+
+use crate::run::{cargo, is_root, must, target_dir};
+use crate::{setup, tidy};
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+use std::time::Instant;
+
+type Step = (&'static str, fn() -> Result<()>);
+
+/// Steps in order: what is quick to fail comes first, the tests last, so that their summary ends the output.
+const STEPS: &[Step] = &[
+    ("setup", setup::run),
+    ("fmt", || must(&mut cargo(&["fmt", "--all", "--check"]))),
+    ("tidy", tidy::run),
+    ("clippy", || {
+        must(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))
+    }),
+    ("doc", || must(&mut cargo(&["test", "--workspace", "--doc", "--quiet"]))),
+    ("rustdoc", || {
+        let mut command = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+        must(command.env("RUSTDOCFLAGS", "--deny warnings"))
+    }),
+    ("build", build),
+    ("test", test),
+];
+
+/// Runs all steps, or those named; a failing step does not hide the failures of the next.
+pub fn run(names: &[&str]) -> Result<()> {
+    if let Some(unknown) = names.iter().find(|name| !STEPS.iter().any(|(step, _)| step == *name)) {
+        let known: Vec<_> = STEPS.iter().map(|(name, _)| *name).collect();
+        bail!("unknown step {unknown:?}; there are {}", known.join(", "));
+    }
+    if !is_root() {
+        eprintln!("xtask: not root: tests that mount will be skipped");
+    }
+    let mut failed = Vec::new();
+    for (name, step) in STEPS.iter().filter(|(name, _)| names.is_empty() || names.contains(name)) {
+        let start = Instant::now();
+        let outcome = step();
+        let seconds = start.elapsed().as_secs();
+        match outcome {
+            Ok(()) => eprintln!("xtask: {name}: ok, {seconds} s"),
+            Err(error) => {
+                eprintln!("xtask: {name}: FAILED after {seconds} s: {error:#}");
+                failed.push(*name);
+            }
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// The command as it is shipped: the black-box tests drive the release build.
+pub fn build() -> Result<()> {
+    must(&mut cargo(&["build", "--release", "--quiet", "--package", "fusewire-cli"]))
+}
+
+fn test() -> Result<()> {
+    nextest(&["--workspace", "--profile", "ci"], &[])
+}
+
+/// Runs tests, and says afterwards which were skipped and why.
+pub fn nextest(words: &[&str], variables: &[(&str, &str)]) -> Result<()> {
+    let skipped = skip_log()?;
+    let _ = std::fs::remove_file(&skipped);
+    let mut command = cargo(&["nextest", "run"]);
+    command.args(words).envs(variables.iter().copied()).env("FUSEWIRE_SKIP_LOG", &skipped);
+    let outcome = must(&mut command);
+    let mut lines: Vec<_> =
+        std::fs::read_to_string(&skipped).unwrap_or_default().lines().map(str::to_owned).collect();
+    lines.sort();
+    lines.iter().for_each(|line| eprintln!("{line}"));
+    outcome
+}
+
+fn skip_log() -> Result<PathBuf> {
+    Ok(target_dir()?.join("skipped.log"))
+}

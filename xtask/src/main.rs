@@ -1,0 +1,55 @@
+//! `cargo xtask`: the chores of the repository. What CI runs is `cargo xtask ci`, nothing else.
+
+mod ci;
+mod run;
+mod setup;
+mod suites;
+mod tidy;
+
+use anyhow::{Result, bail};
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask TASK
+
+  ci [STEP...]      everything CI checks: set-up, format, clippy, tidy, doc tests, all tests; or only the steps named
+  setup             install what the tests need (apt-get as root on Debian; test tools with cargo install)
+  tidy              the rules of style that a program can check
+  pjdfstest [...]   the suite pjdfstest on a mount, every caching profile
+  fsx [...]         the file exerciser, ten seeds with 100,000 operations
+  posix [...]       the project's POSIX suite on mem and passthrough
+  programs [...]    git, sqlite, PostgreSQL, overlayfs, cargo, ... on a mount
+  faults [...]      killed, stopped and full: the tests of faults
+  soak [MINUTES]    all kinds of work on one mount at once, 30 minutes if not told otherwise
+
+Words after the name of a suite go to `cargo nextest run`.";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match perform(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(words: &[&str]) -> Result<()> {
+    std::env::set_current_dir(run::root())?;
+    match words {
+        ["ci", steps @ ..] => ci::run(steps),
+        ["setup"] => setup::run(),
+        ["tidy"] => tidy::run(),
+        ["soak", rest @ ..] => suites::soak(rest),
+        [suite @ ("pjdfstest" | "fsx" | "posix" | "programs" | "faults"), rest @ ..] => {
+            suites::run(suite, rest)
+        }
+        [] | ["help" | "-h" | "--help"] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        _ => bail!("unknown task {:?}\n{HELP}", words.join(" ")),
+    }
+}
