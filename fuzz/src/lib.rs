@@ -128,6 +128,7 @@ pub fn init(data: &[u8]) {
         max_write: bounds as u32,
         max_pages_limit: (bounds >> 32) as u16,
         default_permissions: bounds >> 48 & 1 != 0,
+        ring: bounds >> 49 & 1 != 0,
     };
     let (args, payload) = rest.split_at(rest.len().min(16));
     let mut offered = InitFlags::empty();

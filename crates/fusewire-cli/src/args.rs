@@ -150,8 +150,8 @@ pub struct MountArgs {
     /// As for mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, strictatime, lazytime, nosymfollow, sync,
     /// dirsync, allow_other, default_permissions, max_read=BYTES, fsname=NAME, subtype=NAME, auto_unmount. Then each
     /// long option of this command as a word: fs=, cache=, entry_timeout=, attr_timeout=, negative_timeout=,
-    /// file_handles=, threads=, max_write=, size=, log=, log_file=, private. What fstab needs (defaults, nofail, _netdev,
-    /// user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
+    /// file_handles=, channel=, memory=, threads=, max_write=, size=, log=, log_file=, private. What fstab needs
+    /// (defaults, nofail, _netdev, user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Nothing can be changed through the mount (-o ro)
@@ -208,7 +208,15 @@ pub struct RunArgs {
     /// The mount goes away with the daemon, even if it is killed
     #[arg(long)]
     pub auto_unmount: bool,
-    /// Threads that read requests [default: one per CPU]
+    /// How requests come: over a ring per CPU (uring), by reading /dev/fuse (dev-fuse), or over the ring where the
+    /// kernel has it (auto); `fusewire probe` tells [default: auto]
+    #[arg(long, value_name = "WHICH")]
+    pub channel: Option<ChannelKind>,
+    /// What the buffers of the ring may take together, such as 64M; less than 1M for each CPU lowers the longest read
+    /// and write [default: 64M, or 2M for each CPU]
+    #[arg(long, value_name = "BYTES", value_parser = memory)]
+    pub memory: Option<u64>,
+    /// Threads that serve requests [default: one per CPU]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
     /// Longest write request, such as 128K or 1M [default: what the kernel allows]
@@ -300,6 +308,28 @@ pub enum FileHandles {
     Always,
 }
 
+/// How requests come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ChannelKind {
+    /// The ring where it can be had, else /dev/fuse
+    #[default]
+    Auto,
+    /// Reading and writing /dev/fuse
+    DevFuse,
+    /// A ring per CPU; mounting fails where it cannot be had
+    Uring,
+}
+
+impl From<ChannelKind> for fusewire::server::Channel {
+    fn from(kind: ChannelKind) -> Self {
+        match kind {
+            ChannelKind::Auto => Self::Auto,
+            ChannelKind::DevFuse => Self::DevFuse,
+            ChannelKind::Uring => Self::Uring,
+        }
+    }
+}
+
 macro_rules! named {
     ($($kind:ty),*) => {$(
         impl std::fmt::Display for $kind {
@@ -312,7 +342,7 @@ macro_rules! named {
         }
     )*};
 }
-named!(FsKind, CacheKind, FileHandles);
+named!(FsKind, CacheKind, FileHandles, ChannelKind);
 
 /// Reads a time in seconds, such as `1`, `0.25` or `forever`.
 ///
@@ -358,6 +388,17 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     let number: u64 =
         digits.parse().map_err(|_| "a number of bytes is needed, such as 131072, 128K or 1M")?;
     number.checked_mul(factor).ok_or_else(|| "it is too much".into())
+}
+
+/// Reads how much memory buffers may take.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn memory(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        less if less < 1 << 20 => Err("it must be at least 1M".into()),
+        memory => Ok(memory),
+    }
 }
 
 /// Reads a number of threads.

@@ -41,5 +41,9 @@ pub const SLOTS_KEPT: usize = 8;
 /// How many extra readers may be at work because others are stuck in system calls.
 pub const SPARE_READERS: usize = 64;
 
+/// What the payloads of all entries of a ring may take together by default, bytes, unless that is less than two for every
+/// queue. Memory that was never used is not there.
+pub const RING_MEMORY: u64 = 64 << 20;
+
 /// How many notifications may wait to be written before the sender is told to slow down.
 pub const NOTIFY_QUEUE: usize = 64 << 10;

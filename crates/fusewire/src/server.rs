@@ -4,6 +4,7 @@ use crate::{
     channel::{
         dev_fuse::{self, Pool},
         layer::Layer,
+        uring::{self, Crew, Prepared, Queues},
     },
     fs::FileSystem,
     limits,
@@ -12,6 +13,7 @@ use crate::{
     proto::negotiate::{Agreed, Bounds},
     session::{Session, Stats},
 };
+use fusewire_abi::InitFlags;
 use std::{
     io,
     path::{Path, PathBuf},
@@ -19,6 +21,18 @@ use std::{
 };
 
 pub use crate::channel::dev_fuse::Ended;
+
+/// By which way requests come from the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Channel {
+    /// The ring where it can be had, else `/dev/fuse`.
+    #[default]
+    Auto,
+    /// Reading and writing `/dev/fuse`.
+    DevFuse,
+    /// A ring per CPU (Linux 6.14). Mounting fails where it cannot be had.
+    Uring,
+}
 
 /// How to mount and serve.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +43,11 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Largest read and write, bytes. Default: 1 MiB, or what `fs.fuse.max_pages_limit` allows.
     pub max_write: Option<u32>,
+    /// By which way requests come.
+    pub channel: Channel,
+    /// What the buffers of the ring may take together, bytes; it may lower `max_write`. Default: 64 MiB, or two buffers for
+    /// every possible CPU if that is more. Memory that was never used is not there.
+    pub memory: Option<u64>,
 }
 
 /// Why a filesystem could not be mounted or served.
@@ -38,6 +57,14 @@ pub enum Error {
     /// Mounting failed.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// The ring was asked for and cannot be had.
+    #[error("no requests over io_uring on {}: {reason}", mountpoint.display())]
+    Uring {
+        /// Where it was to be mounted.
+        mountpoint: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// Mounted, but the readers could not be started; it is unmounted again.
     #[error("cannot start the threads that serve {}: {source}", mountpoint.display())]
     Threads {
@@ -73,6 +100,7 @@ impl<F: FileSystem> Observed for Session<F> {
 pub struct Server {
     handle: ServerHandle,
     pool: Arc<Pool>,
+    ring: Option<Arc<Crew>>,
 }
 
 /// Controls a server from other threads: a signal handler's, most often.
@@ -80,6 +108,8 @@ pub struct Server {
 pub struct ServerHandle {
     mount: Arc<Mount>,
     session: Arc<dyn Observed>,
+    channel: Channel,
+    threads: usize,
 }
 
 impl Server {
@@ -98,21 +128,56 @@ impl Server {
         options: &Options,
         layer: impl Layer,
     ) -> Result<Self, Error> {
-        let bounds = Bounds {
+        let mut bounds = Bounds {
             max_write: options.max_write.unwrap_or(limits::MAX_WRITE),
             max_pages_limit: dev_fuse::max_pages_limit(),
             default_permissions: options.mount.default_permissions,
+            ring: false,
         };
-        let mut session = None;
+        let no_ring = |reason| Error::Uring { mountpoint: mountpoint.to_owned(), reason };
+        let queues = match plan_ring(options, &mut bounds) {
+            Err(reason) if options.channel == Channel::Uring => return Err(no_ring(reason)),
+            planned => planned,
+        };
+        let (mut session, mut ring) = (None, Err(String::new()));
         let mounted = mount::mount(mountpoint, &options.mount, |device| {
+            ring = queues.and_then(|queues| {
+                Prepared::new(device, queues).map_err(|error| format!("cannot set up io_uring: {error}"))
+            });
+            bounds.ring = ring.is_ok();
+            if let (Err(reason), Channel::Uring) = (&ring, options.channel) {
+                return Err(io::Error::other(reason.clone()));
+            }
             session = Some(dev_fuse::handshake(device, fs, bounds)?);
             Ok(())
         })?;
         let threads = |source| Error::Threads { mountpoint: mountpoint.to_owned(), source };
         let session = Arc::new(session.ok_or_else(|| threads(io::ErrorKind::NotConnected.into()))?);
+        if ring.is_ok() && !session.features().contains(InitFlags::OVER_IO_URING) {
+            ring = Err("the kernel does not offer it on this mount".to_owned());
+        }
+        match &ring {
+            Ok(ring) => {
+                let (threads, queues) = ring.size();
+                tracing::info!(threads, queues, "requests come over io_uring");
+            }
+            Err(reason) if options.channel == Channel::Uring => return Err(no_ring(reason.clone())),
+            Err(reason) => tracing::info!(reason, "requests come over /dev/fuse"),
+        }
         session.started();
+        let layer = Arc::new(layer);
+        let device = mounted.device.try_clone().map_err(threads)?;
+        let channel = if ring.is_ok() { Channel::Uring } else { Channel::DevFuse };
+        let serving = match &ring {
+            Ok(ring) => ring.size().0,
+            Err(_) => options.threads.unwrap_or_else(|| dev_fuse::allowed_cpus().len()),
+        };
+        // The ring first: from the answer to INIT until it is ready, the kernel holds requests back.
+        let ring =
+            ring.ok().map(|ring| ring.start(&session, layer.clone(), device)).transpose().map_err(threads)?;
         let pool = Pool::start(&session, layer, mounted.device, options.threads).map_err(threads)?;
-        Ok(Self { handle: ServerHandle { mount: Arc::new(mounted.mount), session }, pool })
+        let handle = ServerHandle { mount: Arc::new(mounted.mount), session, channel, threads: serving };
+        Ok(Self { handle, pool, ring })
     }
 
     /// To unmount, abort or observe it from elsewhere.
@@ -123,6 +188,9 @@ impl Server {
     /// Wait until it is unmounted, by whomever, or aborted, and every reader has ended.
     pub fn join(self) -> Result<Ended, Error> {
         let ended = self.pool.join();
+        if let Some(ring) = &self.ring {
+            ring.join();
+        }
         // A reader that is late at an unmount sees the connection as aborted; an abort leaves the mount in place.
         let gone = ended == Ended::Aborted && !self.handle.mount.is_mounted();
         Ok(if gone { Ended::Unmounted } else { ended })
@@ -160,10 +228,42 @@ impl ServerHandle {
         self.session.agreed()
     }
 
+    /// By which way requests come: never [`Channel::Auto`]. (Should the kernel refuse the ring later, which is logged, they
+    /// come over `/dev/fuse` all the same.)
+    pub fn channel(&self) -> Channel {
+        self.channel
+    }
+
+    /// How many threads serve requests as long as none of them is stuck.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// Sends notifications.
     pub fn notifier(&self) -> Notifier {
         self.session.notifier()
     }
+}
+
+/// Can there be a ring, and of what size? It may lower the largest write. The error is the reason why not.
+fn plan_ring(options: &Options, bounds: &mut Bounds) -> Result<Queues, String> {
+    if options.channel == Channel::DevFuse {
+        return Err("asked for".to_owned());
+    }
+    let switch = std::fs::read_to_string(uring::SWITCH)
+        .map_err(|_| "the kernel has no FUSE over io_uring (it came with Linux 6.14)".to_owned())?;
+    if !switch.starts_with(['Y', '1']) {
+        return Err(format!("it is switched off; as root: echo Y > {}", uring::SWITCH));
+    }
+    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").ok();
+    let possible =
+        possible.as_deref().and_then(uring::possible_cpus).ok_or("cannot tell how many CPUs there may be")?;
+    // As `fuse_uring_create` computes it.
+    let pages = usize::from(bounds.max_pages_limit) * 4096;
+    let wanted = (bounds.max_write as usize).min(pages).next_multiple_of(4096).max(limits::MIN_REPLY);
+    let queues = Queues::new(possible, &dev_fuse::allowed_cpus(), options.threads, wanted, options.memory);
+    bounds.max_write = bounds.max_write.min(queues.payload as u32);
+    Ok(queues)
 }
 
 /// Mount `fs` with default options and serve it until it is unmounted. For more, see [`Server`].

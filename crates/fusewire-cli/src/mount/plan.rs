@@ -48,13 +48,15 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 12] = [
+const WORDS: [&str; 14] = [
     "fs=",
     "cache=",
     "entry_timeout=",
     "attr_timeout=",
     "negative_timeout=",
     "file_handles=",
+    "channel=",
+    "memory=",
     "threads=",
     "max_write=",
     "size=",
@@ -125,6 +127,8 @@ impl Plan {
             "entry_timeout" => self.timeouts.entry = Some(args::seconds(value).map_err(wrong)?),
             "attr_timeout" => self.timeouts.attr = Some(args::seconds(value).map_err(wrong)?),
             "negative_timeout" => self.timeouts.negative = Some(args::seconds(value).map_err(wrong)?),
+            "channel" => self.server.channel = choice::<args::ChannelKind>(value).map_err(wrong)?.into(),
+            "memory" => self.server.memory = Some(args::memory(value).map_err(wrong)?),
             "threads" => self.server.threads = Some(args::threads(value).map_err(wrong)?),
             "max_write" => self.server.max_write = Some(args::max_write(value).map_err(wrong)?),
             "size" => self.size = Some(args::bytes(value).map_err(wrong)?),
@@ -152,6 +156,8 @@ impl Plan {
         set_some(&mut self.timeouts.entry, &args.cache.entry_timeout);
         set_some(&mut self.timeouts.attr, &args.cache.attr_timeout);
         set_some(&mut self.timeouts.negative, &args.cache.negative_timeout);
+        set(&mut self.server.channel, &args.run.channel.map(Into::into));
+        set_some(&mut self.server.memory, &args.run.memory);
         set_some(&mut self.server.threads, &args.run.threads);
         set_some(&mut self.server.max_write, &args.run.max_write);
         set_some(&mut self.size, &args.size);
@@ -238,7 +244,7 @@ mod tests {
 
     #[test]
     fn words_mean_what_long_options_mean() {
-        let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,threads=3,\
+        let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,threads=3,\
                      max_write=64K,log=debug,log_file=/tmp/l,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
         let short = plan(&["-o", words, "/a", "/b"]).expect("plan");
         let long = plan(&[
@@ -247,6 +253,8 @@ mod tests {
             "--attr-timeout=0.5",
             "--negative-timeout=forever",
             "--file-handles=never",
+            "--channel=dev-fuse",
+            "--memory=8M",
             "--threads=3",
             "--max-write=64K",
             "--log=debug",

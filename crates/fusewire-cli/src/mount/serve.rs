@@ -1,12 +1,10 @@
 //! Mounting and serving, until the mount ends.
 
-use std::num::NonZero;
-use std::thread;
 use std::time::Duration;
 
 use fusewire::FileSystem;
 use fusewire::mount::{Unmount, fuse_mounts};
-use fusewire::server::{Ended, Server, ServerHandle};
+use fusewire::server::{Channel, Ended, Server, ServerHandle};
 use fusewire_fs::passthrough::{self, Passthrough};
 use fusewire_fs::{MemFs, MemOptions, NullFs, NullOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -90,7 +88,7 @@ fn serve(fs: impl FileSystem, plan: &Plan, is_daemon: bool) -> Outcome<()> {
     if plan.hides {
         tracing::warn!("{} hides another FUSE mount at the same place", plan.mountpoint.display());
     }
-    let description = describe(plan);
+    let description = describe(plan, &handle);
     if is_daemon {
         tracing::info!("{description}");
     } else if !plan.log.quiet {
@@ -121,13 +119,16 @@ fn is_mounted(handle: &ServerHandle) -> bool {
         .is_ok_and(|mounts| mounts.iter().any(|entry| entry.connection() == Some(handle.connection())))
 }
 
-fn describe(plan: &Plan) -> String {
-    let readers =
-        plan.server.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
-    let plural = if readers == 1 { "" } else { "s" };
+fn describe(plan: &Plan, handle: &ServerHandle) -> String {
+    let (way, role) = match handle.channel() {
+        Channel::Uring => ("io_uring", "thread"),
+        _ => ("/dev/fuse", "reader"),
+    };
+    let number = handle.threads();
+    let plural = if number == 1 { "" } else { "s" };
     let read_only = if plan.server.mount.read_only { ", read-only" } else { "" };
     format!(
-        "{} on {} ({}, /dev/fuse, {readers} reader{plural}, cache {}{read_only})",
+        "{} on {} ({}, {way}, {number} {role}{plural}, cache {}{read_only})",
         plan.source.display(),
         plan.mountpoint.display(),
         plan.fs,

@@ -72,11 +72,13 @@ pub struct Bounds {
     pub max_pages_limit: u16,
     /// The mount has `default_permissions`.
     pub default_permissions: bool,
+    /// A ring is at hand: requests may go over io_uring.
+    pub ring: bool,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { max_write: limits::MAX_WRITE, max_pages_limit: 256, default_permissions: false }
+        Self { max_write: limits::MAX_WRITE, max_pages_limit: 256, default_permissions: false, ring: false }
     }
 }
 
@@ -114,6 +116,9 @@ pub fn negotiate(
         max_stack_depth: 0,
         request_timeout: 0,
     };
+    if bounds.ring {
+        config.want |= InitFlags::OVER_IO_URING & offered;
+    }
     ask(&mut config)?;
     let (flags, refused) = agree(&config, bounds);
     Ok(answer(&init, &config, bounds, flags, refused))
@@ -144,11 +149,10 @@ fn agree(config: &Config, bounds: Bounds) -> (InitFlags, Vec<Refused>) {
     };
     let missing = flags - config.offered;
     refuse(&mut flags, missing, "the kernel does not offer it");
-    refuse(
-        &mut flags,
-        InitFlags::OVER_IO_URING | InitFlags::HAS_IO_URING_BUFPOOL,
-        "this channel is not the ring",
-    );
+    refuse(&mut flags, InitFlags::HAS_IO_URING_BUFPOOL, "the ring's entries have buffers of their own");
+    if !bounds.ring {
+        refuse(&mut flags, InitFlags::OVER_IO_URING, "this channel is not the ring");
+    }
     if !flags.contains(InitFlags::INIT_EXT) {
         refuse(&mut flags, SECOND_WORD, "it needs INIT_EXT, which was not asked for");
     }
@@ -194,6 +198,9 @@ fn answer(
         .max_write
         .clamp(limits::MIN_WRITE, limits::MAX_WRITE_EVER)
         .min(u32::from(pages_limit).saturating_mul(4096));
+    // The ring's buffers exist already.
+    let max_write =
+        if flags.contains(InitFlags::OVER_IO_URING) { max_write.min(bounds.max_write) } else { max_write };
     let max_pages = max_write.div_ceil(4096) as u16;
     let out = InitOut {
         major: abi::KERNEL_VERSION,

@@ -16,10 +16,14 @@ use crate::{
 };
 use fusewire_abi::{InitFlags, InitOut, Opcode};
 use std::{
+    collections::VecDeque,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
 };
 
@@ -42,6 +46,40 @@ pub trait Slot {
     async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>);
 }
 
+/// Interrupts of requests that no slot had begun with when they came.
+#[derive(Debug, Default)]
+struct EarlyInterrupts {
+    /// How many are kept: usually none, which is all that a request pays for.
+    count: AtomicUsize,
+    targets: Mutex<VecDeque<u64>>,
+}
+
+impl EarlyInterrupts {
+    /// Most of these are of requests that are answered already: the oldest go first.
+    const MOST: usize = 64;
+
+    fn keep(&self, target: u64) {
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        if targets.len() == Self::MOST {
+            targets.pop_front();
+        }
+        targets.push_back(target);
+        self.count.store(targets.len(), Ordering::Release);
+    }
+
+    /// Was this request, which begins, interrupted before?
+    fn has(&self, unique: u64) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = targets.iter().position(|&target| target == unique);
+        found.map(|index| targets.remove(index));
+        self.count.store(targets.len(), Ordering::Release);
+        found.is_some()
+    }
+}
+
 /// A filesystem and what was agreed on with the kernel: what all slots of a mount share.
 #[derive(Debug)]
 pub struct Session<F> {
@@ -50,6 +88,9 @@ pub struct Session<F> {
     notifier: Notifier,
     queue: Arc<Queue>,
     slots: Mutex<Vec<Arc<InFlight>>>,
+    /// Threads that serve slots.
+    threads: AtomicUsize,
+    early: EarlyInterrupts,
 }
 
 impl<F: FileSystem> Session<F> {
@@ -75,13 +116,36 @@ impl<F: FileSystem> Session<F> {
             }
         };
         let (notifier, queue) = Notifier::new();
-        Ok((out, Ok(Self { fs, agreed, notifier, queue, slots: Mutex::default() })))
+        Ok((
+            out,
+            Ok(Self {
+                fs,
+                agreed,
+                notifier,
+                queue,
+                slots: Mutex::default(),
+                threads: AtomicUsize::new(0),
+                early: EarlyInterrupts::default(),
+            }),
+        ))
     }
 
     /// The answer to INIT has reached the kernel: tell the filesystem.
     pub fn started(&self) {
         let Agreed { flags, minor, max_write, .. } = self.agreed;
         self.fs.started(&Started { agreed: flags, minor, max_write, notifier: self.notifier.clone() });
+    }
+
+    /// A further thread is going to serve slots.
+    pub(crate) fn join(&self) {
+        self.threads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A thread will serve no slots any more. The last one to leave ends the session.
+    pub(crate) fn leave(&self) {
+        if self.threads.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.ended();
+        }
     }
 
     /// No slot will be served any more: tell the filesystem, end the notifications.
@@ -142,6 +206,9 @@ impl<F: FileSystem> Session<F> {
             };
             let unique = message.header.unique;
             cx.begin(unique, message.caller());
+            if self.early.has(unique) {
+                in_flight.cancel(unique);
+            }
             let answer = self.answer(&cx, &in_flight, &message, area).await;
             slot.finish(unique, answer).await;
             cx.end();
@@ -164,7 +231,17 @@ impl<F: FileSystem> Session<F> {
             Ok(Op::Interrupt(target)) => {
                 // Not found: whoever read the request has not begun yet, or is done. The kernel knows which: told to
                 // try again, it repeats the interrupt only while the request is not answered.
-                return (!self.interrupt(*target)).then_some(Err(Errno::AGAIN));
+                if self.interrupt(*target) {
+                    return None;
+                }
+                if self.agreed.flags.contains(InitFlags::OVER_IO_URING) {
+                    // The kernel does not repeat it for a request that went over the ring.
+                    self.early.keep(*target);
+                    // It may have begun before that was kept.
+                    self.interrupt(*target);
+                    return None;
+                }
+                return Some(Err(Errno::AGAIN));
             }
             Ok(op) => op,
             Err(errno) => {

@@ -5,3 +5,4 @@ pub(crate) mod device;
 pub(crate) mod memory;
 pub(crate) mod sched;
 pub(crate) mod signal;
+pub(crate) mod uring;

@@ -5,6 +5,8 @@
 //! there are and the longer a request takes, the more a single reader is the bottleneck. So once it does nothing but serve, one
 //! pinned reader per CPU is tried on the load as it is, and kept if that is faster.
 
+use crate::channel::watch::Window;
+
 /// How readers wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stance {
@@ -35,15 +37,6 @@ const MOST_PATIENCE: u32 = 2048;
 
 /// How long a trial takes, windows: the first settles, the others count.
 const TRIAL: u32 = 4;
-
-/// What one window was like.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Window {
-    /// Requests per second.
-    pub rate: f64,
-    /// CPU time of the readers per request, in microseconds; 0 where it is not known.
-    pub cpu: f64,
-}
 
 impl Window {
     /// Could more readers do better than one? If one does nothing but serve.

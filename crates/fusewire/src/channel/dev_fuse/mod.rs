@@ -3,7 +3,7 @@
 //! There is one reader thread per CPU, each on a descriptor of its own (`FUSE_DEV_IOC_CLONE`): it reads a request, serves
 //! it and writes the answer. Most of the time a single one of them waits for requests; the governor (`govern.rs`) puts the
 //! others to work, each pinned to its CPU, when that is faster. A handler that awaits something gives way: its reader goes on reading with another
-//! slot. A handler stuck in a system call is noticed by the watch (`watch.rs`), which puts spare readers to work.
+//! slot. A handler stuck in a system call is noticed by the watch (`../watch.rs`), which puts spare readers to work.
 //!
 //! A request is read in one system call to where its pieces belong: the data of a WRITE begins at a page border, header and
 //! arguments end there. So nothing is copied, and the lower file may be written with `O_DIRECT`. The answer's header
@@ -14,10 +14,10 @@ mod govern;
 mod pool;
 mod reader;
 mod slot;
-mod watch;
 
 pub use pool::Ended;
-pub(crate) use pool::Pool;
+pub(crate) use pool::{Pool, allowed_cpus};
+pub(crate) use reader::allow;
 
 use crate::{
     fs::FileSystem,

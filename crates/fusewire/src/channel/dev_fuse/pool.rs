@@ -1,11 +1,20 @@
 //! The reader threads of a mount: how many there are, and how many of them work.
 
 use super::{
-    govern::{Governor, Stance, Window},
+    govern::{Governor, Stance},
     reader::{self, Post},
-    watch::{Status, Watch, Watched},
 };
-use crate::{channel::layer::Layer, fs::FileSystem, limits, session::Session, sys, types::Errno};
+use crate::{
+    channel::{
+        layer::Layer,
+        watch::{Status, Watch, Watched, Window},
+    },
+    fs::FileSystem,
+    limits,
+    session::Session,
+    sys,
+    types::Errno,
+};
 use rustix::{
     event::{EventfdFlags, eventfd},
     fd::OwnedFd,
@@ -82,18 +91,16 @@ impl Pool {
         self.watch.close();
     }
 
-    /// A reader has ended. Was it the last one? Then there will be no other, and it is for it to tell.
-    fn left(&self) -> bool {
+    /// A reader has ended.
+    fn left(&self) {
         let mut state = self.lock();
         state.alive -= 1;
-        let last = state.alive == 0;
-        if last && state.ended.is_none() {
+        if state.alive == 0 && state.ended.is_none() {
             // All have panicked: without a reader the mount must not go on.
             state.ended = Some(Ended::Aborted);
             drop(state);
             self.watch.close();
         }
-        last
     }
 
     /// A spare reader is about to read: rest as long as more of them are at work than wanted. `false`: it is over.
@@ -140,7 +147,7 @@ impl Pool {
     /// Start the readers of a session: one per CPU of those this thread may use, at most `threads`.
     pub(crate) fn start<F: FileSystem, L: Layer>(
         session: &Arc<Session<F>>,
-        layer: L,
+        layer: Arc<L>,
         device: OwnedFd,
         threads: Option<usize>,
     ) -> io::Result<Arc<Self>> {
@@ -149,7 +156,7 @@ impl Pool {
         let cloneable = sys::device::clone_device(&device)
             .inspect_err(|error| tracing::info!(%error, "readers share one /dev/fuse descriptor"))
             .is_ok();
-        let (session, layer, device) = (session.clone(), Arc::new(layer), Arc::new(device));
+        let (session, device) = (session.clone(), Arc::new(device));
         let crew = Crew { session: session.clone(), layer, device, cloneable, pool: pool.clone() };
         let cpus = allowed_cpus();
         let threads = threads.unwrap_or(cpus.len()).max(1);
@@ -218,16 +225,16 @@ impl<F: FileSystem, L: Layer> Crew<F, L> {
             if catch_unwind(AssertUnwindSafe(run)).is_err() {
                 tracing::error!("a reader panicked outside of a handler");
             }
-            if pool.left() {
-                session.ended();
-            }
+            pool.left();
+            session.leave();
         };
         let name = if spare { "fusewire-spare" } else { "fusewire-read" };
         let mut state = self.pool.lock();
         if state.ended.is_some() {
             return Ok(());
         }
-        let thread = Builder::new().name(name.into()).spawn(body)?;
+        self.session.join();
+        let thread = Builder::new().name(name.into()).spawn(body).inspect_err(|_| self.session.leave())?;
         state.alive += 1;
         state.threads.push(thread);
         state.statuses.push(status);
@@ -251,8 +258,8 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
         self.crew.pool.lock().statuses.clone()
     }
 
-    fn stuck(&self, readers: usize) {
-        for _ in 0..self.crew.pool.stuck(readers) {
+    fn stuck(&self, readers: &[usize]) {
+        for _ in 0..self.crew.pool.stuck(readers.len()) {
             if let Err(error) = self.crew.hire(true, false) {
                 tracing::warn!(%error, "no further reader, although others are stuck");
                 break;
@@ -285,7 +292,8 @@ impl<F: FileSystem, L: Layer> Guard<F, L> {
     }
 }
 
-fn allowed_cpus() -> Vec<usize> {
+/// The CPUs that this thread may use.
+pub(crate) fn allowed_cpus() -> Vec<usize> {
     let set = rustix::thread::sched_getaffinity(None).unwrap_or_default();
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
 }

@@ -1,10 +1,11 @@
 //! A reader thread: reads requests and runs the tasks of its slots.
 
-use super::{pool::Pool, slot::DevFuseSlot, watch::Status};
+use super::{pool::Pool, slot::DevFuseSlot};
 use crate::{
     channel::{
         layer::Layer,
         tasks::{Ready, Tasks},
+        watch::Status,
     },
     fs::FileSystem,
     limits,
@@ -253,7 +254,7 @@ fn wait_for_wake(wake: &OwnedFd, limit: Duration) {
 
 /// Let a thread (`None`: this one) run on these CPUs alone. A request is best served where its caller runs: elsewhere
 /// its reader must be woken by an interrupt.
-pub(super) fn allow(thread: Option<rustix::thread::Pid>, cpus: &[usize]) {
+pub(crate) fn allow(thread: Option<rustix::thread::Pid>, cpus: &[usize]) {
     let mut set = rustix::thread::CpuSet::new();
     cpus.iter().for_each(|&cpu| set.set(cpu));
     if let Err(errno) = rustix::thread::sched_setaffinity(thread, &set) {

@@ -177,6 +177,7 @@ impl Replay {
             max_write: self.head.max_write,
             max_pages_limit: self.head.max_pages.try_into().unwrap_or(u16::MAX),
             default_permissions: true,
+            ring: false,
         };
         let options = FakeKernelOptions { offers: self.features(), minor: self.head.minor, bounds };
         let start = |errno| ReplayError::Start { path: self.path.clone(), errno };

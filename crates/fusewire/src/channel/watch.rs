@@ -1,6 +1,5 @@
-//! Notices readers that are stuck in a system call, so that others are put to work in their stead.
+//! Notices threads that are stuck in a system call, so that others are put to work in their stead.
 
-use super::govern::Window;
 use crate::sys;
 use std::{
     sync::{
@@ -107,10 +106,10 @@ pub(super) struct Watch {
 }
 
 /// What the watch makes of one look at the readers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Look {
     /// Readers that are at the same request as at the last look.
-    pub stuck: usize,
+    pub stuck: Vec<usize>,
     /// Nothing has happened since the last look, and nobody serves.
     pub quiet: bool,
 }
@@ -119,10 +118,19 @@ pub(super) struct Look {
 pub(super) trait Watched {
     /// The readers there are.
     fn readers(&self) -> Vec<Arc<Status>>;
-    /// So many readers are stuck, at this look.
-    fn stuck(&self, readers: usize);
+    /// These readers are stuck, at this look.
+    fn stuck(&self, readers: &[usize]);
     /// A window has passed.
     fn window(&mut self, window: Window);
+}
+
+/// What one window was like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Window {
+    /// Requests per second.
+    pub rate: f64,
+    /// CPU time of the readers per request, in microseconds; 0 where it is not known.
+    pub cpu: f64,
 }
 
 /// How long a window is, at least.
@@ -168,13 +176,15 @@ pub(super) fn look(
     last: &mut Vec<Seen>,
     running: impl Fn(usize) -> Option<Duration>,
 ) -> Look {
-    let mut look = Look { stuck: 0, quiet: true };
+    let mut look = Look { stuck: Vec::new(), quiet: true };
     for (i, state) in now.enumerate() {
         look.quiet &= state & 1 == 0 && last.get(i).is_some_and(|seen| seen.state == state);
         if i == last.len() {
             last.push(Seen::default());
         }
-        look.stuck += usize::from(last[i].again(state, || running(i)));
+        if last[i].again(state, || running(i)) {
+            look.stuck.push(i);
+        }
     }
     look
 }
@@ -204,7 +214,7 @@ impl Watch {
             let now: Vec<u64> = readers.iter().map(|status| status.now()).collect();
             let requests: u64 = now.iter().map(|&state| Status::requests(state)).sum();
             let seen = look(now.into_iter(), &mut last, |i| readers[i].running());
-            watched.stuck(seen.stuck);
+            watched.stuck(&seen.stuck);
             if tally.at.elapsed() >= WINDOW {
                 let begin = std::mem::replace(&mut tally, Tally::of(&readers, requests));
                 watched.window(tally.since(&begin));
@@ -215,7 +225,7 @@ impl Watch {
                 quiet = 0;
                 tally = Tally::of(&readers, requests);
             } else {
-                std::thread::sleep(if seen.stuck > 0 { STUCK_TICK } else { TICK });
+                std::thread::sleep(if seen.stuck.is_empty() { TICK } else { STUCK_TICK });
             }
         }
     }
@@ -263,11 +273,11 @@ mod tests {
     use super::*;
 
     fn quiet(stuck: usize) -> Look {
-        Look { stuck, quiet: true }
+        Look { stuck: (0..stuck).collect(), quiet: true }
     }
 
     fn busy(stuck: usize) -> Look {
-        Look { stuck, quiet: false }
+        Look { stuck: (0..stuck).collect(), quiet: false }
     }
 
     #[test]

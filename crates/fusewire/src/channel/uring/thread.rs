@@ -1,0 +1,237 @@
+//! A ring thread: serves the queues of one CPU or more through a ring of its own.
+
+use super::{crew::Crew, slot::UringSlot};
+use crate::{
+    channel::{
+        layer::Layer,
+        tasks::{Ready, Tasks},
+        watch::Status,
+    },
+    fs::FileSystem,
+    limits,
+    session::Session,
+    sys::uring::{Entry, Event, Ring},
+    types::Errno,
+};
+use rustix::fd::OwnedFd;
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long handlers that still wait for something may take once the connection is gone.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long to wait before registering again what came too early.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// What a ring thread works with, made before the kernel is told that there is a ring.
+pub(super) struct Post {
+    /// The ring, in use by this thread already.
+    pub ring: Ring,
+    /// One entry for each queue.
+    pub entries: Vec<Entry>,
+    /// The queues, by number.
+    pub queues: Vec<u16>,
+    /// Bytes of an entry's payload.
+    pub payload: usize,
+    /// Wakes it while it waits: an eventfd.
+    pub wake: Arc<OwnedFd>,
+    /// Where it tells what it is doing.
+    pub status: Arc<Status>,
+}
+
+/// What the slots of one ring thread share.
+pub(super) struct Local {
+    ring: RefCell<Ring>,
+    queues: Vec<u16>,
+    /// What came out of the ring, by number of the slot.
+    done: RefCell<Vec<Option<(Entry, Result<(), Errno>)>>>,
+    /// Slots that something came for.
+    due: RefCell<Vec<usize>>,
+    /// How many entries of each queue the kernel has.
+    lent: Vec<Cell<usize>>,
+    closed: Cell<bool>,
+    crew: Arc<Crew>,
+}
+
+impl std::fmt::Debug for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Local").field("queues", &self.queues).finish_non_exhaustive()
+    }
+}
+
+impl Local {
+    fn lend(&self, queue: usize) {
+        self.lent[queue].set(self.lent[queue].get() + 1);
+    }
+
+    pub(super) fn register(&self, id: usize, entry: Entry, queue: usize) {
+        self.lend(queue);
+        self.ring.borrow_mut().register(id, entry, self.queues[queue]);
+    }
+
+    pub(super) fn commit(&self, id: usize, entry: Entry, queue: usize, commit_id: u64) {
+        self.lend(queue);
+        self.ring.borrow_mut().commit(id, entry, self.queues[queue], commit_id);
+    }
+
+    /// What came out of the ring for slot `id`.
+    pub(super) fn take(&self, id: usize, queue: usize) -> Option<(Entry, Result<(), Errno>)> {
+        let done = self.done.borrow_mut().get_mut(id)?.take()?;
+        self.lent[queue].set(self.lent[queue].get() - 1);
+        Some(done)
+    }
+
+    /// Something is about to be registered again.
+    pub(super) fn retry(&self) {
+        std::thread::sleep(PAUSE);
+    }
+
+    /// The connection is gone.
+    pub(super) fn close(&self) {
+        self.closed.set(true);
+    }
+
+    /// The kernel does not take an entry: it goes on over `/dev/fuse`, unless other entries were taken before.
+    pub(super) fn refused(&self, errno: Errno) {
+        self.crew.refused(errno);
+    }
+
+    /// Submit, wait, sort what has come. Was a task woken?
+    fn wait(&self) -> bool {
+        let mut ring = self.ring.borrow_mut();
+        ring.wait();
+        self.sort(&mut ring)
+    }
+
+    fn sort(&self, ring: &mut Ring) -> bool {
+        let (mut done, mut due) = (self.done.borrow_mut(), self.due.borrow_mut());
+        let mut awake = false;
+        while let Some(event) = ring.next() {
+            let Event::Done(id, entry, result) = event else {
+                awake = true;
+                continue;
+            };
+            if done.len() <= id {
+                done.resize_with(id + 1, || None);
+            }
+            done[id] = Some((entry, result));
+            due.push(id);
+        }
+        awake
+    }
+
+    /// Answers must not wait until the next request has been served.
+    fn submit_if_queued(&self) {
+        let mut ring = self.ring.borrow_mut();
+        if ring.has_queued() {
+            ring.submit();
+        }
+    }
+}
+
+/// The body of a ring thread: ends when the connection does, or when the kernel takes none of its entries.
+pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew: &Arc<Crew>, post: Post) {
+    let Post { ring, entries, queues, payload, wake, status } = post;
+    status.begins();
+    let ready = Ready::new({
+        let wake = wake.clone();
+        move || _ = rustix::io::write(&wake, &1u64.to_ne_bytes())
+    });
+    let lent = queues.iter().map(|_| Cell::new(0)).collect();
+    let local = Rc::new(Local {
+        ring: RefCell::new(ring),
+        queues,
+        done: RefCell::default(),
+        due: RefCell::default(),
+        lent,
+        closed: Cell::new(false),
+        crew: crew.clone(),
+    });
+    let mut tasks = Tasks::new(ready);
+    for (queue, entry) in entries.into_iter().enumerate() {
+        serve(session, layer, &local, &mut tasks, (queue, entry));
+    }
+    while !local.closed.get() && tasks.live() > 0 {
+        status.reads();
+        let woken = local.wait();
+        status.serves();
+        crew.watch().awaken();
+        if woken {
+            drain(&wake);
+            tasks.poll_woken();
+        }
+        while let Some(id) = { local.due.borrow_mut().pop() } {
+            tasks.poll(id);
+            if !local.due.borrow().is_empty() {
+                local.submit_if_queued();
+            }
+        }
+        // All entries of a queue are in the hands of handlers that wait for something: it needs another one.
+        for queue in 0..local.queues.len() {
+            let more = local.lent[queue].get() == 0 && tasks.live() < limits::SLOTS_PER_READER;
+            if more && !local.closed.get() && crew.take_entry() {
+                match Entry::new(payload) {
+                    Ok(entry) => serve(session, layer, &local, &mut tasks, (queue, entry)),
+                    Err(error) => tracing::warn!(%error, "no memory for a further request"),
+                }
+            }
+        }
+    }
+    finish(session, &local, &mut tasks, &wake);
+    status.ends();
+}
+
+/// A further slot.
+fn serve<'t, F: FileSystem, L: Layer>(
+    session: &'t Session<F>,
+    layer: &L,
+    local: &Rc<Local>,
+    tasks: &mut Tasks<'t>,
+    (queue, entry): (usize, Entry),
+) {
+    let slot = UringSlot::new(local.clone(), (tasks.next_id(), queue), session.agreed(), entry);
+    let mut slot = layer.wrap(slot);
+    let id = tasks.spawn(async move { session.serve(&mut slot).await });
+    tasks.poll(id);
+}
+
+/// The connection is gone: tell handlers that still wait, and let them end. The thread must not end before the kernel has
+/// given back every entry.
+fn finish<F: FileSystem>(session: &Session<F>, local: &Local, tasks: &mut Tasks<'_>, wake: &OwnedFd) {
+    let deadline = Instant::now() + GRACE;
+    session.interrupt_all();
+    loop {
+        tasks.poll_woken();
+        while let Some(id) = { local.due.borrow_mut().pop() } {
+            tasks.poll(id);
+        }
+        let lending = local.ring.borrow().is_lending();
+        if tasks.live() == 0 && !lending {
+            return;
+        }
+        if Instant::now() >= deadline && !lending {
+            tracing::warn!(handlers = tasks.live(), "handlers that did not end are given up");
+            return;
+        }
+        if lending {
+            local.wait();
+        } else {
+            let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+            _ = rustix::event::poll(
+                &mut [rustix::event::PollFd::new(wake, rustix::event::PollFlags::IN)],
+                Some(&limit),
+            );
+        }
+        drain(wake);
+    }
+}
+
+fn drain(wake: &OwnedFd) {
+    let mut count = [0; 8];
+    // Nonblocking: nothing there is nothing lost.
+    _ = rustix::io::read(wake, &mut count);
+}

@@ -1,0 +1,281 @@
+//! io_uring as FUSE uses it: memory that is lent to the kernel, and commands on `/dev/fuse`.
+//!
+//! An [`Entry`] is owned by whoever works on a request, and handed to the [`Ring`] with each command; the ring gives it back
+//! with the completion. So nobody looks at memory that the kernel may write.
+
+use crate::types::Errno;
+use fusewire_abi::{URING_SQE_CMD_SIZE, UringCmd, UringCmdReq, UringReqHeader};
+use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd, types::Fixed};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::{io, mem, ptr, slice};
+use zerocopy::IntoBytes;
+
+const PAGE: usize = 4096;
+/// Where in an entry's first page the two addresses stand that REGISTER reads.
+const VECTORS: usize = 1024;
+/// The only registered file: `/dev/fuse`.
+const DEVICE: Fixed = Fixed(0);
+/// Mark of the completion that tells of [`Ring::watch`].
+const WAKE: u64 = u64::MAX;
+/// Where `len` stands in a submission entry (`struct io_uring_sqe`).
+const SQE_LEN: usize = 24;
+/// Commands that can be queued before they must be submitted.
+const QUEUED: u32 = 64;
+
+/// The memory of one ring entry: header, then payload, each on pages of their own. Pages that were never used take no memory.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    base: *mut u8,
+    payload: usize,
+}
+
+// SAFETY: the memory is this value's alone; `base` is a plain address.
+unsafe impl Send for Entry {}
+
+impl Entry {
+    /// Memory for payloads of up to `payload` bytes.
+    pub(crate) fn new(payload: usize) -> io::Result<Self> {
+        let (prot, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+        );
+        // SAFETY: a new mapping at an address that the kernel chooses touches nothing that exists.
+        let base = unsafe { libc::mmap(ptr::null_mut(), PAGE + payload, prot, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { base: base.cast(), payload })
+    }
+
+    /// Header and payload.
+    pub(crate) fn parts(&mut self) -> (&mut UringReqHeader, &mut [u8]) {
+        // SAFETY: the mapping is PAGE + payload bytes long, page-aligned, initialised (zeros at first), and borrowed exclusively
+        // by `self`; the two parts do not overlap; any bytes are a valid header.
+        unsafe {
+            (
+                &mut *self.base.cast::<UringReqHeader>(),
+                slice::from_raw_parts_mut(self.base.add(PAGE), self.payload),
+            )
+        }
+    }
+
+    /// The addresses of both parts, stored where they stay until the command is submitted.
+    fn vectors(&mut self) -> u64 {
+        let header = libc::iovec { iov_base: self.base.cast(), iov_len: size_of::<UringReqHeader>() };
+        // SAFETY: VECTORS lies in the first page, behind the header, aligned for an iovec, and room for two of them is left.
+        unsafe {
+            let payload = libc::iovec { iov_base: self.base.add(PAGE).cast(), iov_len: self.payload };
+            let at = self.base.add(VECTORS);
+            at.cast::<[libc::iovec; 2]>().write([header, payload]);
+            at as u64
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` with this length, and nobody borrows from it any more.
+        unsafe { libc::munmap(self.base.cast(), PAGE + self.payload) };
+    }
+}
+
+/// What has come out of a ring.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The command that this entry was given with is over.
+    Done(usize, Entry, Result<(), Errno>),
+    /// The watched descriptor is readable.
+    Awake,
+}
+
+/// A ring, used by the thread that enables it.
+pub(crate) struct Ring {
+    ring: IoUring<squeue::Entry128, cqueue::Entry>,
+    /// By number, what the kernel has.
+    lent: Vec<Option<Entry>>,
+    /// The kernel's number for the ring, within this thread.
+    registered: u32,
+    wake: Option<OwnedFd>,
+}
+
+impl Ring {
+    /// A ring that is not in use yet. May be made by another thread than will use it.
+    pub(crate) fn new() -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .dontfork()
+            .setup_r_disabled()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(QUEUED * 8)
+            .build(QUEUED)?;
+        Ok(Self { ring, lent: Vec::new(), registered: 0, wake: None })
+    }
+
+    /// Begin: from now on this thread alone uses the ring, for commands on `device`; an [`Event::Awake`] tells that `wake`
+    /// is readable.
+    ///
+    /// The descriptor of the ring is closed: it is known by its number within this thread alone, so that no child process
+    /// inherits it. A ring that outlives its thread leaves requests that nobody can ever answer.
+    pub(crate) fn begin(&mut self, device: BorrowedFd<'_>, wake: OwnedFd) -> io::Result<()> {
+        self.ring.submitter().register_enable_rings()?;
+        self.ring.submitter().register_files(&[device.as_raw_fd()])?;
+        #[repr(C)]
+        struct Update {
+            offset: u32,
+            reserved: u32,
+            data: u64,
+        }
+        let fd = self.ring.as_raw_fd();
+        let mut update = Update { offset: u32::MAX, reserved: 0, data: fd as u64 };
+        const REGISTER_RING_FDS: libc::c_uint = 20;
+        // SAFETY: IORING_REGISTER_RING_FDS reads and writes one `struct io_uring_rsrc_update`, which `Update` is.
+        let done = unsafe {
+            libc::syscall(libc::SYS_io_uring_register, fd, REGISTER_RING_FDS, ptr::from_mut(&mut update), 1)
+        };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.registered = update.offset;
+        let nothing = rustix::fs::open(
+            c"/dev/null",
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
+        // SAFETY: `fd` is the ring's own open descriptor; that it stands for something else from now on is known to this
+        // module alone, which uses `registered` instead. The ring's destructor closes it as it would have anyway.
+        if unsafe { libc::dup3(nothing.as_raw_fd(), fd, libc::O_CLOEXEC) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.wake = Some(wake);
+        self.watch();
+        Ok(())
+    }
+
+    fn watch(&mut self) {
+        let Some(wake) = &self.wake else { return };
+        let poll = opcode::PollAdd::new(Fd(wake.as_fd().as_raw_fd()), libc::POLLIN as u32).multi(true);
+        // SAFETY: it uses no memory; the descriptor stays open as long as the ring.
+        unsafe { self.push(squeue::Entry128::from(poll.build().user_data(WAKE))) };
+    }
+
+    /// # Safety
+    /// What `command` refers to must stay where it is until the command is over.
+    unsafe fn push(&mut self, command: squeue::Entry128) {
+        // SAFETY: as the caller promises.
+        while unsafe { self.ring.submission().push(&command) }.is_err() {
+            // Full.
+            self.submit();
+        }
+    }
+
+    /// Give entry number `id` to the kernel for the requests of a queue.
+    pub(crate) fn register(&mut self, id: usize, mut entry: Entry, queue: u16) {
+        let vectors = entry.vectors();
+        self.command(id, entry, UringCmd::Register, (queue, 0), Some(vectors));
+    }
+
+    /// Answer the request in entry number `id`, with what stands in it, and wait for the next.
+    pub(crate) fn commit(&mut self, id: usize, entry: Entry, queue: u16, commit_id: u64) {
+        self.command(id, entry, UringCmd::CommitAndFetch, (queue, commit_id), None);
+    }
+
+    fn command(
+        &mut self,
+        id: usize,
+        entry: Entry,
+        command: UringCmd,
+        (qid, commit_id): (u16, u64),
+        vectors: Option<u64>,
+    ) {
+        let mut arguments = [0; URING_SQE_CMD_SIZE];
+        let request = UringCmdReq { qid, commit_id, ..Default::default() };
+        arguments[..size_of_val(&request)].copy_from_slice(request.as_bytes());
+        let command = opcode::UringCmd80::new(DEVICE, command as u32).cmd(arguments).addr(vectors);
+        let mut command = command.build().user_data(id as u64);
+        if vectors.is_some() {
+            // SAFETY: `Entry128` is `struct io_uring_sqe` (`repr(C)`, 128 bytes), whose `len` stands there.
+            unsafe { ptr::from_mut(&mut command).cast::<u8>().add(SQE_LEN).cast::<u32>().write(2) };
+        }
+        if self.lent.len() <= id {
+            self.lent.resize_with(id + 1, || None);
+        }
+        self.lent[id] = Some(entry);
+        // SAFETY: the entry's memory, which the vectors are part of, is kept in `lent` until the command is over.
+        unsafe { self.push(command) };
+    }
+
+    /// Are there commands that the kernel has not been told of?
+    pub(crate) fn has_queued(&mut self) -> bool {
+        !self.ring.submission().is_empty()
+    }
+
+    /// Tell the kernel of the commands queued.
+    pub(crate) fn submit(&mut self) {
+        self.enter(0);
+    }
+
+    /// The same, and wait until something comes.
+    pub(crate) fn wait(&mut self) {
+        self.enter(1);
+    }
+
+    fn enter(&mut self, least: u32) {
+        const GETEVENTS: u32 = 1;
+        const REGISTERED_RING: u32 = 16;
+        let count = self.ring.submission().len() as u32;
+        let flags = REGISTERED_RING | if least > 0 { GETEVENTS } else { 0 };
+        // SAFETY: the number is that of this ring in this thread; the commands in the submission queue were checked as they were
+        // pushed; no further argument is given.
+        let entered = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                self.registered,
+                count,
+                least,
+                flags,
+                ptr::null::<libc::c_void>(),
+                0usize,
+            )
+        };
+        if entered < 0 {
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                // A signal; or completions must be taken first.
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
+                _ => tracing::error!(%error, "io_uring_enter"),
+            }
+        }
+    }
+
+    /// What has come.
+    pub(crate) fn next(&mut self) -> Option<Event> {
+        loop {
+            let done = self.ring.completion().next()?;
+            if done.user_data() == WAKE {
+                if !cqueue::more(done.flags()) {
+                    self.watch();
+                }
+                return Some(Event::Awake);
+            }
+            let id = done.user_data() as usize;
+            let Some(entry) = self.lent.get_mut(id).and_then(Option::take) else { continue };
+            let result =
+                if done.result() < 0 { Err(Errno::from_raw_os_error(-done.result())) } else { Ok(()) };
+            return Some(Event::Done(id, entry, result));
+        }
+    }
+
+    /// Has the kernel any entry?
+    pub(crate) fn is_lending(&self) -> bool {
+        self.lent.iter().any(Option::is_some)
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // What the kernel still has must stay: the ring ends in its own time.
+        self.lent.drain(..).flatten().for_each(mem::forget);
+    }
+}
