@@ -68,6 +68,7 @@ impl MountLine {
             words.push(source.into());
         }
         words.push(point.into());
+        words.extend(["--channel".into(), channel().into()]);
         if let Some(cache) = self.cache {
             words.extend(["--cache".into(), cache.word().into()]);
         }
@@ -97,6 +98,17 @@ impl MountLine {
         let program = words.next().expect("FUSEWIRE_TEST_COMMAND is empty");
         (program.into(), words.collect())
     }
+}
+
+/// The channel that tests mount with: `FUSEWIRE_TEST_CHANNEL`, `dev-fuse` or `uring`. By default `dev-fuse`, which every
+/// kernel has.
+pub fn channel() -> String {
+    std::env::var("FUSEWIRE_TEST_CHANNEL").unwrap_or_else(|_| "dev-fuse".to_owned())
+}
+
+/// Do tests mount over io_uring?
+pub fn is_over_ring() -> bool {
+    channel() == "uring"
 }
 
 /// `fusewire unmount MNT`.
@@ -166,8 +178,11 @@ mod tests {
         line.cache = Some(Cache::Always);
         line.options = vec!["ro".into(), "noexec".into()];
         let words = line.words(Path::new("/a"), Path::new("/b"));
-        assert_eq!(words, ["mount", "/a", "/b", "--cache", "always", "-o", "ro,noexec"]);
+        assert_eq!(
+            words,
+            ["mount", "/a", "/b", "--channel", &channel(), "--cache", "always", "-o", "ro,noexec"]
+        );
         let words = MountLine::new(Filesystem::Mem).words(Path::new("/a"), Path::new("/b"));
-        assert_eq!(words, ["mount", "--fs", "mem", "none", "/b"]);
+        assert_eq!(words, ["mount", "--fs", "mem", "none", "/b", "--channel", &channel()]);
     }
 }

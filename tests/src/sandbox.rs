@@ -45,7 +45,9 @@ impl Sandbox {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).expect("make the mounts of this namespace private");
         if std::fs::read_dir(CONNECTIONS).map_or(true, |mut list| list.next().is_none()) {
-            mount("fusectl", "none", Path::new(CONNECTIONS), "");
+            // Empty, it may still be mounted.
+            let mounted = rustix::mount::mount("none", CONNECTIONS, "fusectl", MountFlags::empty(), c"");
+            assert!(matches!(mounted, Ok(()) | Err(rustix::io::Errno::BUSY)), "mount fusectl: {mounted:?}");
         }
         let base =
             std::env::var_os("FUSEWIRE_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);

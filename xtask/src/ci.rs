@@ -22,8 +22,12 @@ const STEPS: &[Step] = &[
         must(command.env("RUSTDOCFLAGS", "--deny warnings"))
     }),
     ("build", build),
+    ("ring", ring),
     ("test", test),
 ];
+
+/// Whether the kernel offers FUSE over io_uring; `Y` or `N`.
+const RING_SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
 
 /// Runs all steps, or those named; a failing step does not hide the failures of the next.
 pub fn run(names: &[&str]) -> Result<()> {
@@ -60,6 +64,21 @@ pub fn build() -> Result<()> {
 
 fn test() -> Result<()> {
     nextest(&["--workspace", "--profile", "ci"], &[])
+}
+
+/// The black-box tests once more, with requests over io_uring, which is switched on for that long.
+fn ring() -> Result<()> {
+    let Some(before) = std::fs::read_to_string(RING_SWITCH).ok().filter(|_| is_root()) else {
+        eprintln!("xtask: no FUSE over io_uring here, or not root: nothing is tested over it");
+        return Ok(());
+    };
+    eprintln!("xtask: {RING_SWITCH}: {} -> Y", before.trim());
+    std::fs::write(RING_SWITCH, "Y")?;
+    let variables = [("FUSEWIRE_TEST_CHANNEL", "uring")];
+    let outcome = nextest(&["--package", "fusewire-tests", "--profile", "ci"], &variables);
+    eprintln!("xtask: {RING_SWITCH}: Y -> {}", before.trim());
+    std::fs::write(RING_SWITCH, before)?;
+    outcome
 }
 
 /// Runs tests, and says afterwards which were skipped and why.

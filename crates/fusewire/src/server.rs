@@ -173,8 +173,11 @@ impl Server {
             Err(_) => options.threads.unwrap_or_else(|| dev_fuse::allowed_cpus().len()),
         };
         // The ring first: from the answer to INIT until it is ready, the kernel holds requests back.
-        let ring =
-            ring.ok().map(|ring| ring.start(&session, layer.clone(), device)).transpose().map_err(threads)?;
+        let ring = ring
+            .ok()
+            .map(|ring| ring.start(&session, layer.clone(), device, mountpoint))
+            .transpose()
+            .map_err(threads)?;
         let pool = Pool::start(&session, layer, mounted.device, options.threads).map_err(threads)?;
         let handle = ServerHandle { mount: Arc::new(mounted.mount), session, channel, threads: serving };
         Ok(Self { handle, pool, ring })

@@ -38,7 +38,7 @@ fn unusable(path: &Path, error: Errno) -> Failure {
         Errno::NOENT => failure.or_try("a directory that exists"),
         Errno::NOTDIR => failure.or_try("the directory it is in"),
         Errno::ACCESS => failure.or_try("the same as root, or as the owner"),
-        Errno::NOTCONN => {
+        Errno::NOTCONN | Errno::CONNABORTED => {
             failure.or_try(format!("end the dead FUSE mount: fusewire unmount --lazy {}", path.display()))
         }
         _ => failure,

@@ -64,7 +64,8 @@ fn name(kind: FileType) -> &'static str {
 
 /// Says which mount is dead if that is the reason.
 pub(super) fn explain(path: &Path, error: io::Error) -> MountError {
-    if error.raw_os_error() == Some(libc::ENOTCONN) {
+    // The latter for a moment, while the ring of a server that was killed is being taken down.
+    if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) {
         let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let resolved = resolve(path).unwrap_or(full);
         let dead = table::deepest_fuse_above(&resolved).unwrap_or(resolved);

@@ -4,6 +4,7 @@
 //! every request back until each queue has an entry, so nothing that can fail may be left to do.
 
 use super::{
+    kick::Kicker,
     queues::Queues,
     thread::{self, Post},
 };
@@ -25,6 +26,7 @@ use rustix::{
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -42,6 +44,7 @@ pub(crate) struct Crew {
     refused: AtomicBool,
     /// Entries that may still be made.
     entries: AtomicUsize,
+    kicker: Kicker,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What each thread does, and which group of queues it serves.
     members: Mutex<Vec<(Arc<Status>, usize)>>,
@@ -67,7 +70,13 @@ impl Crew {
     fn left(&self) {
         if self.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.watch.close();
+            self.kicker.close();
         }
+    }
+
+    /// A queue has got further entries, while requests may have been waiting for one.
+    pub(super) fn kick(&self, queue: u16) {
+        self.kicker.kick(queue);
     }
 
     /// Wait for all threads to end.
@@ -122,6 +131,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         session: &Arc<Session<F>>,
         layer: Arc<L>,
         device: OwnedFd,
+        mountpoint: &Path,
     ) -> io::Result<Arc<Crew>> {
         let Self { queues, starts, threads, statuses } = self;
         let first = queues.groups.iter().map(Vec::len).sum();
@@ -130,6 +140,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             alive: AtomicUsize::new(starts.len()),
             refused: AtomicBool::new(false),
             entries: AtomicUsize::new(queues.entries.saturating_sub(first)),
+            kicker: Kicker::new(mountpoint.to_owned()),
             threads: Mutex::new(threads),
             members: Mutex::new(
                 statuses.into_iter().enumerate().map(|(group, status)| (status, group)).collect(),
@@ -171,7 +182,7 @@ fn make<F: FileSystem, L: Layer>(
         if pinned {
             crate::channel::dev_fuse::allow(None, &[queues.cpus[group]]);
         }
-        let post = match post(&device, &queues, group, theirs) {
+        let post = match post(&device, &queues, group, (theirs, !pinned)) {
             Ok(post) => post,
             Err(error) => return drop(tell.send(Err(error))),
         };
@@ -190,13 +201,18 @@ fn make<F: FileSystem, L: Layer>(
     Ok((thread, start, status))
 }
 
-fn post(device: &OwnedFd, queues: &Queues, group: usize, status: Arc<Status>) -> io::Result<Post> {
+fn post(
+    device: &OwnedFd,
+    queues: &Queues,
+    group: usize,
+    (status, stands_in): (Arc<Status>, bool),
+) -> io::Result<Post> {
     let mut ring = Ring::new()?;
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     ring.begin(device.as_fd(), wake.try_clone()?)?;
     let group = &queues.groups[group];
     let entries = group.iter().map(|_| Entry::new(queues.payload)).collect::<io::Result<_>>()?;
-    Ok(Post { ring, entries, queues: group.clone(), payload: queues.payload, wake, status })
+    Ok(Post { ring, entries, queues: group.clone(), payload: queues.payload, wake, status, stands_in })
 }
 
 /// Acts on what the watch sees.

@@ -9,12 +9,14 @@
 //!   A handler that awaits something leaves its thread free: the queue gets a further entry.
 //! * A handler stuck in a system call is noticed by the watch (`../watch.rs`), which puts a further thread with a ring of
 //!   its own to the same queues. The kernel takes the entry that was free last, so others are not woken without need.
+//! * Requests that waited while a queue had no entry are set going by a request of our own: see `kick.rs`.
 //! * FORGET and INTERRUPT, and what came before the ring was ready, are read from `/dev/fuse` as ever
 //!   ([`dev_fuse`](super::dev_fuse)), where notifications are written, too. Should the kernel refuse the ring, everything
 //!   goes there.
 //! * Everything that can fail is done before the kernel is told of the ring: see `crew.rs`.
 
 mod crew;
+mod kick;
 mod policy;
 mod queues;
 mod slot;

@@ -41,6 +41,8 @@ pub(super) struct Post {
     pub wake: Arc<OwnedFd>,
     /// Where it tells what it is doing.
     pub status: Arc<Status>,
+    /// It stands in for others that are stuck.
+    pub stands_in: bool,
 }
 
 /// What the slots of one ring thread share.
@@ -53,6 +55,8 @@ pub(super) struct Local {
     due: RefCell<Vec<usize>>,
     /// How many entries of each queue the kernel has.
     lent: Vec<Cell<usize>>,
+    /// How many slots each queue has.
+    slots: Vec<Cell<usize>>,
     closed: Cell<bool>,
     crew: Arc<Crew>,
 }
@@ -135,25 +139,31 @@ impl Local {
 
 /// The body of a ring thread: ends when the connection does, or when the kernel takes none of its entries.
 pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew: &Arc<Crew>, post: Post) {
-    let Post { ring, entries, queues, payload, wake, status } = post;
+    let Post { ring, entries, queues, payload, wake, status, stands_in } = post;
     status.begins();
     let ready = Ready::new({
         let wake = wake.clone();
         move || _ = rustix::io::write(&wake, &1u64.to_ne_bytes())
     });
-    let lent = queues.iter().map(|_| Cell::new(0)).collect();
+    let none = || queues.iter().map(|_| Cell::new(0)).collect();
+    let (lent, slots) = (none(), none());
     let local = Rc::new(Local {
         ring: RefCell::new(ring),
         queues,
         done: RefCell::default(),
         due: RefCell::default(),
         lent,
+        slots,
         closed: Cell::new(false),
         crew: crew.clone(),
     });
     let mut tasks = Tasks::new(ready);
     for (queue, entry) in entries.into_iter().enumerate() {
         serve(session, layer, &local, &mut tasks, (queue, entry));
+    }
+    if stands_in {
+        local.submit_if_queued();
+        local.queues.iter().for_each(|&queue| crew.kick(queue));
     }
     while !local.closed.get() && tasks.live() > 0 {
         status.reads();
@@ -170,19 +180,39 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
                 local.submit_if_queued();
             }
         }
-        // All entries of a queue are in the hands of handlers that wait for something: it needs another one.
         for queue in 0..local.queues.len() {
-            let more = local.lent[queue].get() == 0 && tasks.live() < limits::SLOTS_PER_READER;
-            if more && !local.closed.get() && crew.take_entry() {
-                match Entry::new(payload) {
-                    Ok(entry) => serve(session, layer, &local, &mut tasks, (queue, entry)),
-                    Err(error) => tracing::warn!(%error, "no memory for a further request"),
-                }
+            if local.lent[queue].get() == 0 && !local.closed.get() {
+                grow(session, layer, &local, &mut tasks, (queue, payload));
             }
         }
     }
     finish(session, &local, &mut tasks, &wake);
     status.ends();
+}
+
+/// All entries of a queue are in the hands of handlers that wait for something: it gets as many again.
+fn grow<'t, F: FileSystem, L: Layer>(
+    session: &'t Session<F>,
+    layer: &L,
+    local: &Rc<Local>,
+    tasks: &mut Tasks<'t>,
+    (queue, payload): (usize, usize),
+) {
+    let there = local.slots[queue].get();
+    for _ in 0..there.max(1).min(limits::SLOTS_PER_READER.saturating_sub(there)) {
+        if !local.crew.take_entry() {
+            tracing::debug!(queue = local.queues[queue], there, "no memory left for entries");
+            break;
+        }
+        match Entry::new(payload) {
+            Ok(entry) => serve(session, layer, local, tasks, (queue, entry)),
+            Err(error) => tracing::warn!(%error, "no memory for a further request"),
+        }
+    }
+    if local.slots[queue].get() > there {
+        local.submit_if_queued();
+        local.crew.kick(local.queues[queue]);
+    }
 }
 
 /// A further slot.
@@ -193,6 +223,7 @@ fn serve<'t, F: FileSystem, L: Layer>(
     tasks: &mut Tasks<'t>,
     (queue, entry): (usize, Entry),
 ) {
+    local.slots[queue].set(local.slots[queue].get() + 1);
     let slot = UringSlot::new(local.clone(), (tasks.next_id(), queue), session.agreed(), entry);
     let mut slot = layer.wrap(slot);
     let id = tasks.spawn(async move { session.serve(&mut slot).await });
