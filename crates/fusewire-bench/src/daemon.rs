@@ -1,21 +1,26 @@
-//! A mounted target and its daemon.
+//! A target in use, and its daemon.
 
+use std::env;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal};
-use serde::Serialize;
+use rustix::thread::CpuSet;
+use serde::{Deserialize, Serialize};
 
+use crate::client::{self, Pin};
 use crate::machine;
 use crate::mounts::{self, Mount};
 use crate::sys;
-use crate::target::Target;
+use crate::target::{EchoCpu, Kind, Shows, Target};
+use crate::tree::Tree;
 
 const MOUNT_TIME: Duration = Duration::from_secs(10);
 const STOP_TIME: Duration = Duration::from_secs(5);
@@ -27,18 +32,48 @@ const SETTLE_TIME: Duration = Duration::from_secs(10);
 /// Where one target can be used, mounted if it has to be.
 #[derive(Debug)]
 pub struct Mounted {
-    /// Short name of the target.
-    pub name: String,
-    /// Directory to work in.
+    /// What it is.
+    pub target: Target,
+    /// Directory to work in; meaningless for a pipe.
     pub root: PathBuf,
+    /// Files of its own, if it does not show the source directory.
+    pub own: Option<Tree>,
+    /// The pipes, if it is one.
+    pub pipe: Option<Pipe>,
     daemon: Option<Daemon>,
+    /// What somebody else has mounted.
+    found: Option<Mount>,
+}
+
+/// This side of the pipes to and from an echoing process.
+#[derive(Debug)]
+pub struct Pipe {
+    /// What is written here ...
+    pub to: OwnedFd,
+    /// ... can be read there.
+    pub from: OwnedFd,
 }
 
 #[derive(Debug)]
 struct Daemon {
     child: Child,
-    mount: Mount,
+    mount: Option<Mount>,
     log: PathBuf,
+}
+
+/// What targets need to be started.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// The source directory.
+    pub src: &'a Path,
+    /// Where mount points and messages go.
+    pub work: &'a Path,
+    /// Words that make this program echo.
+    pub echo: &'a [&'a str],
+    /// Where clients will be kept.
+    pub pin: Pin,
+    /// Most files a daemon may have open.
+    pub nofile: Option<u64>,
 }
 
 /// What a daemon has used so far.
@@ -51,7 +86,7 @@ pub struct Usage {
 }
 
 /// Memory of a daemon, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// Resident, including pages of the program file.
     pub resident: u64,
@@ -62,46 +97,65 @@ pub struct Memory {
 }
 
 impl Mounted {
-    /// Mounts `src` for this target below `work`, and waits until it is there.
+    /// Starts the target and waits until it is there.
     ///
     /// # Errors
     /// If the daemon cannot be started, ends, or mounts nothing within ten seconds.
-    pub fn start(target: &Target, src: &Path, work: &Path, nofile: Option<u64>) -> Result<Self> {
-        let root = work.join(format!("mnt-{}", target.name));
-        let Some(words) = target.command_for(src, &root) else {
-            return Ok(Self { name: target.name.clone(), root: src.to_owned(), daemon: None });
+    pub fn start(target: &Target, site: &Site<'_>) -> Result<Self> {
+        let mut this = Self {
+            target: target.clone(),
+            root: site.src.to_owned(),
+            own: None,
+            pipe: None,
+            daemon: None,
+            found: None,
         };
-        fs::create_dir(&root).with_context(|| format!("cannot make the mount point {}", root.display()))?;
-        let log = work.join(format!("{}.log", target.name));
+        match &target.kind {
+            Kind::Directory => {}
+            Kind::Pipe { cpu } => this.start_echo(*cpu, site)?,
+            Kind::Mounted { dir } => {
+                let tree = Tree::inside(dir)?;
+                this.root = tree.path().to_owned();
+                this.found = mounts::holding(&this.root);
+                this.own = Some(tree);
+            }
+            Kind::Daemon { shows, .. } => {
+                this.mount(site)?;
+                if *shows == Shows::Own {
+                    this.own = Some(Tree::at(&this.root));
+                }
+            }
+        }
+        Ok(this)
+    }
+
+    fn mount(&mut self, site: &Site<'_>) -> Result<()> {
+        let name = &self.target.name;
+        let dir = tempfile::Builder::new().prefix("mnt-").tempdir_in(site.work);
+        self.root =
+            dir.with_context(|| format!("cannot make a mount point in {}", site.work.display()))?.keep();
+        let words = self.target.command_for(site.src, &self.root).unwrap_or_default();
+        let log = self.root.with_extension("log");
         let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = Command::new(&words[0]);
-        command
-            .args(&words[1..])
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            // The terminal's Ctrl-C is for the bench, which then ends its daemons in order.
-            .process_group(0);
-        sys::tie_to_parent(&mut command, nofile);
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", words[0].display()))?;
+        command.args(&words[1..]).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let mut child = spawn(command, site.nofile)?;
 
         let begin = Instant::now();
         loop {
-            if let Some(mount) = mounts::find(&root).filter(Mount::is_fuse) {
-                let daemon = Some(Daemon { child, mount, log });
-                return Ok(Self { name: target.name.clone(), root, daemon });
+            if let Some(mount) = mounts::find(&self.root).filter(Mount::is_fuse) {
+                self.daemon = Some(Daemon { child, mount: Some(mount), log });
+                return Ok(());
             }
             if let Some(status) = child.try_wait()? {
-                bail!("{} ended with {status} before it had mounted anything{}", target.name, tail(&log));
+                bail!("{name} ended with {status} before it had mounted anything{}", tail(&log));
             }
             if begin.elapsed() > MOUNT_TIME {
                 let _ = child.kill();
                 let _ = child.wait();
                 bail!(
-                    "{} mounted nothing on {} within {} s{}",
-                    target.name,
-                    root.display(),
+                    "{name} mounted nothing on {} within {} s{}",
+                    self.root.display(),
                     MOUNT_TIME.as_secs(),
                     tail(&log)
                 );
@@ -110,9 +164,37 @@ impl Mounted {
         }
     }
 
+    /// Starts a process that sends back what it gets.
+    fn start_echo(&mut self, cpu: EchoCpu, site: &Site<'_>) -> Result<()> {
+        let mut command = Command::new(env::current_exe().context("cannot find this program's own file")?);
+        command.args(site.echo).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = spawn(command, None)?;
+        let (to, from) = (child.stdin.take(), child.stdout.take());
+        let (Some(to), Some(from)) = (to, from) else { bail!("the echoing process has no pipes") };
+        self.pipe = Some(Pipe { to: to.into(), from: from.into() });
+        let pid = child.id();
+        self.daemon = Some(Daemon { child, mount: None, log: site.work.join("echo.log") });
+        let wanted = |each: usize| match (site.pin, cpu) {
+            (Pin::One(client), EchoCpu::Same) => each == client,
+            (Pin::One(client), EchoCpu::Other) => each != client,
+            _ => true,
+        };
+        let mut set = CpuSet::new();
+        let cpus: Vec<_> = client::allowed_cpus().into_iter().filter(|cpu| wanted(*cpu)).collect();
+        ensure!(!cpus.is_empty(), "{}: there is no other CPU", self.target.name);
+        cpus.iter().for_each(|cpu| set.set(*cpu));
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        rustix::thread::sched_setaffinity(pid, &set).context("cannot choose the CPU of the echoing process")
+    }
+
+    /// Whether the usual files are used through it, or made in it.
+    pub fn uses_files(&self) -> bool {
+        !matches!(self.target.kind, Kind::Pipe { .. } | Kind::Daemon { shows: Shows::Numbers, .. })
+    }
+
     /// Number of the connection, if FUSE serves this target.
     pub fn connection(&self) -> Option<u32> {
-        self.daemon.as_ref().map(|daemon| daemon.mount.minor)
+        Some(self.daemon.as_ref()?.mount.as_ref()?.minor)
     }
 
     /// What the daemon has used so far; nothing if there is none.
@@ -136,7 +218,7 @@ impl Mounted {
             }
             Ok(Usage { cpu, switches })
         };
-        read().with_context(|| format!("the daemon of {} is gone{}", self.name, tail(&daemon.log)))
+        read().with_context(|| format!("the daemon of {} is gone{}", self.target.name, tail(&daemon.log)))
     }
 
     /// Memory of the daemon, `None` if there is none.
@@ -147,10 +229,10 @@ impl Mounted {
         let Some(daemon) = &self.daemon else { return Ok(None) };
         let pid = daemon.child.id();
         let status = fs::read_to_string(format!("/proc/{pid}/status"))
-            .with_context(|| format!("the daemon of {} is gone{}", self.name, tail(&daemon.log)))?;
+            .with_context(|| format!("the daemon of {} is gone{}", self.target.name, tail(&daemon.log)))?;
         let bytes = |name| machine::field(&status, name).map(|kib| kib * 1024);
         let Some(resident) = bytes("VmRSS:") else {
-            bail!("the daemon of {} has ended{}", self.name, tail(&daemon.log));
+            bail!("the daemon of {} has ended{}", self.target.name, tail(&daemon.log));
         };
         Ok(Some(Memory {
             resident,
@@ -164,8 +246,9 @@ impl Mounted {
     /// # Errors
     /// If the mount cannot be remounted or the daemon is gone.
     pub fn forget_all(&self) -> Result<()> {
-        if let Some(daemon) = &self.daemon {
-            daemon.mount.drop_names()?;
+        let mount = self.daemon.as_ref().and_then(|daemon| daemon.mount.as_ref()).or(self.found.as_ref());
+        if let Some(mount) = mount {
+            mount.drop_names()?;
             self.settle()?;
         }
         Ok(())
@@ -182,16 +265,18 @@ impl Mounted {
         let mut before = self.usage()?.cpu;
         while begin.elapsed() < SETTLE_TIME {
             thread::sleep(QUIET_TIME);
-            let now = sys::process_cpu_time(daemon.child.id())
-                .with_context(|| format!("the daemon of {} is gone{}", self.name, tail(&daemon.log)))?;
-            if now - before < QUIET_CPU && mounts::waiting(daemon.mount.minor).unwrap_or(0) == 0 {
+            let now = sys::process_cpu_time(daemon.child.id()).with_context(|| {
+                format!("the daemon of {} is gone{}", self.target.name, tail(&daemon.log))
+            })?;
+            let waiting = daemon.mount.as_ref().and_then(|mount| mounts::waiting(mount.minor));
+            if now - before < QUIET_CPU && waiting.unwrap_or(0) == 0 {
                 return Ok(());
             }
             before = now;
         }
         bail!(
             "{} is still busy {} s after the last operation; does it poll?{}",
-            self.name,
+            self.target.name,
             SETTLE_TIME.as_secs(),
             tail(&daemon.log)
         )
@@ -204,17 +289,22 @@ impl Mounted {
     /// case.
     pub fn stop(mut self) -> Result<()> {
         let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
-        daemon.signal(Signal::INT);
+        // An echoing process ends when its pipes do.
+        match self.pipe.take() {
+            Some(pipe) => drop(pipe),
+            None => daemon.signal(Signal::INT),
+        }
         let ended = daemon.wait(STOP_TIME);
-        let left = mounts::find(&self.root).is_some();
+        let left = daemon.mount.is_some() && mounts::find(&self.root).is_some();
+        let name = &self.target.name;
         let log = tail(&daemon.log);
         match ended {
-            None => bail!("{} did not end within {} s of SIGINT{log}", self.name, STOP_TIME.as_secs()),
+            None => bail!("{name} did not end within {} s of SIGINT{log}", STOP_TIME.as_secs()),
             // One that does not handle SIGINT by itself died of it.
             Some(status) if !status.success() && status.signal() != Some(Signal::INT.as_raw()) => {
-                bail!("{} ended with {status}{log}", self.name)
+                bail!("{name} ended with {status}{log}")
             }
-            Some(_) if left => bail!("{} left its mount behind{log}", self.name),
+            Some(_) if left => bail!("{name} left its mount behind{log}"),
             Some(_) => Ok(()),
         }
     }
@@ -243,17 +333,40 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if !matches!(self.child.try_wait(), Ok(Some(_))) {
-            mounts::abort(self.mount.minor);
-            mounts::detach(&self.mount.point);
+            if let Some(mount) = &self.mount {
+                mounts::abort(mount.minor);
+                mounts::detach(&mount.point);
+            }
             if self.wait(Duration::from_secs(1)).is_none() {
                 self.signal(Signal::KILL);
                 self.wait(STOP_TIME);
             }
         }
-        if mounts::find(&self.mount.point).is_some() {
-            mounts::detach(&self.mount.point);
+        if let Some(mount) = self.mount.as_ref().filter(|mount| mounts::find(&mount.point).is_some()) {
+            mounts::detach(&mount.point);
         }
     }
+}
+
+/// Starts a daemon that ends with this program.
+fn spawn(mut command: Command, nofile: Option<u64>) -> Result<Child> {
+    // The terminal's Ctrl-C is for the bench, which then ends its daemons in order.
+    command.current_dir("/").process_group(0);
+    sys::tie_to_parent(&mut command, nofile);
+    command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))
+}
+
+/// Sends back each byte from standard input until that ends.
+///
+/// # Errors
+/// If standard input or output cannot be used.
+pub fn echo() -> Result<()> {
+    let (from, to) = (io::stdin(), io::stdout());
+    let mut byte = [0];
+    while rustix::io::read(&from, &mut byte)? == 1 {
+        rustix::io::write(&to, &byte)?;
+    }
+    Ok(())
 }
 
 /// Context switches in a `status` file of a thread.

@@ -4,11 +4,12 @@
 //! the machine's load hits all of them. What is compared is the CPU time per operation of client and daemon
 //! together, which such load disturbs least, and it is compared turn by turn.
 //!
-//! - [`target`]: what is measured, as a command line;
-//! - [`mod@tree`], [`workload`], [`client`]: the files, the kinds of operation, the threads that do them;
+//! - [`target`], [`peers`]: what is measured, as a command line;
+//! - [`workload`], [`suite`]: the kinds of operation, as data, and the files they are written in;
+//! - [`mod@tree`], [`client`]: the files that are worked on, and the threads that do it;
 //! - [`run`]: the turns; [`memory`]: growth of a daemon with the number of known files;
 //! - [`daemon`], [`mounts`], [`watchdog`], [`machine`]: the surroundings, and that nothing is left behind;
-//! - [`stats`], [`report`]: what is made of the numbers.
+//! - [`stats`], [`results`], [`report`]: what is made of the numbers.
 
 pub mod cli;
 pub mod client;
@@ -16,9 +17,12 @@ pub mod daemon;
 pub mod machine;
 pub mod memory;
 pub mod mounts;
+pub mod peers;
 pub mod report;
+pub mod results;
 pub mod run;
 pub mod stats;
+pub mod suite;
 pub mod sys;
 pub mod target;
 pub mod tree;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::daemon::{Memory, Mounted};
+use crate::daemon::{Memory, Mounted, Site};
 use crate::target::Target;
 use crate::tree::{self, Tree, c_path, dir_name, file_name};
 use crate::watchdog::Watchdog;
@@ -110,10 +110,10 @@ impl Plan {
 pub fn measure(
     plan: &Plan,
     target: &Target,
-    (lower, tree): (&str, &Tree),
-    (work, watchdog): (&Path, &Watchdog),
+    lower: &str,
+    (site, watchdog): (&Site<'_>, &Watchdog),
 ) -> Result<Growth> {
-    let mounted = Mounted::start(target, tree.path(), work, Some(plan.nofile))?;
+    let mounted = Mounted::start(target, site)?;
     let Some(connection) = mounted.connection() else {
         bail!("{} has no daemon whose memory could be measured", target.name);
     };
@@ -138,7 +138,7 @@ fn grow(plan: &Plan, mounted: &Mounted, lower: &str, watchdog: &Watchdog) -> Res
     let idle = memory()?;
     let inodes_before = fuse_inodes();
     let mut growth = Growth {
-        target: mounted.name.clone(),
+        target: mounted.target.name.clone(),
         lower: lower.to_owned(),
         idle,
         points: Vec::new(),

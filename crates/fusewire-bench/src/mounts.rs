@@ -62,6 +62,11 @@ impl Mount {
         self.fstype == "fuse" || self.fstype.starts_with("fuse.")
     }
 
+    /// Whether [`Mount::drop_names`] is harmless here: other filesystems may take a remount as new options.
+    pub fn can_drop_names(&self) -> bool {
+        self.is_fuse() || self.fstype == "virtiofs"
+    }
+
     /// Lets the kernel forget every unused name and file of this mount, and of no other.
     ///
     /// A remount that changes nothing does it (`reconfigure_super` calls `shrink_dcache_sb`), while
@@ -92,6 +97,20 @@ impl Mount {
 /// The mount on exactly this directory, the topmost if there are several. Does not touch the directory.
 pub fn find(point: &Path) -> Option<Mount> {
     all().into_iter().rfind(|mount| mount.point == point)
+}
+
+/// The first mount of this filesystem type.
+pub fn find_type(fstype: &str) -> Option<Mount> {
+    all().into_iter().find(|mount| mount.fstype == fstype)
+}
+
+/// The mount on which this path lies, which must be absolute and without symbolic links. Does not touch it.
+pub fn holding(path: &Path) -> Option<Mount> {
+    // Of several on the same directory the last one is on top.
+    all()
+        .into_iter()
+        .filter(|mount| path.starts_with(&mount.point))
+        .max_by_key(|mount| mount.point.as_os_str().len())
 }
 
 /// Ends the connection: every request waiting on it fails with ECONNABORTED, also those of clients that cannot be
@@ -161,6 +180,14 @@ mod tests {
         assert_eq!((mount.point.to_str(), mount.minor), (Some("/tmp/a b/mnt"), 41));
         assert!(mount.is_fuse());
         assert_eq!(mount.flags(), MountFlags::NOSUID | MountFlags::NOATIME);
+    }
+
+    #[test]
+    fn the_mount_that_holds_a_path_is_the_innermost() {
+        assert_eq!(holding(Path::new("/proc/self/status")).unwrap().fstype, "proc");
+        assert_eq!(holding(Path::new("/procession")).unwrap().point, Path::new("/"));
+        assert!(find_type("proc").is_some_and(|mount| mount.point.ends_with("proc")));
+        assert!(find_type("no-such-type").is_none());
     }
 
     #[test]

@@ -1,14 +1,40 @@
-//! What is measured: a command that mounts a directory, or the directory itself.
+//! What is measured: a command that mounts something, a directory, or a pipe.
+//!
+//! On the command line a target is written `BASE[:OPTION[,OPTION...]]`. An option is `KEY=VALUE` or a word; a value with
+//! a `+` in it stands for several values, which makes several targets. `NAME=` before it gives it a name of its own.
 
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use serde::Serialize;
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::mounts;
+use crate::peers::Peers;
+use crate::workload::{Op, Request, Workload};
+
+/// How targets are written, for the help.
+pub const GRAMMAR: &str = "\
+Targets:
+  native                 the source directory itself
+  fusewire[:OPTIONS]     `fusewire mount`; each option is one of its long options, without the dashes:
+                         fusewire:cache=none  fusewire:channel=uring,threads=2  fusewire:read-only
+  mem[:OPTIONS]          `fusewire mount --fs mem none`
+  null[:OPTIONS]         `fusewire mount --fs null none`; only for round trips
+  fuser[:OPTIONS]        a passthrough on the crate fuser; options of the example fuser_passthrough, or cache=...
+  PEER[:cache=HOW]       another program found on this machine; `list` tells which
+  at:DIR                 a directory on something that is mounted already: FUSE or virtiofs
+  pipe[:cpu=WHERE]       two pipes and a process that echoes: the reference for round trips; it runs on the same CPU
+                         as a client that is kept on one (same), never there (other), or anywhere (free)
+  NAME=COMMAND           anything else; {mnt} and, unless it has files of its own, {src} in COMMAND stand for the
+                         directories; it stays in the foreground until it is unmounted
+  NAME=TARGET            any of the above under a short name: ring=fusewire:channel=uring
+
+A value with + in it makes several targets: fusewire:channel=dev_fuse+uring,cache=none+auto is four.";
 
 /// What the kernel may cache, as a user thinks of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// Nothing: every use of a name or attribute asks the daemon.
@@ -29,6 +55,13 @@ impl Profile {
         }
     }
 
+    fn from_name(name: &str) -> Result<Self> {
+        match [Self::None, Self::Auto, Self::Always].into_iter().find(|profile| profile.name() == name) {
+            Some(profile) => Ok(profile),
+            None => bail!("cache={name} is unknown; it is none, auto or always"),
+        }
+    }
+
     /// The same for the passthrough on the crate `fuser`, so that the kernel sends both the same requests. Like fusewire
     /// it answers FLUSH without asking a lower filesystem that has nothing to say there.
     fn fuser_args(self) -> impl Iterator<Item = &'static str> {
@@ -43,46 +76,99 @@ impl Profile {
 }
 
 /// Where the daemons are and how they are started.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct TargetArgs {
-    /// What to measure: `native` (the directory itself), `fusewire`, `fuser` (a passthrough on the crate fuser), or
-    /// NAME=COMMAND, where {src} and {mnt} in COMMAND stand for the two directories and the command stays in the
-    /// foreground until it is unmounted.
-    #[arg(long = "target", value_name = "TARGET", help_heading = "Targets")]
+    /// What to measure; may be repeated [default: what the preset says]
+    #[arg(short = 't', long = "target", value_name = "TARGET", help_heading = "Targets")]
     pub targets: Vec<String>,
-    /// Release binary of fusewire [default: beside this program].
+    /// Caching profile of targets that do not say cache=... [default: what the preset says, or auto]
+    #[arg(long, value_enum, help_heading = "Targets")]
+    pub profile: Option<Profile>,
+    /// Release binary of fusewire [default: beside this program]
     #[arg(long, value_name = "FILE", help_heading = "Targets")]
     pub fusewire: Option<PathBuf>,
-    /// The example `fuser_passthrough` [default: in `examples` beside this program].
+    /// The example `fuser_passthrough` [default: in `examples` beside this program]
     #[arg(long, value_name = "FILE", help_heading = "Targets")]
     pub fuser: Option<PathBuf>,
-    /// Caching profile of both.
-    #[arg(long, value_enum, default_value_t = Profile::Auto, help_heading = "Targets")]
-    pub profile: Profile,
-    /// One more argument for `fusewire mount`, such as --fusewire-arg=--no-acl; may be repeated.
+    /// One more argument for `fusewire mount`, such as --fusewire-arg=--no-acl; may be repeated
     #[arg(long, value_name = "ARG", allow_hyphen_values = true, help_heading = "Targets")]
     pub fusewire_arg: Vec<String>,
-    /// One more argument for `fuser_passthrough`; may be repeated.
+    /// One more argument for `fuser_passthrough`; may be repeated
     #[arg(long, value_name = "ARG", allow_hyphen_values = true, help_heading = "Targets")]
     pub fuser_arg: Vec<String>,
+    /// More peers: TOML, one line each, NAME = { programs = [...], run = "... {src} {mnt}" }
+    #[arg(long, value_name = "FILE", help_heading = "Targets")]
+    pub peers: Option<PathBuf>,
+    /// Directory with programs of peers, looked into before the PATH; may be repeated
+    #[arg(long, value_name = "DIR", help_heading = "Targets")]
+    pub peers_dir: Vec<PathBuf>,
 }
 
 /// One thing to measure.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// Short name, for the tables.
     pub name: String,
-    /// Program and arguments with `{src}` and `{mnt}` still in them; `None` for the directory itself.
-    pub command: Option<Vec<String>>,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What a target is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The source directory itself.
+    Directory,
+    /// A daemon that mounts something.
+    Daemon {
+        /// Program and arguments with `{src}` and `{mnt}` still in them.
+        command: Vec<String>,
+        /// What is seen on the mount.
+        shows: Shows,
+    },
+    /// A directory on something that others have mounted.
+    Mounted {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Two pipes and a process that echoes.
+    Pipe {
+        /// On which CPU it runs.
+        cpu: EchoCpu,
+    },
+}
+
+/// What is seen on a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shows {
+    /// The source directory.
+    Source,
+    /// Files of its own, at first none.
+    Own,
+    /// Numbered files full of zeros.
+    Numbers,
+}
+
+/// Where the echoing process of a pipe runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EchoCpu {
+    /// Where a client is kept that is kept on one CPU; else anywhere.
+    Same,
+    /// On every CPU but that one.
+    Other,
+    /// Anywhere.
+    Free,
 }
 
 impl Target {
     /// The directory itself.
     pub fn native() -> Self {
-        Self { name: "native".into(), command: None }
+        Self { name: "native".into(), kind: Kind::Directory }
     }
 
-    /// Program and arguments for these directories, `None` for the directory itself.
+    /// Program and arguments for these directories, `None` if there is nothing to start.
     pub fn command_for(&self, src: &Path, mnt: &Path) -> Option<Vec<OsString>> {
         let fill = |word: &String| match word.as_str() {
             "{src}" => src.as_os_str().to_owned(),
@@ -91,72 +177,273 @@ impl Target {
                 word.replace("{src}", &src.to_string_lossy()).replace("{mnt}", &mnt.to_string_lossy()).into()
             }
         };
-        self.command.as_ref().map(|words| words.iter().map(fill).collect())
+        match &self.kind {
+            Kind::Daemon { command, .. } => Some(command.iter().map(fill).collect()),
+            _ => None,
+        }
+    }
+
+    /// Whether a process of its own serves it.
+    pub fn has_daemon(&self) -> bool {
+        matches!(self.kind, Kind::Daemon { .. } | Kind::Pipe { .. })
+    }
+
+    /// Whether the workload can be done there with so many threads.
+    pub fn can_do(&self, workload: &Workload, threads: usize) -> bool {
+        match self.kind {
+            Kind::Pipe { .. } => workload.op == Op::Ping(Request::Getattr) && threads == 1,
+            Kind::Daemon { shows: Shows::Numbers, .. } => matches!(workload.op, Op::Ping(_)),
+            _ => true,
+        }
+    }
+}
+
+/// A target as it is written, one of its alternatives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Spec {
+    base: String,
+    options: Vec<(String, Option<String>)>,
+}
+
+impl Spec {
+    /// All alternatives that `BASE[:OPTIONS]` stands for.
+    fn parse(text: &str) -> Result<Vec<Self>> {
+        let (base, list) = text.split_once(':').unwrap_or((text, ""));
+        let mut all = vec![Self { base: base.to_owned(), options: Vec::new() }];
+        if base == "at" {
+            all[0].options.push((list.to_owned(), None));
+            return Ok(all);
+        }
+        for option in list.split(',').filter(|_| !list.is_empty()) {
+            let (key, values) = match option.split_once('=') {
+                Some((key, values)) => (key, values.split('+').map(|value| Some(value.to_owned())).collect()),
+                None => (option, vec![None]),
+            };
+            ensure!(
+                !key.is_empty() && values.iter().all(|value| value.as_deref() != Some("")),
+                "target {text}: the option `{option}` lacks a key or a value; write KEY=VALUE"
+            );
+            let more = |spec: &Self, value: &Option<String>| {
+                let mut spec = spec.clone();
+                spec.options.push((key.to_owned(), value.clone()));
+                spec
+            };
+            all = all.iter().flat_map(|spec| values.iter().map(move |value| more(spec, value))).collect();
+        }
+        Ok(all)
+    }
+
+    fn name(&self) -> String {
+        let options: Vec<_> = self
+            .options
+            .iter()
+            .map(|(key, value)| value.as_ref().map_or_else(|| key.clone(), |value| format!("{key}={value}")))
+            .collect();
+        if options.is_empty() { self.base.clone() } else { format!("{}:{}", self.base, options.join(",")) }
+    }
+
+    fn value(&self, key: &str) -> Option<&str> {
+        self.options.iter().rev().find(|(known, _)| known == key)?.1.as_deref()
+    }
+
+    /// The options but some as arguments of a command line.
+    fn words(&self, but: &[&str]) -> impl Iterator<Item = String> {
+        let options = self.options.iter().filter(move |(key, _)| !but.contains(&key.as_str()));
+        options.flat_map(|(key, value)| std::iter::once(format!("--{key}")).chain(value.clone()))
+    }
+
+    fn profile(&self, default: Profile) -> Result<Profile> {
+        self.value("cache").map_or(Ok(default), Profile::from_name)
+    }
+
+    fn only_option(&self, known: &str) -> Result<()> {
+        match self.options.iter().find(|(key, value)| key != known || value.is_none()) {
+            Some((key, _)) => bail!(
+                "target {}: the option {key} is unknown; {} takes {known}=... only; use NAME=COMMAND for more",
+                self.name(),
+                self.base
+            ),
+            None => Ok(()),
+        }
     }
 }
 
 impl TargetArgs {
-    /// The targets in the order asked for; `default` if none was named.
+    /// The targets in the order asked for; `default` if none was named, of which those that end in `?` are left out
+    /// if they are not on this machine.
     ///
     /// # Errors
-    /// If a name is unknown or used twice, or a program is not there.
-    pub fn resolve(&self, default: &[&str]) -> Result<Vec<Target>> {
-        let asked: Vec<&str> = match self.targets.as_slice() {
-            [] => default.to_vec(),
-            named => named.iter().map(String::as_str).collect(),
-        };
+    /// If a target is unknown, wrongly written or named twice, or a program is not there.
+    pub fn resolve(&self, default: &[String], profile: Profile) -> Result<Vec<Target>> {
+        let asked = if self.targets.is_empty() { default } else { &self.targets };
         let mut targets: Vec<Target> = Vec::new();
         for text in asked {
-            let target = self.target(text)?;
-            if targets.iter().any(|other| other.name == target.name) {
-                bail!(
-                    "target {} is named twice; give one of them another name with NAME=COMMAND",
-                    target.name
-                );
+            let found = match text.strip_suffix('?') {
+                Some(text) => self.target(text, profile).unwrap_or_default(),
+                None => self.target(text, profile)?,
+            };
+            for target in found {
+                if targets.iter().any(|other| other.name == target.name) {
+                    bail!(
+                        "target {} is named twice; give one of them another name: NAME=TARGET",
+                        target.name
+                    );
+                }
+                targets.push(target);
             }
-            targets.push(target);
         }
+        ensure!(
+            !targets.is_empty(),
+            "there is nothing to measure: none of {} is on this machine",
+            asked.join(", ")
+        );
         Ok(targets)
     }
 
-    fn target(&self, text: &str) -> Result<Target> {
-        match text {
-            "native" => Ok(Target::native()),
-            "fusewire" => {
-                let mut words = vec![program(self.fusewire.as_deref(), "fusewire", "--fusewire")?];
-                words.extend(["mount", "{src}", "{mnt}", "--cache", self.profile.name()].map(String::from));
-                words.extend(self.fusewire_arg.iter().cloned());
-                Ok(Target { name: text.into(), command: Some(words) })
-            }
-            "fuser" => {
-                let mut words =
-                    vec![program(self.fuser.as_deref(), "examples/fuser_passthrough", "--fuser")?];
-                words.extend(["{src}", "{mnt}"].map(String::from));
-                words.extend(self.profile.fuser_args().map(String::from));
-                words.extend(self.fuser_arg.iter().cloned());
-                Ok(Target { name: text.into(), command: Some(words) })
-            }
-            _ => custom(text),
+    fn target(&self, text: &str, profile: Profile) -> Result<Vec<Target>> {
+        if text.contains("{mnt}") || text.contains("{src}") {
+            return Ok(vec![custom(text)?]);
         }
+        let equals = text.find('=').unwrap_or(text.len());
+        let (alias, rest) = match text.find(':') {
+            Some(colon) if colon < equals => (None, text),
+            _ => text.split_once('=').map_or((None, text), |(name, rest)| (Some(name), rest)),
+        };
+        let specs = Spec::parse(rest)?;
+        if let Some(name) = alias {
+            check_name(name)?;
+            ensure!(
+                specs.len() == 1,
+                "target {text}: a name is for one target, and this stands for {}",
+                specs.len()
+            );
+        }
+        let make = |spec: &Spec| -> Result<Target> {
+            let name = alias.map_or_else(|| spec.name(), str::to_owned);
+            Ok(Target { name, kind: self.kind(spec, profile)? })
+        };
+        specs.iter().map(make).collect()
+    }
+
+    fn kind(&self, spec: &Spec, profile: Profile) -> Result<Kind> {
+        match spec.base.as_str() {
+            "native" if spec.options.is_empty() => Ok(Kind::Directory),
+            "native" => bail!("target {}: native takes no options", spec.name()),
+            "fusewire" | "mem" | "null" => self.fusewire(spec, profile),
+            "fuser" => {
+                let mut command =
+                    vec![program(self.fuser.as_deref(), "examples/fuser_passthrough", "--fuser")?];
+                command.extend(["{src}", "{mnt}"].map(String::from));
+                command.extend(spec.profile(profile)?.fuser_args().map(String::from));
+                command.extend(spec.words(&["cache"]));
+                command.extend(self.fuser_arg.iter().cloned());
+                Ok(Kind::Daemon { command, shows: Shows::Source })
+            }
+            "pipe" => {
+                spec.only_option("cpu")?;
+                let cpu = match spec.value("cpu") {
+                    None | Some("same") => EchoCpu::Same,
+                    Some("other") => EchoCpu::Other,
+                    Some("free") => EchoCpu::Free,
+                    Some(other) => {
+                        bail!("target {}: cpu={other} is unknown; it is same, other or free", spec.name())
+                    }
+                };
+                Ok(Kind::Pipe { cpu })
+            }
+            "at" => already_mounted(Path::new(&spec.options[0].0)),
+            _ => self.peer(spec, profile),
+        }
+    }
+
+    fn fusewire(&self, spec: &Spec, profile: Profile) -> Result<Kind> {
+        let fs = match spec.base.as_str() {
+            "fusewire" => spec.value("fs").unwrap_or("passthrough"),
+            base => base,
+        };
+        let (src, shows) = match fs {
+            "mem" => ("none", Shows::Own),
+            "null" => ("none", Shows::Numbers),
+            _ => ("{src}", Shows::Source),
+        };
+        let mut command = vec![program(self.fusewire.as_deref(), "fusewire", "--fusewire")?];
+        command.extend(["mount", src, "{mnt}", "--cache", spec.profile(profile)?.name()].map(String::from));
+        if fs != "passthrough" {
+            command.extend(["--fs".into(), fs.to_owned()]);
+        }
+        command.extend(spec.words(&["cache", "fs"]));
+        command.extend(self.fusewire_arg.iter().cloned());
+        Ok(Kind::Daemon { command, shows })
+    }
+
+    fn peer(&self, spec: &Spec, profile: Profile) -> Result<Kind> {
+        let peers = self.known_peers()?;
+        let Some(peer) = peers.get(&spec.base) else {
+            let known: Vec<_> = peers.names().map(|(name, _)| name.to_owned()).collect();
+            bail!(
+                "target {} is unknown; use native, fusewire, mem, null, fuser, pipe, at:DIR, {} or NAME=COMMAND",
+                spec.name(),
+                known.join(", ")
+            );
+        };
+        spec.only_option("cache")?;
+        match &peer.mounted {
+            Some(fstype) => match mounts::find_type(fstype) {
+                Some(mount) => already_mounted(&mount.point),
+                None => bail!("{}: no filesystem of type {fstype} is mounted", spec.base),
+            },
+            None => {
+                let command = peers.command(&spec.base, peer, spec.profile(profile)?)?;
+                Ok(Kind::Daemon { command, shows: Shows::Source })
+            }
+        }
+    }
+
+    /// Peers that may be on this machine.
+    ///
+    /// # Errors
+    /// If the file of peers cannot be read.
+    pub fn known_peers(&self) -> Result<Peers> {
+        Peers::new(self.peers.as_deref(), &self.peers_dir)
     }
 }
 
 fn custom(text: &str) -> Result<Target> {
     let Some((name, command)) = text.split_once('=') else {
-        bail!("target {text} is unknown; use native, fusewire, fuser or NAME=COMMAND");
+        bail!("target {text} has no name; write NAME=COMMAND");
     };
-    let words: Vec<String> = command.split_whitespace().map(String::from).collect();
-    if name.is_empty() || words.is_empty() {
-        bail!("target {text} lacks a name or a command; write NAME=COMMAND");
+    let command_words: Vec<String> = command.split_whitespace().map(String::from).collect();
+    ensure!(!command_words.is_empty(), "target {text} lacks a command; write NAME=COMMAND");
+    check_name(name)?;
+    ensure!(
+        command.contains("{mnt}"),
+        "the command of target {name} does not say where to mount; put {{mnt}} (and {{src}}) into it"
+    );
+    let shows = if command.contains("{src}") { Shows::Source } else { Shows::Own };
+    Ok(Target { name: name.into(), kind: Kind::Daemon { command: command_words, shows } })
+}
+
+fn check_name(name: &str) -> Result<()> {
+    ensure!(
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)),
+        "target name `{name}` must have letters, digits, '-', '_' and '.'"
+    );
+    Ok(())
+}
+
+fn already_mounted(dir: &Path) -> Result<Kind> {
+    let dir = dir
+        .canonicalize()
+        .with_context(|| format!("target at:{}: there is no such directory", dir.display()))?;
+    match mounts::holding(&dir) {
+        Some(mount) if mount.can_drop_names() => Ok(Kind::Mounted { dir }),
+        Some(mount) => bail!(
+            "target at:{}: this lies on {}, whose caches cannot be emptied; it must be FUSE or virtiofs",
+            dir.display(),
+            mount.fstype
+        ),
+        None => bail!("target at:{}: it is not in the mount table", dir.display()),
     }
-    // The name becomes a part of paths.
-    if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) || name.starts_with('.') {
-        bail!("target name {name} has characters other than letters, digits, '-', '_' and '.'");
-    }
-    if !command.contains("{mnt}") {
-        bail!("the command of target {name} does not say where to mount; put {{mnt}} (and {{src}}) into it");
-    }
-    Ok(Target { name: name.into(), command: Some(words) })
 }
 
 /// The program at the given place, or beside this one.
@@ -188,40 +475,117 @@ mod tests {
             targets: targets.iter().map(|text| (*text).to_owned()).collect(),
             fusewire: Some("/bin/sh".into()),
             fuser: Some("/bin/sh".into()),
-            profile: Profile::None,
             fusewire_arg: vec!["--extra".into()],
-            fuser_arg: vec![],
+            ..TargetArgs::default()
         }
+    }
+
+    fn resolve(targets: &[&str]) -> Result<Vec<Target>> {
+        args(targets).resolve(&[], Profile::None)
+    }
+
+    fn filled(target: &Target) -> Option<Vec<String>> {
+        let words = target.command_for(Path::new("/s"), Path::new("/m"));
+        words.map(|words| words.iter().map(|word| word.to_string_lossy().into_owned()).collect())
     }
 
     #[test]
     fn commands_get_their_directories() {
-        let targets = args(&["native", "fusewire", "x=peer --from={src} {mnt}"]).resolve(&[]).unwrap();
-        let filled = |target: &Target| {
-            let words = target.command_for(Path::new("/s"), Path::new("/m"));
-            words
-                .map(|words| words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>())
-        };
+        let targets = resolve(&["native", "fusewire", "x=peer --from={src} {mnt}"]).unwrap();
         assert_eq!(filled(&targets[0]), None);
         assert_eq!(filled(&targets[1]).unwrap()[1..], ["mount", "/s", "/m", "--cache", "none", "--extra"]);
         assert_eq!(filled(&targets[2]).unwrap(), ["peer", "--from=/s", "/m"]);
     }
 
     #[test]
+    fn options_become_arguments_and_values_alternatives() {
+        let targets = resolve(&["fusewire:channel=dev_fuse+uring,cache=none+auto,read-only"]).unwrap();
+        let names: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "fusewire:channel=dev_fuse,cache=none,read-only",
+                "fusewire:channel=dev_fuse,cache=auto,read-only",
+                "fusewire:channel=uring,cache=none,read-only",
+                "fusewire:channel=uring,cache=auto,read-only"
+            ]
+        );
+        let words = ["mount", "/s", "/m", "--cache", "auto", "--channel", "uring", "--read-only", "--extra"];
+        assert_eq!(filled(&targets[3]).unwrap()[1..], words);
+    }
+
+    #[test]
+    fn null_mem_and_commands_without_source_have_files_of_their_own() {
+        let targets =
+            resolve(&["null:threads=1", "short=fusewire:fs=mem", "own=daemon {mnt}", "pipe:cpu=other"])
+                .unwrap();
+        let shows = |target: &Target| match target.kind {
+            Kind::Daemon { shows, .. } => Some(shows),
+            _ => None,
+        };
+        let all: Vec<_> = targets.iter().map(|target| (target.name.as_str(), shows(target))).collect();
+        assert_eq!(
+            all,
+            [
+                ("null:threads=1", Some(Shows::Numbers)),
+                ("short", Some(Shows::Own)),
+                ("own", Some(Shows::Own)),
+                ("pipe:cpu=other", None)
+            ]
+        );
+        let words = filled(&targets[0]).unwrap();
+        assert_eq!(
+            words[1..],
+            ["mount", "none", "/m", "--cache", "none", "--fs", "null", "--threads", "1", "--extra"]
+        );
+        assert_eq!(targets[3].kind, Kind::Pipe { cpu: EchoCpu::Other });
+    }
+
+    #[test]
+    fn fuser_takes_a_profile_of_its_own() {
+        let targets = resolve(&["fuser:cache=always,threads=1"]).unwrap();
+        let words = filled(&targets[0]).unwrap().join(" ");
+        assert!(words.contains("--timeout 86400") && words.ends_with("--threads 1"), "{words}");
+    }
+
+    #[test]
+    fn targets_that_are_not_there_are_left_out_if_the_preset_says_so() {
+        let default = ["native".to_owned(), "fuser?".to_owned()];
+        let mut args = args(&[]);
+        assert_eq!(args.resolve(&default, Profile::Auto).unwrap().len(), 2);
+        args.fuser = Some("/no/such".into());
+        assert_eq!(args.resolve(&default, Profile::Auto).unwrap().len(), 1);
+        assert!(
+            args.resolve(&default[1..], Profile::Auto)
+                .unwrap_err()
+                .to_string()
+                .contains("nothing to measure")
+        );
+    }
+
+    #[test]
     fn bad_targets_say_what_to_do() {
         for (text, advice) in [
             ("nativ", "use native"),
-            ("=x {mnt}", "NAME=COMMAND"),
-            ("a=", "NAME=COMMAND"),
-            ("a=b", "{mnt}"),
+            ("native:x", "takes no options"),
+            ("=x {mnt}", "letters"),
+            ("a=b", "unknown"),
+            ("a=b {src}", "{mnt}"),
             ("../a=b {mnt}", "letters"),
+            ("fusewire:cache=some", "none, auto or always"),
+            ("fusewire:cache=", "KEY=VALUE"),
+            ("x=fusewire:cache=none+auto", "stands for 2"),
+            ("pipe:core=1", "pipe takes cpu"),
+            ("pipe:cpu=1", "same, other or free"),
+            ("at:/no/such", "no such directory"),
+            ("at:/proc", "must be FUSE or virtiofs"),
         ] {
-            let error = args(&[text]).resolve(&[]).unwrap_err().to_string();
+            let error = format!("{:#}", resolve(&[text]).unwrap_err());
             assert!(error.contains(advice), "{text}: {error}");
         }
-        assert!(args(&["fuser", "fuser"]).resolve(&[]).unwrap_err().to_string().contains("twice"));
+        assert!(resolve(&["fuser", "fuser"]).unwrap_err().to_string().contains("twice"));
         let mut missing = args(&["fuser"]);
         missing.fuser = Some("/no/such".into());
-        assert!(missing.resolve(&[]).unwrap_err().to_string().contains("--fuser"));
+        assert!(missing.resolve(&[], Profile::Auto).unwrap_err().to_string().contains("--fuser"));
     }
 }

@@ -1,5 +1,7 @@
-//! The directory that all targets re-export, and the files in it.
+//! The files that are worked on: the source directory that all targets re-export, or those of a mount with files of its
+//! own.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
 
-use crate::workload::{DATA_SIZE, LIST_DIRS, LIST_FILES, MAX_THREADS, META_DIRS, META_FILES};
+use crate::workload::{DataFiles, LIST_FILES, META_FILES, Op, PING_SIZE, Workload};
 
 const SENTINEL: &str = "sentinel";
 
@@ -45,12 +47,13 @@ impl std::fmt::Display for Lower {
     }
 }
 
-/// A source directory that goes away with this value.
+/// A directory with the files that workloads use. One that was made for it goes away with this value.
 #[derive(Debug)]
 pub struct Tree {
-    src: PathBuf,
-    holder: TempDir,
+    root: PathBuf,
+    holder: Option<TempDir>,
     is_mounted: bool,
+    data: Cell<Option<DataFiles>>,
 }
 
 impl Tree {
@@ -63,49 +66,106 @@ impl Tree {
             Lower::Tmpfs => std::env::temp_dir(),
             Lower::Inside(path) => path.canonicalize()?,
         };
-        let holder = tempfile::Builder::new()
-            .prefix("fusewire-bench-src-")
-            .tempdir_in(&parent)
-            .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
-        let src = holder.path().join("src");
-        fs::create_dir(&src)?;
-        let mut tree = Self { src, holder, is_mounted: false };
+        let mut tree = Self::inside(&parent)?;
         if *lower == Lower::Tmpfs {
             let options = c"size=75%,nr_inodes=0,mode=755";
-            rustix::mount::mount("tmpfs", &tree.src, "tmpfs", MountFlags::empty(), options)
-                .with_context(|| format!("cannot mount a tmpfs on {}", tree.src.display()))?;
+            rustix::mount::mount("tmpfs", &tree.root, "tmpfs", MountFlags::empty(), options)
+                .with_context(|| format!("cannot mount a tmpfs on {}", tree.root.display()))?;
             tree.is_mounted = true;
         }
         Ok(tree)
     }
 
-    /// The directory itself.
-    pub fn path(&self) -> &Path {
-        &self.src
+    /// Makes an empty directory inside of this one, on whatever that is.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn inside(parent: &Path) -> Result<Self> {
+        let holder = tempfile::Builder::new()
+            .prefix("fusewire-bench-src-")
+            .tempdir_in(parent)
+            .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
+        let root = holder.path().join("src");
+        fs::create_dir(&root)?;
+        Ok(Self { root, holder: Some(holder), is_mounted: false, data: Cell::new(None) })
     }
 
-    /// Puts the files there that the workloads use.
+    /// Takes a directory that somebody else removes.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned(), holder: None, is_mounted: false, data: Cell::new(None) }
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Puts the files there that every target needs.
     ///
     /// # Errors
     /// If one cannot be written.
     pub fn fill(&self) -> Result<()> {
         let inner = || -> std::io::Result<()> {
-            fs::write(self.src.join(SENTINEL), self.token())?;
-            make_files(&self.src.join("meta"), META_DIRS, META_FILES)?;
-            make_files(&self.src.join("list"), LIST_DIRS, LIST_FILES)?;
-            fs::create_dir(self.src.join("data"))?;
-            let block: Vec<u8> = (0..1 << 20).map(|index: u32| (index >> 3) as u8 | 1).collect();
-            for thread in 0..MAX_THREADS {
-                fs::create_dir_all(work_dir(&self.src, thread))?;
-                let mut file = File::create(data_file(&self.src, thread))?;
-                for _ in 0..DATA_SIZE >> 20 {
-                    file.write_all(&block)?;
-                }
-                file.sync_all()?;
-            }
-            Ok(())
+            fs::write(self.root.join(SENTINEL), self.token())?;
+            fs::write(ping_file(&self.root), pattern(PING_SIZE as usize))?;
+            make_files(&self.root.join("list"), 1, LIST_FILES)
         };
-        inner().with_context(|| format!("cannot make the files to work on in {}", self.src.display()))
+        inner().with_context(|| format!("cannot make the files to work on in {}", self.root.display()))
+    }
+
+    /// Makes sure that what this row uses is there; what is there already stays. The targets must be told to forget
+    /// what they know of this directory afterwards.
+    ///
+    /// # Errors
+    /// If a file cannot be made.
+    pub fn require(&self, workload: &Workload, threads: usize) -> Result<()> {
+        let inner = || -> std::io::Result<()> {
+            match &workload.op {
+                Op::Stat | Op::Open => {
+                    make_files(&self.root.join("meta"), workload.ops.div_ceil(META_FILES), META_FILES)?;
+                }
+                Op::List => make_files(&self.root.join("list"), workload.ops, LIST_FILES)?,
+                Op::LsL => {
+                    make_files(&self.root.join("list"), workload.ops.div_ceil(LIST_FILES), LIST_FILES)?;
+                }
+                _ => {}
+            }
+            for thread in 0..threads {
+                fs::create_dir_all(work_dir(&self.root, thread))?;
+            }
+            workload.data_files(threads).map_or(Ok(()), |files| self.make_data(files))
+        };
+        inner().with_context(|| format!("cannot make the files to work on in {}", self.root.display()))
+    }
+
+    fn make_data(&self, wanted: DataFiles) -> std::io::Result<()> {
+        let dir = self.root.join("data");
+        let there = match self.data.get() {
+            Some(there) if there.size == wanted.size => there.count,
+            Some(_) => {
+                self.data.set(None);
+                fs::remove_dir_all(&dir)?;
+                0
+            }
+            None => 0,
+        };
+        if there >= wanted.count {
+            return Ok(());
+        }
+        fs::create_dir_all(&dir)?;
+        let block = pattern(1 << 20);
+        for number in there..wanted.count {
+            let mut file = File::create(data_file(&self.root, number))?;
+            let mut left = wanted.size;
+            while left > 0 {
+                let length = left.min(block.len() as u64);
+                file.write_all(&block[..length as usize])?;
+                left -= length;
+            }
+            file.sync_all()?;
+        }
+        self.data.set(Some(wanted));
+        Ok(())
     }
 
     /// Proves that `root` shows this directory: what is written on one side is read on the other.
@@ -116,7 +176,7 @@ impl Tree {
         let seen = fs::read(root.join(SENTINEL))
             .with_context(|| format!("cannot read {SENTINEL} through {}", root.display()))?;
         ensure!(seen == self.token(), "{} shows something else than the source directory", root.display());
-        let (there, here) = (root.join("written-there"), self.src.join("written-there"));
+        let (there, here) = (root.join("written-there"), self.root.join("written-there"));
         fs::write(&there, b"there").with_context(|| format!("cannot write {}", there.display()))?;
         let arrived = fs::read(&here);
         fs::remove_file(&here).with_context(|| {
@@ -132,7 +192,7 @@ impl Tree {
 
     /// Unique to this tree.
     fn token(&self) -> Vec<u8> {
-        self.src.clone().into_os_string().into_vec()
+        self.root.clone().into_os_string().into_vec()
     }
 }
 
@@ -140,20 +200,31 @@ impl Drop for Tree {
     fn drop(&mut self) {
         if self.is_mounted {
             // In the bench's own namespace; at the latest it goes with that.
-            let _ = rustix::mount::unmount(&self.src, UnmountFlags::DETACH);
+            let _ = rustix::mount::unmount(&self.root, UnmountFlags::DETACH);
         }
-        // A new attempt on what the holder's own clean-up would leave behind is not needed: it reports nothing.
-        let _ = fs::remove_dir_all(self.holder.path());
+        if let Some(holder) = &self.holder {
+            // A new attempt on what the holder's own clean-up would leave behind is not needed: it reports nothing.
+            let _ = fs::remove_dir_all(holder.path());
+        }
     }
 }
 
-/// Makes `dirs` directories of `files` empty files each.
+/// So many bytes, none of them zero.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index >> 3) as u8 | 1).collect()
+}
+
+/// Makes sure that there are `dirs` directories of `files` empty files each.
 ///
 /// # Errors
 /// If one cannot be made.
 pub fn make_files(parent: &Path, dirs: u64, files: u64) -> std::io::Result<()> {
     for dir in 0..dirs {
         let dir = parent.join(dir_name(dir));
+        // One that is there is complete: an error in the middle ends the run.
+        if dir.exists() {
+            continue;
+        }
         fs::create_dir_all(&dir)?;
         for file in 0..files {
             File::create(dir.join(file_name(file)))?;
@@ -164,18 +235,22 @@ pub fn make_files(parent: &Path, dirs: u64, files: u64) -> std::io::Result<()> {
 
 /// The `index`-th of the files that are looked at.
 pub fn meta_file(root: &Path, index: u64) -> PathBuf {
-    let index = index % (META_DIRS * META_FILES);
     root.join("meta").join(dir_name(index / META_FILES)).join(file_name(index % META_FILES))
 }
 
 /// The `index`-th of the directories that are listed.
 pub fn list_dir(root: &Path, index: u64) -> PathBuf {
-    root.join("list").join(dir_name(index % LIST_DIRS))
+    root.join("list").join(dir_name(index))
 }
 
-/// The file this thread reads and writes.
-pub fn data_file(root: &Path, thread: usize) -> PathBuf {
-    root.join("data").join(format!("t{thread}"))
+/// The file of this number that is read and written.
+pub fn data_file(root: &Path, number: usize) -> PathBuf {
+    root.join("data").join(format!("t{number}"))
+}
+
+/// The file that round trips read and write. A null filesystem has one of the same name.
+pub fn ping_file(root: &Path) -> PathBuf {
+    root.join("0")
 }
 
 /// The directory in which this thread makes and removes files.
@@ -193,7 +268,10 @@ pub fn file_name(index: u64) -> String {
     format!("f{index:06}")
 }
 
-/// A path for system calls. Paths made here hold no NUL.
+/// A path for system calls.
+///
+/// # Panics
+/// If the path contains a NUL; the bench makes no such path.
 pub fn c_path(path: PathBuf) -> CString {
     CString::new(path.into_os_string().into_vec()).expect("a path without NUL")
 }
@@ -209,13 +287,13 @@ pub fn device(path: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload::{Extent, Transfer};
 
     #[test]
     fn a_directory_shows_itself_and_another_does_not() {
         let place = tempfile::tempdir().unwrap();
         let tree = Tree::new(&Lower::Inside(place.path().into())).unwrap();
-        fs::write(tree.path().join(SENTINEL), tree.token()).unwrap();
-        make_files(&tree.path().join("list"), 1, LIST_FILES).unwrap();
+        tree.fill().unwrap();
         tree.verify(tree.path()).unwrap();
 
         let other = tempfile::tempdir().unwrap();
@@ -234,5 +312,38 @@ mod tests {
         assert_eq!("tmpfs".parse(), Ok(Lower::Tmpfs));
         assert_eq!("/".parse(), Ok(Lower::Inside("/".into())));
         assert!("/no/such".parse::<Lower>().is_err());
+    }
+
+    #[test]
+    fn rows_get_the_files_they_use_and_no_more() {
+        let place = tempfile::tempdir().unwrap();
+        let tree = Tree::at(place.path());
+        let row = |ops, op| Workload {
+            name: "x".into(),
+            about: String::new(),
+            threads: vec![1],
+            ops,
+            passes: 1,
+            op,
+        };
+        let count = |dir: &str| fs::read_dir(place.path().join(dir)).map_or(0, |entries| entries.count());
+        tree.require(&row(1001, Op::Stat), 3).unwrap();
+        assert_eq!((count("meta"), count("list"), count("work"), count("data")), (2, 0, 3, 0));
+        tree.require(&row(250, Op::LsL), 1).unwrap();
+        assert_eq!(count("list"), 3);
+
+        let data = |size| {
+            let transfer = Transfer { block: 4096, write: false, direct: true, random: false };
+            row(1, Op::Data { transfer, files: Extent::Each(size) })
+        };
+        let size = |number| fs::metadata(data_file(place.path(), number)).map_or(0, |meta| meta.len());
+        tree.require(&data(8192), 1).unwrap();
+        assert_eq!((count("data"), size(0)), (1, 8192));
+        let first = fs::metadata(data_file(place.path(), 0)).unwrap().ino();
+        tree.require(&data(8192), 2).unwrap();
+        assert_eq!((count("data"), size(1)), (2, 8192));
+        assert_eq!(fs::metadata(data_file(place.path(), 0)).unwrap().ino(), first, "made again without need");
+        tree.require(&data(4096), 1).unwrap();
+        assert_eq!((count("data"), size(0)), (1, 4096));
     }
 }

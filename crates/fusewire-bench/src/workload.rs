@@ -1,62 +1,85 @@
-//! What a client does: each workload is one kind of operation, repeated.
+//! What a client does: each workload is one kind of operation, repeated. Workloads are data; files of them are read
+//! by [`crate::suite`].
 
-use serde::Serialize;
+use std::collections::BTreeMap;
 
-/// Directories of small files that are only looked at.
-pub const META_DIRS: u64 = 8;
-/// Files in each of them. All of them together stay well below a limit of 20,000 open files.
+use serde::{Deserialize, Serialize};
+
+/// Files in each directory of small files that are only looked at. All of the usual eight directories together stay well
+/// below a limit of 20,000 open files.
 pub const META_FILES: u64 = 1000;
-/// Directories that are listed.
-pub const LIST_DIRS: u64 = 100;
-/// Entries in each of them.
+/// Entries in each directory that is listed.
 pub const LIST_FILES: u64 = 100;
-/// Bytes of each file that is read or written; every thread has its own.
-pub const DATA_SIZE: u64 = 64 << 20;
-/// Most client threads there are files for.
-pub const MAX_THREADS: usize = 8;
+/// Bytes of the file `0` in the root, which round trips read and write. A null filesystem has the same.
+pub const PING_SIZE: u64 = 1 << 20;
+/// Most client threads.
+pub const MAX_THREADS: usize = 64;
+
+/// One kind of operation, how often, and by how many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// Name in tables and on the command line, unique in its file.
+    pub name: String,
+    /// One line for people.
+    pub about: String,
+    /// Numbers of client threads, one row each.
+    pub threads: Vec<usize>,
+    /// Operations of one pass over all threads; 0 for as many as there are blocks in the files.
+    pub ops: u64,
+    /// Passes of one turn at scale 1; each begins with nothing cached.
+    pub passes: u32,
+    /// The operation.
+    pub op: Op,
+}
 
 /// A kind of operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Workload {
+pub enum Op {
     /// `stat` of a name the kernel does not know.
     Stat,
     /// `open` and `close` of a name the kernel does not know.
     Open,
-    /// `open` with O_CREAT and O_EXCL of a new name, and `close`.
-    Create,
+    /// `open` with O_CREAT and O_EXCL of a new name, `write` of so many bytes if there are any, and `close`.
+    Create {
+        /// Bytes to write.
+        size: u64,
+    },
     /// `unlink` of a name the kernel does not know.
     Unlink,
-    /// Random reads of 4 KiB with O_DIRECT.
-    #[value(name = "randread-4k")]
-    #[serde(rename = "randread-4k")]
-    RandRead4k,
-    /// Random reads of 4 KiB through an empty page cache, without readahead.
-    #[value(name = "randread-4k-buffered")]
-    #[serde(rename = "randread-4k-buffered")]
-    RandRead4kBuffered,
-    /// Sequential reads of 128 KiB with O_DIRECT.
-    #[value(name = "read-128k")]
-    #[serde(rename = "read-128k")]
-    Read128k,
-    /// Sequential reads of 1 MiB with O_DIRECT.
-    #[value(name = "read-1m")]
-    #[serde(rename = "read-1m")]
-    Read1m,
-    /// Sequential overwrites of 128 KiB with O_DIRECT.
-    #[value(name = "write-128k")]
-    #[serde(rename = "write-128k")]
-    Write128k,
-    /// Sequential overwrites of 1 MiB with O_DIRECT.
-    #[value(name = "write-1m")]
-    #[serde(rename = "write-1m")]
-    Write1m,
-    /// `open`, `getdents` to the end and `close` of a directory of 100 entries the kernel does not know.
-    Readdir,
+    /// `rename` of a name the kernel does not know to a new one in the same directory.
+    Rename,
+    /// `open`, `read` to the end and `close` of a small file the kernel does not know.
+    ReadFile {
+        /// Bytes in the file.
+        size: u64,
+    },
+    /// `open` with O_APPEND, `write` and `close` of a small file the kernel does not know.
+    Append {
+        /// Bytes in the file, and bytes to add.
+        size: u64,
+    },
+    /// `open`, `getdents` to the end and `close` of a directory of [`LIST_FILES`] entries the kernel does not know.
+    List,
+    /// `lstat` of each entry of such a directory; the first of them pays for listing the directory.
+    LsL,
+    /// Reads or writes of an open file.
+    Data {
+        /// How.
+        transfer: Transfer,
+        /// Size of the files; each thread has its own.
+        files: Extent,
+    },
+    /// One request to the daemon and its answer.
+    Ping(Request),
+    /// What the program fio measures.
+    Fio(FioJob),
+    /// A command of the shell.
+    Command(CommandLine),
 }
 
 /// How data is read or written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transfer {
     /// Bytes per operation.
     pub block: usize,
@@ -68,83 +91,132 @@ pub struct Transfer {
     pub random: bool,
 }
 
+/// How large files are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extent {
+    /// Bytes of each file.
+    Each(u64),
+    /// Bytes of all files together.
+    Total(u64),
+}
+
+/// The request of a round trip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// GETATTR: `statx` with AT_STATX_FORCE_SYNC of the root.
+    Getattr,
+    /// READ with O_DIRECT at the beginning of the file `0`.
+    Read {
+        /// Bytes.
+        block: usize,
+    },
+    /// WRITE with O_DIRECT at the beginning of the file `0`.
+    Write {
+        /// Bytes.
+        block: usize,
+    },
+}
+
+/// A job for fio. Which files, by how many and where is up to the bench.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FioJob {
+    /// Number of files, shared out among the threads; `None` for one for each thread.
+    pub files: Option<usize>,
+    /// Size of the files.
+    pub extent: Extent,
+    /// Options of a job file, such as `rw = randread`.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Commands for `sh -c`. `{dir}` in them is an empty directory on the mount, in which `run` starts; `{under}` is the same
+/// directory not through the mount; `{sources}` is the generated source tree, not through the mount; `{threads}` is
+/// the number of threads of the row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandLine {
+    /// Programs that must be there.
+    pub needs: Vec<String>,
+    /// The source tree to generate, if `{sources}` is used.
+    pub sources: Option<Sources>,
+    /// What is done before and not measured.
+    pub prepare: Option<String>,
+    /// What is measured, once a pass.
+    pub run: String,
+}
+
+/// A tree of C sources like that of a kernel, but smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    /// Directories.
+    pub dirs: u32,
+    /// C files in each of them.
+    pub files: u32,
+    /// Headers, in one directory.
+    pub headers: u32,
+}
+
+/// Files of the same size for data to be read from and written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataFiles {
+    /// How many.
+    pub count: usize,
+    /// Bytes of each.
+    pub size: u64,
+}
+
 impl Workload {
-    /// All of them, in the order of the tables.
-    pub const ALL: [Self; 11] = [
-        Self::Stat,
-        Self::Open,
-        Self::Create,
-        Self::Unlink,
-        Self::RandRead4k,
-        Self::RandRead4kBuffered,
-        Self::Read128k,
-        Self::Read1m,
-        Self::Write128k,
-        Self::Write1m,
-        Self::Readdir,
-    ];
-
-    /// Name in tables and on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stat => "stat",
-            Self::Open => "open",
-            Self::Create => "create",
-            Self::Unlink => "unlink",
-            Self::RandRead4k => "randread-4k",
-            Self::RandRead4kBuffered => "randread-4k-buffered",
-            Self::Read128k => "read-128k",
-            Self::Read1m => "read-1m",
-            Self::Write128k => "write-128k",
-            Self::Write1m => "write-1m",
-            Self::Readdir => "readdir",
+    /// Whether the rows of this workload tell the price of a small request, `None` if they tell neither that nor
+    /// the price of moving data.
+    pub fn is_small(&self) -> Option<bool> {
+        match &self.op {
+            Op::List | Op::LsL | Op::Command(_) => None,
+            Op::Data { transfer, .. } => Some(transfer.block <= 4096),
+            Op::Ping(Request::Read { block } | Request::Write { block }) => Some(*block <= 4096),
+            Op::Fio(job) => Some(job.block() <= 4096),
+            _ => Some(true),
         }
     }
 
-    /// Operations of one pass over all threads, chosen so that a pass takes 50 to 300 ms on a usual mount.
-    pub fn ops(self) -> u64 {
-        match self {
-            Self::Stat | Self::Open => META_DIRS * META_FILES,
-            Self::Create | Self::Unlink => 4000,
-            Self::RandRead4k | Self::RandRead4kBuffered => 16_384,
-            Self::Read128k | Self::Write128k => 4096,
-            Self::Read1m | Self::Write1m => 512,
-            Self::Readdir => LIST_DIRS,
-        }
+    /// The data files this workload uses with so many threads, `None` if it uses none.
+    pub fn data_files(&self, threads: usize) -> Option<DataFiles> {
+        let (extent, count, block) = match &self.op {
+            Op::Data { transfer, files } => (*files, threads, transfer.block as u64),
+            Op::Fio(job) => (job.extent, job.files.unwrap_or(threads), job.block()),
+            _ => return None,
+        };
+        let size = match extent {
+            Extent::Each(size) => size,
+            Extent::Total(size) => size / count.max(1) as u64,
+        };
+        Some(DataFiles { count, size: size / block * block })
     }
+}
 
-    /// Passes of one slice at scale 1; each begins with nothing cached.
-    pub fn passes(self) -> u32 {
-        match self {
-            Self::Readdir => 6,
-            Self::Read1m | Self::Write1m => 2,
-            _ => 1,
-        }
+impl FioJob {
+    /// Bytes of one operation; fio's own default if the job does not say.
+    pub fn block(&self) -> u64 {
+        self.options.get("bs").and_then(|text| bytes(text).ok()).filter(|block| *block > 0).unwrap_or(4096)
     }
+}
 
-    /// Whether the rows of this workload tell the price of a small request. The others tell that of moving data.
-    pub fn is_small(self) -> bool {
-        match self.transfer() {
-            None => self != Self::Readdir,
-            Some(transfer) => transfer.block <= 4096,
-        }
-    }
-
-    /// How it moves data, `None` if it works on names.
-    pub fn transfer(self) -> Option<Transfer> {
-        let sequential = |block, write| Some(Transfer { block, write, direct: true, random: false });
-        match self {
-            Self::RandRead4k => Some(Transfer { block: 4096, write: false, direct: true, random: true }),
-            Self::RandRead4kBuffered => {
-                Some(Transfer { block: 4096, write: false, direct: false, random: true })
-            }
-            Self::Read128k => sequential(128 << 10, false),
-            Self::Read1m => sequential(1 << 20, false),
-            Self::Write128k => sequential(128 << 10, true),
-            Self::Write1m => sequential(1 << 20, true),
-            _ => None,
-        }
-    }
+/// Reads a number of bytes, such as `4096`, `128K`, `1M` or `2G`; units are powers of 1024.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no size; write a number of bytes, or one with K, M or G behind it");
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
 /// The part of `0..ops` that this thread does. The parts differ by one operation at most and cover all.
@@ -173,17 +245,7 @@ pub fn shuffled_blocks(blocks: u64, count: u64, seed: u64) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use clap::ValueEnum;
-
     use super::*;
-
-    #[test]
-    fn names_are_the_same_everywhere() {
-        for workload in Workload::ALL {
-            assert_eq!(workload.to_possible_value().unwrap().get_name(), workload.name());
-            assert_eq!(serde_json::to_value(workload).unwrap(), workload.name());
-        }
-    }
 
     #[test]
     fn shares_cover_everything_once() {
@@ -211,11 +273,30 @@ mod tests {
     }
 
     #[test]
-    fn data_workloads_stay_inside_the_file() {
-        for workload in Workload::ALL {
-            if let Some(transfer) = workload.transfer() {
-                assert_eq!(DATA_SIZE % transfer.block as u64, 0);
-            }
+    fn sizes_have_binary_units() {
+        assert_eq!(
+            (bytes("4096"), bytes("4k"), bytes("1M"), bytes("2G")),
+            (Ok(4096), Ok(4096), Ok(1 << 20), Ok(2 << 30))
+        );
+        for text in ["", "K", "4KB", "-1", "1.5M", "99999999999G"] {
+            assert!(bytes(text).unwrap_err().contains("number of bytes"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_total_is_shared_out_in_whole_blocks() {
+        let workload = Workload {
+            name: "x".into(),
+            about: String::new(),
+            threads: vec![1],
+            ops: 1,
+            passes: 1,
+            op: Op::Data {
+                transfer: Transfer { block: 4096, write: false, direct: true, random: false },
+                files: Extent::Total(1 << 20),
+            },
+        };
+        assert_eq!(workload.data_files(1), Some(DataFiles { count: 1, size: 1 << 20 }));
+        assert_eq!(workload.data_files(3), Some(DataFiles { count: 3, size: 85 * 4096 }));
     }
 }

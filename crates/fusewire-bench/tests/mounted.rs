@@ -106,7 +106,7 @@ fn compares_a_mount_with_its_directory() {
     assert!(text(&output).contains("| tmpfs | stat | 1 |"), "{}", text(&output));
 
     let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
-    let rows = report["rows"].as_array().unwrap();
+    let rows = report["suites"][0]["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 22);
     for row in rows {
         let number = |target: usize, name: &str| row["cells"][target]["slices"][1][name].as_f64().unwrap();
@@ -199,7 +199,7 @@ fn a_command_that_mounts_nothing_or_something_else_is_an_error() {
     assert!(text(&output).contains("before it had mounted anything"), "{}", text(&output));
 
     let other = tempfile::tempdir().unwrap();
-    let wrong = format!("x={} {} {{mnt}}", fuser().display(), other.path().display());
+    let wrong = format!("x=env FROM={{src}} {} {} {{mnt}}", fuser().display(), other.path().display());
     let output = bench(work.path(), &["passthrough", "--target", &wrong]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("x does not work"), "{}", text(&output));

@@ -1,0 +1,122 @@
+//! The command line.
+
+mod growth;
+mod run;
+mod surroundings;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::daemon;
+use crate::target::TargetArgs;
+use crate::tree::Lower;
+
+pub use growth::MemoryArgs;
+pub use run::{MeasureArgs, RunArgs};
+
+/// Compares FUSE mounts with each other and with the directory beneath them.
+#[derive(Debug, Parser)]
+#[command(name = "fusewire-bench", version)]
+pub struct Cli {
+    #[command(flatten)]
+    bench: BenchArgs,
+}
+
+/// What can be asked of the bench; also the command `fusewire bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Measure workloads on targets, in turn
+    ///
+    /// All targets are mounted at once on the same source directory and take turns at each row. Names are cold: before
+    /// each turn the kernel forgets all names and files of the mount (by a remount, which drops them for this mount
+    /// only), and created and removed names are new ones. The CPU time of what a daemon does after the last answer,
+    /// such as RELEASE, counts. Needs root: everything is mounted in a mount namespace of its own and gone
+    /// afterwards. The tables go to standard output, progress to standard error.
+    #[command(after_long_help = run::NOTES)]
+    Run(RunArgs),
+    /// Names and data of a re-exported directory: `run passthrough`
+    #[command(after_long_help = run::NOTES)]
+    Passthrough(MeasureArgs),
+    /// Resident memory of a daemon: idle, and per file the kernel knows
+    Memory(MemoryArgs),
+    /// Send back what comes in: the other end of the target `pipe`.
+    #[command(hide = true)]
+    Echo,
+}
+
+/// What every measurement takes.
+#[derive(Debug, Args)]
+pub struct PlaceArgs {
+    #[command(flatten)]
+    targets: TargetArgs,
+    /// What the source directory lies on: `tmpfs`, or an existing directory in which a new one is made; may be repeated
+    #[arg(long, value_name = "LOWER", default_value = "tmpfs")]
+    lower: Vec<Lower>,
+    /// Also write everything that was measured to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Seconds after which a step without end is aborted
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    limit: u64,
+}
+
+impl Cli {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// As [`BenchArgs::run`].
+    pub fn run(self) -> Result<()> {
+        self.bench.run(&[])
+    }
+}
+
+impl BenchArgs {
+    /// Does what was asked for. `caller` are the words that lead to these arguments on the command line of this
+    /// program, such as `bench`.
+    ///
+    /// # Errors
+    /// If the arguments make no sense, a target cannot be mounted, an operation failed, or the run was
+    /// interrupted. What was measured until then has been printed.
+    pub fn run(self, caller: &[&str]) -> Result<()> {
+        let echo: Vec<&str> = caller.iter().copied().chain(["echo"]).collect();
+        match self.action {
+            Action::Run(args) => args.run(&echo),
+            Action::Passthrough(args) => args.run_presets(&["passthrough".into()], &echo),
+            Action::Memory(args) => args.run(&echo),
+            Action::Echo => daemon::echo(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn workloads_and_threads_are_lists() {
+        let words = ["x", "passthrough", "--workload", "stat", "--workload", "read-1m", "--threads", "1,4"];
+        let Action::Passthrough(args) = Cli::try_parse_from(words).unwrap().bench.action else { panic!() };
+        assert_eq!(
+            (args.workload, args.threads),
+            (vec!["stat".to_owned(), "read-1m".to_owned()], vec![1, 4])
+        );
+        assert!(Cli::try_parse_from(["x", "memory", "--lower", "/no/such"]).is_err());
+        assert!(Cli::try_parse_from(["x", "run"]).is_err(), "nothing to run");
+        assert!(Cli::try_parse_from(["x", "run", "a", "b", "--workloads", "c"]).is_ok());
+    }
+}

@@ -1,0 +1,198 @@
+//! The report as Markdown.
+
+use std::fmt::Write;
+
+use crate::client::Pin;
+use crate::report::{machine_line, mib, noise_text, ratio_text};
+use crate::results::{Cell, Metric, Pair, Results, Row, Slice, SuiteResult};
+use crate::stats::geometric_mean;
+
+/// The whole report.
+pub fn markdown(results: &Results) -> String {
+    let mut out = machine_line(&results.machine);
+    for suite in &results.suites {
+        if results.suites.len() > 1 {
+            let _ = writeln!(out, "# {}\n\n{}.\n", suite.name, suite.title);
+        }
+        suite_report(suite, &mut out);
+    }
+    out
+}
+
+fn suite_report(suite: &SuiteResult, out: &mut String) {
+    let _ = writeln!(
+        out,
+        "Cache profile {}, {} repetitions after {} that do not count, targets in turn, client threads {}.\n",
+        suite.profile.name(),
+        suite.plan.reps,
+        suite.plan.warmup,
+        match suite.plan.pin {
+            Pin::Free => "not pinned".to_owned(),
+            Pin::Each => "pinned".to_owned(),
+            Pin::One(cpu) => format!("pinned to CPU {cpu}"),
+        }
+    );
+    cpu_table(suite, out);
+    means(suite, out);
+    detail_table(suite, out);
+    errors(suite, out);
+}
+
+fn cpu_table(suite: &SuiteResult, out: &mut String) {
+    out.push_str(
+        "## CPU time per operation\n\nMicroseconds of client and daemon, user and system: median (smallest).",
+    );
+    if !suite.pairs.is_empty() {
+        let names: Vec<_> = suite.pairs.iter().map(pair_name).collect();
+        let _ = write!(
+            out,
+            "\nRatio {}: median [first, third quartile] of the ratios of neighbouring turns.",
+            names.join(", ")
+        );
+    }
+    out.push_str("\n\n| lower | workload | threads |");
+    let mut rule = String::from("|---|---|--:|");
+    let columns =
+        suite.targets.iter().map(|target| target.name.clone()).chain(suite.pairs.iter().map(pair_name));
+    for column in columns {
+        let _ = write!(out, " {column} |");
+        rule.push_str("--:|");
+    }
+    let _ = writeln!(out, " others |\n{rule}--:|");
+    for row in &suite.rows {
+        let _ = write!(out, "| {} | {} | {} |", row.lower, row.workload, row.threads);
+        for target in &suite.targets {
+            let text = row.cell(&target.name).and_then(|cell| cell.summary(|slice| slice.cpu_us));
+            let text = text.map_or("-".into(), |s| format!("{:.1} ({:.1})", s.median, s.min));
+            let _ = write!(out, " {text} |");
+        }
+        for pair in &suite.pairs {
+            let _ = write!(out, " {} |", row.ratio(pair, Metric::Cpu).map_or("-".into(), ratio_text));
+        }
+        let _ = writeln!(out, " {} |", noise_text(row, suite.plan.quiet, "**"));
+    }
+}
+
+fn pair_name(pair: &Pair) -> String {
+    format!("{}/{}", pair.subject, pair.baseline)
+}
+
+fn means(suite: &SuiteResult, out: &mut String) {
+    let before = out.len();
+    for pair in &suite.pairs {
+        mean(suite, pair, (out, "names and 4 KiB"), true);
+        mean(suite, pair, (out, "more than 4 KiB"), false);
+    }
+    if out.len() > before {
+        out.insert(before, '\n');
+    }
+}
+
+/// Geometric mean over the rows of a kind, and the worst of them.
+fn mean(suite: &SuiteResult, pair: &Pair, (out, kind): (&mut String, &str), small: bool) {
+    let belongs = |row: &&Row| {
+        let workload = suite.plan.workloads.iter().find(|workload| workload.name == row.workload);
+        workload.is_some_and(|workload| workload.is_small() == Some(small))
+    };
+    let ratios: Vec<(&Row, f64)> = suite
+        .rows
+        .iter()
+        .filter(belongs)
+        .filter_map(|row| Some((row, row.ratio(pair, Metric::Cpu)?.median)))
+        .collect();
+    let mean = geometric_mean(ratios.iter().map(|(_, ratio)| *ratio));
+    let worst = ratios.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+    if let (Some(mean), Some((row, worst))) = (mean, worst) {
+        let _ = writeln!(
+            out,
+            "- {}, {kind}: geometric mean {mean:.2} of {} rows, worst {worst:.2} ({} x{})",
+            pair_name(pair),
+            ratios.len(),
+            row.workload,
+            row.threads
+        );
+    }
+}
+
+fn detail_table(suite: &SuiteResult, out: &mut String) {
+    out.push_str(
+        "\n## Latency, throughput, context switches\n\nMedians over the repetitions.\n\n\
+         | lower | workload | threads | target | ops/s | MB/s | p50 us | p99 us | p99.9 us | client us/op | \
+         daemon us/op | switches/op | daemon MiB | outliers |\n\
+         |---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for row in &suite.rows {
+        for cell in row.cells.iter().filter(|cell| !cell.slices.is_empty()) {
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} | {} | {} |",
+                row.lower,
+                row.workload,
+                row.threads,
+                cell.target,
+                detail(cell).join(" | ")
+            );
+        }
+    }
+}
+
+/// The columns of the table of details behind the target.
+pub fn detail(cell: &Cell) -> Vec<String> {
+    let median = |number: fn(&Slice) -> f64| cell.summary(number).map_or(0.0, |s| s.median);
+    let megabytes = median(|slice| slice.bytes as f64 / slice.seconds / 1e6);
+    let outliers = cell.summary(|slice| slice.cpu_us).map_or(0, |s| s.outliers);
+    vec![
+        format!("{:.0}", median(|slice| slice.ops_per_s)),
+        if megabytes > 0.0 { format!("{megabytes:.0}") } else { "-".into() },
+        format!("{:.1}", median(|slice| slice.p50_us)),
+        format!("{:.1}", median(|slice| slice.p99_us)),
+        format!("{:.1}", median(|slice| slice.p999_us)),
+        format!("{:.1}", median(|slice| slice.client_us)),
+        format!("{:.1}", median(|slice| slice.cpu_us - slice.client_us)),
+        format!("{:.2}", median(|slice| slice.switches)),
+        mib(median(|slice| slice.resident as f64) as u64),
+        outliers.to_string(),
+    ]
+}
+
+fn errors(suite: &SuiteResult, out: &mut String) {
+    let failed = suite.rows.iter().flat_map(|row| row.cells.iter().map(move |cell| (row, cell)));
+    for (row, cell) in failed {
+        if let Some(error) = &cell.error {
+            let _ = writeln!(
+                out,
+                "\n**{} failed at {} with {} threads on {}**: {error}",
+                cell.target, row.workload, row.threads, row.lower
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::{cell, results, row};
+
+    #[test]
+    fn the_table_has_targets_ratios_and_noise() {
+        let mut noisy = row("read-1m", 2, vec![cell("a", &[90.0, 110.0]), cell("b", &[100.0, 100.0])]);
+        noisy.cells[0].slices[0].others = Some((0.9, 1.0));
+        let mut failed = cell("b", &[]);
+        failed.error = Some("no space".into());
+        let quiet = row("stat", 1, vec![cell("a", &[4.0, 5.0, 6.0]), cell("b", &[8.0, 10.0, 12.0])]);
+        let text = markdown(&results(vec![quiet, noisy, row("open", 1, vec![cell("a", &[1.0]), failed])]));
+        for needle in [
+            "| lower | workload | threads | a | b | a/b | others |",
+            "| tmpfs | stat | 1 | 5.0 (4.0) | 10.0 (8.0) | 0.50 [0.50, 0.50] | 1 % |",
+            "| tmpfs | read-1m | 2 | 100.0 (90.0) | 100.0 (100.0) | 1.00 [0.95, 1.05] | **23 % noisy** |",
+            "| tmpfs | open | 1 | 1.0 (1.0) | - | - | 1 % |",
+            "- a/b, names and 4 KiB: geometric mean 0.50 of 1 rows, worst 0.50 (stat x1)",
+            "- a/b, more than 4 KiB: geometric mean 1.00",
+            "pinned to CPU 1",
+            "| tmpfs | stat | 1 | b | 100000 | 41 | 10.0 | 20.0 | 30.0 | 2.5 | 7.5 | 2.00 | 5.0 | 0 |",
+            "**b failed at open with 1 threads on tmpfs**: no space",
+        ] {
+            assert!(text.contains(needle), "`{needle}` is missing in:\n{text}");
+        }
+    }
+}
