@@ -154,10 +154,9 @@ fn an_aborted_connection_releases_everybody_and_ends_the_server() {
         mount.signal(Signal::CONT);
     }
     for client in &mut clients {
-        assert!(
-            client.end_within(SOON).is_some_and(|status| !status.success()),
-            "a client outlives the abort"
-        );
+        let status = client.end_within(SOON).expect("a client outlives the abort");
+        // A server that goes on takes the dead mount away, and a name may then lead to what is below.
+        assert!(command::is_over_ring() || !status.success());
     }
     mount.signal(Signal::CONT);
     let status = mount.end_within(SOON).expect("the server goes on without a connection");
