@@ -6,7 +6,8 @@
 //!
 //! - [`target`], [`peers`]: what is measured, as a command line;
 //! - [`workload`], [`suite`]: the kinds of operation, as data, and the files they are written in;
-//! - [`mod@tree`], [`client`]: the files that are worked on, and the threads that do it;
+//! - [`mod@tree`], [`sources`], [`client`], [`program`]: the files that are worked on, and the threads and programs that
+//!   do it;
 //! - [`run`]: the turns; [`memory`]: growth of a daemon with the number of known files;
 //! - [`daemon`], [`mounts`], [`watchdog`], [`machine`]: the surroundings, and that nothing is left behind;
 //! - [`stats`], [`results`], [`report`]: what is made of the numbers.
@@ -18,9 +19,11 @@ pub mod machine;
 pub mod memory;
 pub mod mounts;
 pub mod peers;
+pub mod program;
 pub mod report;
 pub mod results;
 pub mod run;
+pub mod sources;
 pub mod stats;
 pub mod suite;
 pub mod sys;

@@ -1,15 +1,14 @@
 //! Peers found on the machine: each is one line of `peers.toml`, or of a file of the user's.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rustix::fs::Access;
 use serde::Deserialize;
 
 use crate::mounts;
+use crate::program;
 use crate::target::Profile;
 
 const BUILT_IN: &str = include_str!("peers.toml");
@@ -51,8 +50,7 @@ impl Peers {
                 .with_context(|| format!("cannot read the file of peers {}", file.display()))?;
             peers.extend(parse(&text).with_context(|| file.display().to_string())?);
         }
-        let path = env::var_os("PATH").unwrap_or_default();
-        let dirs = dirs.iter().cloned().chain(env::split_paths(&path)).collect();
+        let dirs = dirs.iter().cloned().chain(program::path_dirs()).collect();
         Ok(Self { peers, dirs })
     }
 
@@ -98,9 +96,7 @@ impl Peers {
     }
 
     fn program(&self, peer: &Peer) -> Option<PathBuf> {
-        let places = peer.programs.iter().flat_map(|name| self.dirs.iter().map(move |dir| dir.join(name)));
-        let is_program = |path: &PathBuf| path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok();
-        places.into_iter().find(is_program)
+        peer.programs.iter().find_map(|name| program::find_in(name, self.dirs.iter().cloned()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The comparison: every workload on every target, in turn, several times.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::client::{self, Cost, Pass, Pin};
 use crate::daemon::{Mounted, Usage};
 use crate::machine::Busy;
 use crate::results::{Cell, Row, Slice};
-use crate::tree::Tree;
+use crate::tree::{SOURCES, Tree};
 use crate::watchdog::Watchdog;
-use crate::workload::{MAX_THREADS, Op, Workload};
+use crate::workload::{CommandLine, MAX_THREADS, Op, Workload};
 
 /// What to do, and how often.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ impl Plan {
     fn ops(&self, workload: &Workload, threads: usize) -> u64 {
         match workload.op {
             Op::Command(_) => 1,
-            _ => ((workload.ops as f64 * self.scale.min(1.0)) as u64).max(threads as u64),
+            _ => ((workload.total_ops(threads) as f64 * self.scale.min(1.0)) as u64).max(threads as u64),
         }
     }
 
@@ -83,8 +83,11 @@ pub struct Comparison<'a> {
     tree: &'a Tree,
     mounted: &'a [Mounted],
     watchdog: &'a Watchdog,
+    sources: PathBuf,
     progress: ProgressBar,
     pass_number: u64,
+    /// CPU time that starting the programs of the present row takes.
+    start_cost: Duration,
 }
 
 impl<'a> Comparison<'a> {
@@ -100,7 +103,18 @@ impl<'a> Comparison<'a> {
             ProgressStyle::with_template("{elapsed} [{bar:30}] {pos}/{len} {msg} (eta {eta})")
                 .unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
-        Self { plan, lower, tree, mounted, watchdog, progress, pass_number: 0 }
+        let sources = tree.path().join(SOURCES);
+        Self {
+            plan,
+            lower,
+            tree,
+            mounted,
+            watchdog,
+            sources,
+            progress,
+            pass_number: 0,
+            start_cost: Duration::ZERO,
+        }
     }
 
     /// Does all rows. What was done before an error is returned with it.
@@ -137,13 +151,7 @@ impl<'a> Comparison<'a> {
                 Cell { target, slices: Vec::new(), error: None }
             })
             .collect();
-        self.watchdog.step()?;
-        for index in &able {
-            let mounted = &self.mounted[*index];
-            if mounted.uses_files() {
-                self.tree_of(mounted).require(workload, threads)?;
-            }
-        }
+        self.make_ready((workload, threads), &able)?;
         for rep in 0..self.plan.warmup + self.plan.reps {
             for turn in 0..cells.len() {
                 // Everybody is first, second and so on equally often.
@@ -168,6 +176,26 @@ impl<'a> Comparison<'a> {
         Ok(Row { lower: self.lower.clone(), workload: workload.name.clone(), threads, cells })
     }
 
+    /// Makes the files of a row, and finds out what starting its programs takes.
+    fn make_ready(&mut self, (workload, threads): (&Workload, usize), able: &[usize]) -> Result<()> {
+        self.watchdog.step()?;
+        if let Op::Command(CommandLine { sources: Some(sources), .. }) = &workload.op {
+            self.tree.require_sources(*sources)?;
+        }
+        let with_files: Vec<&Mounted> =
+            able.iter().map(|index| &self.mounted[*index]).filter(|mounted| mounted.uses_files()).collect();
+        for mounted in &with_files {
+            self.tree_of(mounted).require(workload, threads)?;
+        }
+        if let Some(mounted) = with_files.first() {
+            self.start_cost = Duration::ZERO;
+            let here = self.tree_of(mounted).path();
+            let pass = Pass { root: here, ..self.pass(mounted, (workload, threads), 0) };
+            self.start_cost = client::start_cost(&pass, &self.watchdog.stop_flag())?;
+        }
+        Ok(())
+    }
+
     /// The quietest of several attempts, the first one if that is quiet enough.
     fn quiet_slice(&mut self, workload: &Workload, threads: usize, turn: (usize, u32)) -> Result<Slice> {
         let noise = |slice: &Slice| slice.others_share().unwrap_or(0.0);
@@ -186,26 +214,33 @@ impl<'a> Comparison<'a> {
     }
 
     fn slice(&mut self, workload: &Workload, threads: usize, (index, rep): (usize, u32)) -> Result<Slice> {
-        let all = self.mounted;
-        let mounted = &all[index];
+        let mounted = self.mounted;
+        let mounted = &mounted[index];
         let stop = self.watchdog.stop_flag();
         let mut sum = Measured { cost: Cost::zero(), daemon: Usage::default(), others: None };
         for _ in 0..self.plan.passes(workload) {
             self.pass_number += 1;
-            let pass = Pass {
-                workload,
-                threads,
-                ops: self.plan.ops(workload, threads),
-                root: &mounted.root,
-                src: self.tree_of(mounted).path(),
-                pipe: mounted.pipe.as_ref(),
-                number: self.pass_number,
-                seed: u64::from(rep),
-                pin: self.plan.pin,
-            };
+            let pass = self.pass(mounted, (workload, threads), u64::from(rep));
             sum.add(&Measured::pass(&pass, mounted, &stop)?);
         }
         Ok(sum.slice(rep, mounted.memory()?.map_or(0, |memory| memory.resident)))
+    }
+
+    fn pass<'p>(&'p self, mounted: &'p Mounted, row: (&'p Workload, usize), seed: u64) -> Pass<'p> {
+        let (workload, threads) = row;
+        Pass {
+            workload,
+            threads,
+            ops: self.plan.ops(workload, threads),
+            root: &mounted.root,
+            src: self.tree_of(mounted).path(),
+            sources: &self.sources,
+            pipe: mounted.pipe.as_ref(),
+            number: self.pass_number,
+            seed,
+            pin: self.plan.pin,
+            start_cost: self.start_cost,
+        }
     }
 
     fn empty_work_dirs(&self, threads: usize) -> Result<()> {
@@ -231,7 +266,7 @@ struct Measured {
 impl Measured {
     /// Prepares, empties the kernel's caches of this mount, measures, and cleans up.
     fn pass(pass: &Pass<'_>, mounted: &Mounted, stop: &AtomicBool) -> Result<Self> {
-        client::prepare(pass)?;
+        client::prepare(pass, stop)?;
         mounted.forget_all()?;
         let before = (Busy::now(), own_cpu_time(), mounted.usage()?);
         let cost = client::run(pass, stop)?;
@@ -282,7 +317,12 @@ impl Measured {
 
 fn empty(dir: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
-        fs::remove_file(entry?.path())?;
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
     }
     Ok(())
 }

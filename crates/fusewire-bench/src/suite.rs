@@ -41,7 +41,17 @@ const FIO_RESERVED: [&str; 11] = [
 ];
 
 /// The workloads that come with the bench: name and text.
-const PRESETS: [(&str, &str); 1] = [("passthrough", include_str!("../workloads/passthrough.toml"))];
+const PRESETS: [(&str, &str); 9] = [
+    ("passthrough", include_str!("../workloads/passthrough.toml")),
+    ("round-trip", include_str!("../workloads/round-trip.toml")),
+    ("paged-read", include_str!("../workloads/paged-read.toml")),
+    ("dio-read", include_str!("../workloads/dio-read.toml")),
+    ("mmap-read", include_str!("../workloads/mmap-read.toml")),
+    ("create", include_str!("../workloads/create.toml")),
+    ("fio-rw", include_str!("../workloads/fio-rw.toml")),
+    ("smallfile", include_str!("../workloads/smallfile.toml")),
+    ("kernel-build", include_str!("../workloads/kernel-build.toml")),
+];
 
 /// Keys of an operation: its name, what must be given, what may be given.
 type Keys = (&'static str, &'static [&'static str], &'static [&'static str]);

@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 /// CPU time (user and system) that all threads of a process have used, ended threads included.
@@ -54,6 +54,42 @@ pub fn tie_to_parent(command: &mut Command, nofile: Option<u64>) {
     }
 }
 
+/// What a child and the descendants it has waited for have used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChildUsage {
+    /// CPU time, user and system.
+    pub cpu: Duration,
+    /// Context switches, voluntary and not.
+    pub switches: u64,
+}
+
+/// Waits for the end of a child that nobody else waits for.
+///
+/// # Errors
+/// `ECHILD` if there is no such child.
+pub fn wait_with_usage(pid: u32) -> io::Result<(ExitStatus, ChildUsage)> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ECHILD))?;
+    let mut status = 0;
+    // SAFETY: rusage is plain integers, for which all zeros is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both places are valid for writes for the length of the call, which keeps no pointer to them.
+        if unsafe { libc::wait4(pid, &mut status, 0, &mut usage) } == pid {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    let used = ChildUsage {
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        switches: (usage.ru_nvcsw + usage.ru_nivcsw) as u64,
+    };
+    Ok((ExitStatus::from_raw(status), used))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +108,17 @@ mod tests {
     #[test]
     fn a_process_that_is_not_there_is_an_error() {
         assert_eq!(process_cpu_time(u32::MAX).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    #[allow(clippy::zombie_processes, reason = "it is waited for by the function under test")]
+    fn a_child_is_waited_for_with_what_it_used() {
+        let child =
+            Command::new("sh").args(["-c", "for i in $(seq 20000); do :; done; exit 3"]).spawn().unwrap();
+        let (status, used) = wait_with_usage(child.id()).unwrap();
+        assert_eq!(status.code(), Some(3));
+        assert!(used.cpu > Duration::ZERO, "{used:?}");
+        assert_eq!(wait_with_usage(child.id()).unwrap_err().raw_os_error(), Some(libc::ECHILD));
     }
 
     #[test]

@@ -13,9 +13,12 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
 
-use crate::workload::{DataFiles, LIST_FILES, META_FILES, Op, PING_SIZE, Workload};
+use crate::sources;
+use crate::workload::{DataFiles, LIST_FILES, META_FILES, Op, PING_SIZE, Sources, Workload};
 
 const SENTINEL: &str = "sentinel";
+/// Where the generated source tree is.
+pub const SOURCES: &str = "sources";
 
 /// What the source directory lies on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +57,7 @@ pub struct Tree {
     holder: Option<TempDir>,
     is_mounted: bool,
     data: Cell<Option<DataFiles>>,
+    sources: Cell<Option<Sources>>,
 }
 
 impl Tree {
@@ -87,12 +91,24 @@ impl Tree {
             .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
         let root = holder.path().join("src");
         fs::create_dir(&root)?;
-        Ok(Self { root, holder: Some(holder), is_mounted: false, data: Cell::new(None) })
+        Ok(Self {
+            root,
+            holder: Some(holder),
+            is_mounted: false,
+            data: Cell::new(None),
+            sources: Cell::new(None),
+        })
     }
 
     /// Takes a directory that somebody else removes.
     pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned(), holder: None, is_mounted: false, data: Cell::new(None) }
+        Self {
+            root: root.to_owned(),
+            holder: None,
+            is_mounted: false,
+            data: Cell::new(None),
+            sources: Cell::new(None),
+        }
     }
 
     /// The directory itself.
@@ -136,6 +152,26 @@ impl Tree {
             workload.data_files(threads).map_or(Ok(()), |files| self.make_data(files))
         };
         inner().with_context(|| format!("cannot make the files to work on in {}", self.root.display()))
+    }
+
+    /// Makes sure that the generated source tree is there.
+    ///
+    /// # Errors
+    /// If a file cannot be made.
+    pub fn require_sources(&self, wanted: Sources) -> Result<()> {
+        let dir = self.root.join(SOURCES);
+        if self.sources.get() == Some(wanted) {
+            return Ok(());
+        }
+        let inner = || {
+            if self.sources.take().is_some() {
+                fs::remove_dir_all(&dir)?;
+            }
+            sources::make(&dir, wanted)
+        };
+        inner().with_context(|| format!("cannot make the source tree {}", dir.display()))?;
+        self.sources.set(Some(wanted));
+        Ok(())
     }
 
     fn make_data(&self, wanted: DataFiles) -> std::io::Result<()> {

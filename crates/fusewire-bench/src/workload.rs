@@ -179,6 +179,14 @@ impl Workload {
         }
     }
 
+    /// Operations of one pass over all threads.
+    pub fn total_ops(&self, threads: usize) -> u64 {
+        match (&self.op, self.data_files(threads)) {
+            (Op::Fio(job), Some(files)) if self.ops == 0 => files.size / job.block() * files.count as u64,
+            _ => self.ops,
+        }
+    }
+
     /// The data files this workload uses with so many threads, `None` if it uses none.
     pub fn data_files(&self, threads: usize) -> Option<DataFiles> {
         let (extent, count, block) = match &self.op {

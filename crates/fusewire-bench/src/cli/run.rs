@@ -9,6 +9,7 @@ use super::PlaceArgs;
 use super::surroundings::Surroundings;
 use crate::client::Pin;
 use crate::machine::Machine;
+use crate::program;
 use crate::report;
 use crate::results::{self, Pair, Results, SuiteResult};
 use crate::run::Plan;
@@ -176,6 +177,7 @@ impl MeasureArgs {
             pin: if self.pin { Pin::Each } else { self.cpu.unwrap_or(preset) },
         };
         plan.check()?;
+        program::check_needs(&plan.workloads)?;
         let profile = self.place.targets.profile.or(suite.profile).unwrap_or(Profile::Auto);
         let targets = self.place.targets.resolve(&suite.targets, profile)?;
         let pairs = self.pairs(&targets)?;

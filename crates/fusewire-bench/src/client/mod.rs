@@ -1,6 +1,8 @@
 //! The threads and programs that use a mount, and what it costs them.
 
+mod command;
 mod data;
+mod fio;
 mod names;
 mod ping;
 
@@ -19,8 +21,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::daemon::switches_in;
 use crate::workload::{Op, Workload};
-
-pub use names::{clean_up, prepare};
 
 /// Longest latency that is told apart, in nanoseconds.
 const LONGEST: u64 = 600_000_000_000;
@@ -50,6 +50,8 @@ pub struct Pass<'a> {
     pub root: &'a Path,
     /// The same directory not through the mount, to prepare and to clean up; `root` if the mount has files of its own.
     pub src: &'a Path,
+    /// The generated source tree, if the workload uses one.
+    pub sources: &'a Path,
     /// The pipes, if the target is one.
     pub pipe: Option<&'a crate::daemon::Pipe>,
     /// Differs from pass to pass, so that names of new files do.
@@ -58,6 +60,8 @@ pub struct Pass<'a> {
     pub seed: u64,
     /// Where the threads may run.
     pub pin: Pin,
+    /// CPU time that starting the programs of this workload takes, from [`start_cost`].
+    pub start_cost: Duration,
 }
 
 /// What a pass cost its client.
@@ -114,11 +118,52 @@ enum Job {
     Ping(ping::Ping),
 }
 
+/// What must be there before the kernel's caches are emptied: files to remove, rename, read or lengthen.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn prepare(pass: &Pass<'_>, stop: &AtomicBool) -> Result<()> {
+    match &pass.workload.op {
+        Op::Command(command) => command::prepare(pass, command, stop),
+        _ => names::prepare(pass),
+    }
+}
+
+/// Removes what a pass has made, behind the mount's back; to be called when the kernel has forgotten it.
+///
+/// # Errors
+/// If what was made through the mount is not in the source directory, or what was removed still is.
+pub fn clean_up(pass: &Pass<'_>) -> Result<()> {
+    match &pass.workload.op {
+        Op::Command(_) => command::clean_up(pass),
+        _ => names::clean_up(pass),
+    }
+}
+
+/// CPU time of the programs of this workload that does not belong to its operations.
+///
+/// # Errors
+/// If a program fails; if `stop` was set.
+pub fn start_cost(pass: &Pass<'_>, stop: &AtomicBool) -> Result<Duration> {
+    match &pass.workload.op {
+        Op::Fio(job) => fio::start_cost(pass, job, stop),
+        _ => Ok(Duration::ZERO),
+    }
+}
+
 /// Does the pass.
 ///
 /// # Errors
 /// If an operation fails, gives less than it should, or did not happen on the mount; if `stop` was set.
 pub fn run(pass: &Pass<'_>, stop: &AtomicBool) -> Result<Cost> {
+    match &pass.workload.op {
+        Op::Fio(job) => fio::run(pass, job, stop),
+        Op::Command(command) => command::run(pass, command, stop),
+        _ => run_threads(pass, stop),
+    }
+}
+
+fn run_threads(pass: &Pass<'_>, stop: &AtomicBool) -> Result<Cost> {
     let jobs: Vec<Job> = (0..pass.threads).map(|thread| Job::new(pass, thread)).collect::<Result<_>>()?;
     let cpus = pass.pin.cpus()?;
     let barrier = Barrier::new(jobs.len());

@@ -16,10 +16,12 @@ fn pass<'a>(root: &'a Path, workload: &'a Workload) -> Pass<'a> {
         ops: workload.ops,
         root,
         src: root,
+        sources: root,
         pipe: None,
         number: 1,
         seed: 1,
         pin: Pin::Each,
+        start_cost: Duration::ZERO,
     }
 }
 
@@ -33,6 +35,10 @@ fn tree(workload: &Workload) -> (tempfile::TempDir, Tree) {
 
 fn run_once(pass: &Pass<'_>) -> Result<Cost> {
     run(pass, &AtomicBool::new(false))
+}
+
+fn prepare_once(pass: &Pass<'_>) -> Result<()> {
+    prepare(pass, &AtomicBool::new(false))
 }
 
 #[test]
@@ -57,7 +63,7 @@ fn names_are_made_and_removed() {
     let unlink = workload(Op::Unlink, 21);
     let unlink = pass(root, &unlink);
     assert!(run_once(&unlink).is_err(), "there is nothing to remove yet");
-    prepare(&unlink).unwrap();
+    prepare_once(&unlink).unwrap();
     assert!(clean_up(&unlink).is_err(), "files that are left must be noticed");
     assert_eq!(run_once(&unlink).unwrap().ops, 21);
     clean_up(&unlink).unwrap();
@@ -70,12 +76,12 @@ fn small_files_are_read_lengthened_and_renamed() {
         let (_place, tree) = tree(&workload);
         let pass = pass(tree.path(), &workload);
         assert!(run_once(&pass).is_err(), "{:?}: there is no file yet", workload.op);
-        prepare(&pass).unwrap();
+        prepare_once(&pass).unwrap();
         if !matches!(workload.op, Op::ReadFile { .. }) {
             assert!(clean_up(&pass).is_err(), "{:?}: nothing was done, which must be noticed", workload.op);
             fs::remove_dir_all(tree.path().join("work")).unwrap();
             tree.require(&workload, 2).unwrap();
-            prepare(&pass).unwrap();
+            prepare_once(&pass).unwrap();
         }
         assert_eq!(run_once(&pass).unwrap().ops, 9);
         clean_up(&pass).unwrap();
@@ -87,7 +93,7 @@ fn small_files_are_read_lengthened_and_renamed() {
 fn a_short_small_file_is_an_error() {
     let read = workload(Op::ReadFile { size: 100 }, 4);
     let (_place, tree) = tree(&read);
-    prepare(&pass(tree.path(), &read)).unwrap();
+    prepare_once(&pass(tree.path(), &read)).unwrap();
     let longer = workload(Op::ReadFile { size: 101 }, 4);
     let error = format!("{:#}", run_once(&pass(tree.path(), &longer)).unwrap_err());
     assert!(error.contains("100 of 101"), "{error}");
