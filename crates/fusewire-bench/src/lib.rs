@@ -10,10 +10,11 @@
 //!   do it;
 //! - [`run`]: the turns; [`memory`]: growth of a daemon with the number of known files;
 //! - [`daemon`], [`mounts`], [`watchdog`], [`machine`]: the surroundings, and that nothing is left behind;
-//! - [`stats`], [`results`], [`report`]: what is made of the numbers.
+//! - [`stats`], [`results`], [`report`], [`compare`]: what is made of the numbers.
 
 pub mod cli;
 pub mod client;
+pub mod compare;
 pub mod daemon;
 pub mod machine;
 pub mod memory;
@@ -23,6 +24,8 @@ pub mod program;
 pub mod report;
 pub mod results;
 pub mod run;
+#[cfg(test)]
+mod skip;
 pub mod sources;
 pub mod stats;
 pub mod suite;

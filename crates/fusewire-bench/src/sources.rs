@@ -115,7 +115,7 @@ mod tests {
             assert_eq!(read(&one), read(&two), "{name}");
         }
         if ["make", "cc", "ar"].iter().any(|name| program::find_in(name, program::path_dirs()).is_none()) {
-            eprintln!("skipped: compiling needs make, cc and ar");
+            crate::skip::skipped("compiling needs make, cc and ar");
             return;
         }
         let made = Command::new("make").args(["-s", "-j2"]).current_dir(one.path()).output().unwrap();

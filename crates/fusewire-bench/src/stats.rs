@@ -1,6 +1,8 @@
 //! Medians, spreads and ratios of few, noisy samples.
 
 use serde::Serialize;
+use statrs::stats_tests::Alternative;
+use statrs::stats_tests::mannwhitneyu::{MannWhitneyUMethod, mannwhitneyu};
 
 /// Five numbers that describe a set of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -46,6 +48,18 @@ pub fn paired_ratio(subject: &[f64], baseline: &[f64]) -> Option<Summary> {
     summary(
         subject.iter().zip(baseline).filter(|(_, base)| **base > 0.0).map(|(subject, base)| subject / base),
     )
+}
+
+/// How likely turns as far apart as these are if both sides are alike: the one-sided p-value of the Mann-Whitney U test
+/// that `subject` is larger. 1 if a side has no samples.
+pub fn chance_of_larger(subject: &[f64], baseline: &[f64]) -> f64 {
+    // The normal approximation: of ten samples it makes 0.006 out of 0.004, and it knows ties.
+    let method = MannWhitneyUMethod::AsymptoticInclContinuityCorrection;
+    match mannwhitneyu(subject, baseline, method, Alternative::Greater) {
+        // If all samples are equal, there is no number.
+        Ok((_, p)) if !p.is_nan() => p,
+        _ => 1.0,
+    }
 }
 
 /// Geometric mean, `None` if there are no values or one is not positive.
@@ -113,6 +127,23 @@ mod tests {
     fn outlier_is_counted() {
         assert_eq!(summary([1.0, 1.1, 0.9, 1.0, 1.05, 9.0]).unwrap().outliers, 1);
         assert_eq!(summary([1.0, 1.1, 0.9, 1.0, 1.05, 1.2]).unwrap().outliers, 0);
+    }
+
+    #[test]
+    fn chance_is_small_only_if_samples_are_apart() {
+        let low = [1.0, 1.1, 1.2, 1.3, 1.4];
+        let high = [2.0, 2.1, 2.2, 2.3, 2.4];
+        // One of 252 ways to put ten samples in order, and one of 70 to put eight.
+        assert!((0.004..0.007).contains(&chance_of_larger(&high, &low)));
+        assert!((0.01..0.02).contains(&chance_of_larger(&high[1..], &low[1..])));
+        assert!(chance_of_larger(&low, &high) > 0.99);
+        assert!(chance_of_larger(&[1.05, 1.15, 1.25], &low) > 0.3);
+        assert_eq!(chance_of_larger(&[1.0; 5], &[1.0; 5]), 1.0);
+        assert_eq!(chance_of_larger(&[], &low), 1.0);
+        let many = |from: f64| (0..30).map(|n| from + f64::from(n)).collect::<Vec<_>>();
+        assert!(chance_of_larger(&many(20.0), &many(0.0)) < 1e-6);
+        // One turn in which something else happened changes nothing.
+        assert!(chance_of_larger(&[9.0, 1.15, 1.25, 1.12, 1.22], &low) > 0.2);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The whole program on real mounts. Without root or /dev/fuse there is nothing to test: the tests say so and end.
 
+#[path = "../src/skip.rs"]
+mod skip;
+
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,7 +17,7 @@ const BENCH: &str = env!("CARGO_BIN_EXE_fusewire-bench");
 fn can_mount() -> bool {
     let can = rustix::process::geteuid().is_root() && Path::new("/dev/fuse").exists();
     if !can {
-        eprintln!("skipped: mounting needs root and /dev/fuse");
+        skip::skipped("mounting needs root and /dev/fuse");
     }
     can
 }

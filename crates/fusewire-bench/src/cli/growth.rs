@@ -1,5 +1,7 @@
 //! `memory`.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 
@@ -16,6 +18,9 @@ use crate::target::{Kind, Profile, Shows, Target};
 pub struct MemoryArgs {
     #[command(flatten)]
     place: PlaceArgs,
+    /// Also write everything that was measured to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// Files to look up
     #[arg(long, default_value_t = 1_000_000)]
     files: u64,
@@ -60,7 +65,7 @@ impl MemoryArgs {
         let report = MemoryReport { schema: SCHEMA, machine, plan, profile, targets, growth };
         if !report.growth.is_empty() {
             print!("{}", report.markdown());
-            if let Some(path) = &self.place.json {
+            if let Some(path) = &self.json {
                 results::write_json(path, &report)?;
             }
         }

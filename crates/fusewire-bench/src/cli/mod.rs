@@ -1,10 +1,10 @@
 //! The command line.
 
 mod growth;
+mod list;
 mod run;
+mod stored;
 mod surroundings;
-
-use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -14,7 +14,9 @@ use crate::target::TargetArgs;
 use crate::tree::Lower;
 
 pub use growth::MemoryArgs;
+pub use list::ListArgs;
 pub use run::{MeasureArgs, RunArgs};
+pub use stored::{CompareArgs, OutputArgs, ReportArgs};
 
 /// Compares FUSE mounts with each other and with the directory beneath them.
 #[derive(Debug, Parser)]
@@ -47,6 +49,16 @@ enum Action {
     Passthrough(MeasureArgs),
     /// Resident memory of a daemon: idle, and per file the kernel knows
     Memory(MemoryArgs),
+    /// Fail if a result is worse than another one beyond noise
+    ///
+    /// A number is worse if its median is worse by more than --threshold, and its turns are worse than those before by
+    /// more than chance, which a Mann-Whitney test tells. At least five turns on each side are needed. Rows in which
+    /// others disturbed are not judged. Exit status 1 if anything is worse, or failed in the new result only.
+    Compare(CompareArgs),
+    /// Tables and plots of a stored result
+    Report(ReportArgs),
+    /// Presets, targets found on this machine, and what workload files may say
+    List(ListArgs),
     /// Send back what comes in: the other end of the target `pipe`.
     #[command(hide = true)]
     Echo,
@@ -60,9 +72,6 @@ pub struct PlaceArgs {
     /// What the source directory lies on: `tmpfs`, or an existing directory in which a new one is made; may be repeated
     #[arg(long, value_name = "LOWER", default_value = "tmpfs")]
     lower: Vec<Lower>,
-    /// Also write everything that was measured to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
     /// Seconds after which a step without end is aborted
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     limit: u64,
@@ -91,6 +100,9 @@ impl BenchArgs {
             Action::Run(args) => args.run(&echo),
             Action::Passthrough(args) => args.run_presets(&["passthrough".into()], &echo),
             Action::Memory(args) => args.run(&echo),
+            Action::Compare(args) => args.run(),
+            Action::Report(args) => args.run(),
+            Action::List(args) => args.run(),
             Action::Echo => daemon::echo(),
         }
     }

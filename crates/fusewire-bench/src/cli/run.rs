@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 
-use super::PlaceArgs;
 use super::surroundings::Surroundings;
+use super::{OutputArgs, PlaceArgs};
 use crate::client::Pin;
 use crate::machine::Machine;
 use crate::program;
-use crate::report;
-use crate::results::{self, Pair, Results, SuiteResult};
+use crate::results::{Pair, Results, SuiteResult};
 use crate::run::Plan;
 use crate::suite::Suite;
 use crate::target::{Profile, Target};
@@ -37,6 +36,8 @@ pub struct RunArgs {
 pub struct MeasureArgs {
     #[command(flatten)]
     place: PlaceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Only this workload; may be repeated
     #[arg(long, value_name = "NAME")]
     pub workload: Vec<String>,
@@ -109,6 +110,7 @@ impl MeasureArgs {
     }
 
     fn run(self, suites: Vec<Suite>, echo: &[&str]) -> Result<()> {
+        self.output.check()?;
         let mut prepared = Vec::new();
         for suite in self.selected(suites)? {
             prepared.push(self.prepare(suite)?);
@@ -138,10 +140,7 @@ impl MeasureArgs {
         }
         let results = Results::new(std::env::args().collect(), machine, measured);
         if !results.suites.is_empty() {
-            print!("{}", report::markdown(&results));
-            if let Some(path) = &self.place.json {
-                results::write_json(path, &results)?;
-            }
+            self.output.write(&results)?;
         }
         done?;
         ensure!(!results.has_errors(), "operations failed; see the end of the report");

@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn fio_itself_runs() {
         if program::find_in("fio", program::path_dirs()).is_none() {
-            eprintln!("skipped: fio is not installed");
+            crate::skip::skipped("fio is not installed");
             return;
         }
         let place = tempfile::tempdir().unwrap();

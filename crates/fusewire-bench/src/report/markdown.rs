@@ -115,11 +115,12 @@ fn mean(suite: &SuiteResult, pair: &Pair, (out, kind): (&mut String, &str), smal
 }
 
 fn detail_table(suite: &SuiteResult, out: &mut String) {
-    out.push_str(
-        "\n## Latency, throughput, context switches\n\nMedians over the repetitions.\n\n\
-         | lower | workload | threads | target | ops/s | MB/s | p50 us | p99 us | p99.9 us | client us/op | \
-         daemon us/op | switches/op | daemon MiB | outliers |\n\
-         |---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+    out.push_str("\n## Latency, throughput, context switches\n\nMedians over the repetitions.\n\n");
+    let rule = "--:|".repeat(DETAILS.len());
+    let _ = writeln!(
+        out,
+        "| lower | workload | threads | target | {} |\n|---|---|--:|---|{rule}",
+        DETAILS.join(" | ")
     );
     for row in &suite.rows {
         for cell in row.cells.iter().filter(|cell| !cell.slices.is_empty()) {
@@ -136,13 +137,27 @@ fn detail_table(suite: &SuiteResult, out: &mut String) {
     }
 }
 
-/// The columns of the table of details behind the target.
+/// Columns of the table of details behind the target.
+pub const DETAILS: [&str; 10] = [
+    "ops/s",
+    "MB/s",
+    "p50 us",
+    "p99 us",
+    "p99.9 us",
+    "client us/op",
+    "daemon us/op",
+    "switches/op",
+    "daemon MiB",
+    "outliers",
+];
+
+/// What stands in these columns.
 pub fn detail(cell: &Cell) -> Vec<String> {
     let median = |number: fn(&Slice) -> f64| cell.summary(number).map_or(0.0, |s| s.median);
     let megabytes = median(|slice| slice.bytes as f64 / slice.seconds / 1e6);
     let outliers = cell.summary(|slice| slice.cpu_us).map_or(0, |s| s.outliers);
     vec![
-        format!("{:.0}", median(|slice| slice.ops_per_s)),
+        per_second(median(|slice| slice.ops_per_s)),
         if megabytes > 0.0 { format!("{megabytes:.0}") } else { "-".into() },
         format!("{:.1}", median(|slice| slice.p50_us)),
         format!("{:.1}", median(|slice| slice.p99_us)),
@@ -153,6 +168,11 @@ pub fn detail(cell: &Cell) -> Vec<String> {
         mib(median(|slice| slice.resident as f64) as u64),
         outliers.to_string(),
     ]
+}
+
+/// Whole operations, if there are more than a few in a second.
+fn per_second(ops: f64) -> String {
+    if ops < 20.0 { format!("{ops:.2}") } else { format!("{ops:.0}") }
 }
 
 fn errors(suite: &SuiteResult, out: &mut String) {

@@ -1,6 +1,8 @@
 //! What is made of the numbers for people.
 
+mod html;
 mod markdown;
+mod plot;
 
 use std::fmt::Write;
 
@@ -12,6 +14,7 @@ use crate::results::Row;
 use crate::stats::Summary;
 use crate::target::{Profile, Target};
 
+pub use html::page;
 pub use markdown::markdown;
 
 /// All of a memory measurement.
