@@ -36,6 +36,7 @@ complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "m" -d 'Mount a di
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "unmount" -d 'Unmount a FUSE mount, and tell who uses it if that fails'
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "umount" -d 'Unmount a FUSE mount, and tell who uses it if that fails'
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "probe" -d 'Tell what this kernel, this user and a directory allow'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "bench" -d 'Measure channels, peers and the directory beneath at the same work'
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "install-helper" -d 'Make `mount -t fuse.fusewire` and fstab work'
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "completions" -d 'Print a script that completes command lines of fusewire'
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "man" -d 'Write the manual pages into a directory'
@@ -51,7 +52,11 @@ always\t'Everything, until it is changed through the mount: SRC must not be chan
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l entry-timeout -d 'How long the kernel trusts a name it has seen' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l attr-timeout -d 'How long the kernel trusts sizes, times and modes' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l negative-timeout -d 'How long the kernel trusts that a name does not exist' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l threads -d 'Threads that read requests [default: one per CPU]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l channel -d 'How requests come: over a ring per CPU (uring), by reading /dev/fuse (dev-fuse), or over the ring where the kernel has it (auto); `fusewire probe` tells [default: auto]' -r -f -a "auto\t'The ring where it can be had, else /dev/fuse'
+dev-fuse\t'Reading and writing /dev/fuse'
+uring\t'A ring per CPU; mounting fails where it cannot be had'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l memory -d 'What the buffers of the ring may take together, such as 64M; less than 1M for each CPU lowers the longest read and write [default: 64M, or 2M for each CPU]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l threads -d 'Threads that serve requests [default: one per CPU]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l max-write -d 'Longest write request, such as 128K or 1M [default: what the kernel allows]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l file-handles -d 'Remember files by file handle instead of keeping each of them open [default: auto]' -r -f -a "auto\t'Where the directory and the rights of the user allow it'
 never\t'Never: each file that the kernel knows costs a file descriptor'
@@ -79,7 +84,11 @@ always\t'Everything, until it is changed through the mount: SRC must not be chan
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l entry-timeout -d 'How long the kernel trusts a name it has seen' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l attr-timeout -d 'How long the kernel trusts sizes, times and modes' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l negative-timeout -d 'How long the kernel trusts that a name does not exist' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l threads -d 'Threads that read requests [default: one per CPU]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l channel -d 'How requests come: over a ring per CPU (uring), by reading /dev/fuse (dev-fuse), or over the ring where the kernel has it (auto); `fusewire probe` tells [default: auto]' -r -f -a "auto\t'The ring where it can be had, else /dev/fuse'
+dev-fuse\t'Reading and writing /dev/fuse'
+uring\t'A ring per CPU; mounting fails where it cannot be had'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l memory -d 'What the buffers of the ring may take together, such as 64M; less than 1M for each CPU lowers the longest read and write [default: 64M, or 2M for each CPU]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l threads -d 'Threads that serve requests [default: one per CPU]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l max-write -d 'Longest write request, such as 128K or 1M [default: what the kernel allows]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l file-handles -d 'Remember files by file handle instead of keeping each of them open [default: auto]' -r -f -a "auto\t'Where the directory and the rights of the user allow it'
 never\t'Never: each file that the kernel knows costs a file descriptor'
@@ -117,6 +126,157 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -l offer-only -
 complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
 complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -s q -l quiet -d 'Say nothing but errors'
 complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -f -a "run" -d 'Measure workloads on targets, in turn'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -f -a "passthrough" -d 'Names and data of a re-exported directory: `run passthrough`'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -f -a "memory" -d 'Resident memory of a daemon: idle, and per file the kernel knows'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -f -a "compare" -d 'Fail if a result is worse than another one beyond noise'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -f -a "report" -d 'Tables and plots of a stored result'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -f -a "list" -d 'Presets, targets found on this machine, and what workload files may say'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -f -a "echo" -d 'Send back what comes in: the other end of the target `pipe`'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and not __fish_seen_subcommand_from run passthrough memory compare report list echo help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l workloads -d 'Run the workloads of this file; may be repeated' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -s t -l target -d 'What to measure; may be repeated [default: what the preset says]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l profile -d 'Caching profile of targets that do not say cache=... [default: what the preset says, or auto]' -r -f -a "none\t'Nothing: every use of a name or attribute asks the daemon'
+auto\t'For a short time'
+always\t'For as long as there is memory'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l fusewire -d 'Release binary of fusewire [default: beside this program]' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l fuser -d 'The example `fuser_passthrough` [default: in `examples` beside this program]' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l fusewire-arg -d 'One more argument for `fusewire mount`, such as --fusewire-arg=--no-acl; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l fuser-arg -d 'One more argument for `fuser_passthrough`; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l peers -d 'More peers: TOML, one line each, NAME = { programs = [...], run = "... {src} {mnt}" }' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l peers-dir -d 'Directory with programs of peers, looked into before the PATH; may be repeated' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l lower -d 'What the source directory lies on: `tmpfs`, or an existing directory in which a new one is made; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l limit -d 'Seconds after which a step without end is aborted' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l json -d 'Also write everything that was measured to this file, for `report` and `compare`' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l markdown -d 'Also write the tables to this file' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l html -d 'Also write a page with plots to this file; it needs no other file' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l workload -d 'Only this workload; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l threads -l jobs -d 'Numbers of client threads [default: what the workload says]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l reps -d 'Turns of each target at each row' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l warmup -d 'Turns before them that do not count' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l scale -d 'Factor on the work of one turn' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l retries -d 'How often a turn is done again if others used the machine meanwhile; the quietest counts' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l noisy -d 'Percent of the machine that others may use before a row counts as noisy' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l cpu -d 'Keep all clients on this CPU, or on `any` [default: what the preset says, or any]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l subject -d 'A target of interest; may be repeated [default: all with a daemon]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l baseline -d 'The target they are compared with [default: fuser, pipe, the first with a daemon, or native]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -l pin -d 'Keep each client thread on a CPU of its own, as far as there are enough; daemons stay free'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from run" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -s t -l target -d 'What to measure; may be repeated [default: what the preset says]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l profile -d 'Caching profile of targets that do not say cache=... [default: what the preset says, or auto]' -r -f -a "none\t'Nothing: every use of a name or attribute asks the daemon'
+auto\t'For a short time'
+always\t'For as long as there is memory'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l fusewire -d 'Release binary of fusewire [default: beside this program]' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l fuser -d 'The example `fuser_passthrough` [default: in `examples` beside this program]' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l fusewire-arg -d 'One more argument for `fusewire mount`, such as --fusewire-arg=--no-acl; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l fuser-arg -d 'One more argument for `fuser_passthrough`; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l peers -d 'More peers: TOML, one line each, NAME = { programs = [...], run = "... {src} {mnt}" }' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l peers-dir -d 'Directory with programs of peers, looked into before the PATH; may be repeated' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l lower -d 'What the source directory lies on: `tmpfs`, or an existing directory in which a new one is made; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l limit -d 'Seconds after which a step without end is aborted' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l json -d 'Also write everything that was measured to this file, for `report` and `compare`' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l markdown -d 'Also write the tables to this file' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l html -d 'Also write a page with plots to this file; it needs no other file' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l workload -d 'Only this workload; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l threads -l jobs -d 'Numbers of client threads [default: what the workload says]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l reps -d 'Turns of each target at each row' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l warmup -d 'Turns before them that do not count' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l scale -d 'Factor on the work of one turn' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l retries -d 'How often a turn is done again if others used the machine meanwhile; the quietest counts' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l noisy -d 'Percent of the machine that others may use before a row counts as noisy' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l cpu -d 'Keep all clients on this CPU, or on `any` [default: what the preset says, or any]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l subject -d 'A target of interest; may be repeated [default: all with a daemon]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l baseline -d 'The target they are compared with [default: fuser, pipe, the first with a daemon, or native]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -l pin -d 'Keep each client thread on a CPU of its own, as far as there are enough; daemons stay free'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from passthrough" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -s t -l target -d 'What to measure; may be repeated [default: what the preset says]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l profile -d 'Caching profile of targets that do not say cache=... [default: what the preset says, or auto]' -r -f -a "none\t'Nothing: every use of a name or attribute asks the daemon'
+auto\t'For a short time'
+always\t'For as long as there is memory'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l fusewire -d 'Release binary of fusewire [default: beside this program]' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l fuser -d 'The example `fuser_passthrough` [default: in `examples` beside this program]' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l fusewire-arg -d 'One more argument for `fusewire mount`, such as --fusewire-arg=--no-acl; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l fuser-arg -d 'One more argument for `fuser_passthrough`; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l peers -d 'More peers: TOML, one line each, NAME = { programs = [...], run = "... {src} {mnt}" }' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l peers-dir -d 'Directory with programs of peers, looked into before the PATH; may be repeated' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l lower -d 'What the source directory lies on: `tmpfs`, or an existing directory in which a new one is made; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l limit -d 'Seconds after which a step without end is aborted' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l json -d 'Also write everything that was measured to this file' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l files -d 'Files to look up' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l per-dir -d 'Files in each directory' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l threads -d 'Client threads' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l nofile -d 'Most files the daemon may have open' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from memory" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from compare" -l metric -d 'What to compare; may be repeated [default: cpu]' -r -f -a "cpu\t'CPU time of client and daemon per operation'
+throughput\t'Operations per second'
+p50\t'Median latency'
+p99\t'99th percentile of the latency'
+p999\t'99.9th percentile of the latency'
+switches\t'Context switches per operation'
+memory\t'Resident memory of the daemon'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from compare" -l threshold -d 'Percent by which a median must be worse to count' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from compare" -l significance -d 'How likely by chance a difference may be, at most' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from compare" -l relative-to -d 'Compare the ratios to this target in the same turns: for results from different machines or days' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from compare" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from compare" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from compare" -l with-noisy -d 'Judge rows in which others disturbed, too'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from compare" -l all -d 'List also what is the same or noisy'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from compare" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from compare" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from compare" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from report" -l json -d 'Also write everything that was measured to this file, for `report` and `compare`' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from report" -l markdown -d 'Also write the tables to this file' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from report" -l html -d 'Also write a page with plots to this file; it needs no other file' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from report" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from report" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from report" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from report" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from report" -s h -l help -d 'Print help'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -s t -l target -d 'What to measure; may be repeated [default: what the preset says]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -l profile -d 'Caching profile of targets that do not say cache=... [default: what the preset says, or auto]' -r -f -a "none\t'Nothing: every use of a name or attribute asks the daemon'
+auto\t'For a short time'
+always\t'For as long as there is memory'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -l fusewire -d 'Release binary of fusewire [default: beside this program]' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -l fuser -d 'The example `fuser_passthrough` [default: in `examples` beside this program]' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -l fusewire-arg -d 'One more argument for `fusewire mount`, such as --fusewire-arg=--no-acl; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -l fuser-arg -d 'One more argument for `fuser_passthrough`; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -l peers -d 'More peers: TOML, one line each, NAME = { programs = [...], run = "... {src} {mnt}" }' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -l peers-dir -d 'Directory with programs of peers, looked into before the PATH; may be repeated' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from echo" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from echo" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from echo" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from echo" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from echo" -s h -l help -d 'Print help'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from help" -f -a "run" -d 'Measure workloads on targets, in turn'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from help" -f -a "passthrough" -d 'Names and data of a re-exported directory: `run passthrough`'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from help" -f -a "memory" -d 'Resident memory of a daemon: idle, and per file the kernel knows'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from help" -f -a "compare" -d 'Fail if a result is worse than another one beyond noise'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from help" -f -a "report" -d 'Tables and plots of a stored result'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from help" -f -a "list" -d 'Presets, targets found on this machine, and what workload files may say'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from help" -f -a "echo" -d 'Send back what comes in: the other end of the target `pipe`'
+complete -c fusewire -n "__fish_fusewire_using_subcommand bench; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -l dir -d 'Where to put the link; mount(8) looks into /sbin' -r -f -a "(__fish_complete_directories)"
 complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
@@ -134,10 +294,18 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand man" -l log-file -d 'A
 complete -c fusewire -n "__fish_fusewire_using_subcommand man" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
 complete -c fusewire -n "__fish_fusewire_using_subcommand man" -s q -l quiet -d 'Say nothing but errors'
 complete -c fusewire -n "__fish_fusewire_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "mount" -d 'Mount a directory, or a filesystem in memory'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "unmount" -d 'Unmount a FUSE mount, and tell who uses it if that fails'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "probe" -d 'Tell what this kernel, this user and a directory allow'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "install-helper" -d 'Make `mount -t fuse.fusewire` and fstab work'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "completions" -d 'Print a script that completes command lines of fusewire'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "man" -d 'Write the manual pages into a directory'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe install-helper completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "mount" -d 'Mount a directory, or a filesystem in memory'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "unmount" -d 'Unmount a FUSE mount, and tell who uses it if that fails'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "probe" -d 'Tell what this kernel, this user and a directory allow'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "bench" -d 'Measure channels, peers and the directory beneath at the same work'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "install-helper" -d 'Make `mount -t fuse.fusewire` and fstab work'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "completions" -d 'Print a script that completes command lines of fusewire'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "man" -d 'Write the manual pages into a directory'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and __fish_seen_subcommand_from bench" -f -a "run" -d 'Measure workloads on targets, in turn'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and __fish_seen_subcommand_from bench" -f -a "passthrough" -d 'Names and data of a re-exported directory: `run passthrough`'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and __fish_seen_subcommand_from bench" -f -a "memory" -d 'Resident memory of a daemon: idle, and per file the kernel knows'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and __fish_seen_subcommand_from bench" -f -a "compare" -d 'Fail if a result is worse than another one beyond noise'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and __fish_seen_subcommand_from bench" -f -a "report" -d 'Tables and plots of a stored result'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and __fish_seen_subcommand_from bench" -f -a "list" -d 'Presets, targets found on this machine, and what workload files may say'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and __fish_seen_subcommand_from bench" -f -a "echo" -d 'Send back what comes in: the other end of the target `pipe`'

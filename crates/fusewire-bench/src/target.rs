@@ -31,7 +31,7 @@ Targets:
                          directories; it stays in the foreground until it is unmounted
   NAME=TARGET            any of the above under a short name: ring=fusewire:channel=uring
 
-A value with + in it makes several targets: fusewire:channel=dev_fuse+uring,cache=none+auto is four.";
+A value with + in it makes several targets: fusewire:channel=dev-fuse+uring,cache=none+auto is four.";
 
 /// What the kernel may cache, as a user thinks of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -279,7 +279,10 @@ impl TargetArgs {
         let mut targets: Vec<Target> = Vec::new();
         for text in asked {
             let found = match text.strip_suffix('?') {
-                Some(text) => self.target(text, profile).unwrap_or_default(),
+                Some(text) => self.target(text, profile).unwrap_or_else(|error| {
+                    eprintln!("{text} is left out: {error:#}");
+                    Vec::new()
+                }),
                 None => self.target(text, profile)?,
             };
             for target in found {
@@ -499,13 +502,13 @@ mod tests {
 
     #[test]
     fn options_become_arguments_and_values_alternatives() {
-        let targets = resolve(&["fusewire:channel=dev_fuse+uring,cache=none+auto,read-only"]).unwrap();
+        let targets = resolve(&["fusewire:channel=dev-fuse+uring,cache=none+auto,read-only"]).unwrap();
         let names: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
         assert_eq!(
             names,
             [
-                "fusewire:channel=dev_fuse,cache=none,read-only",
-                "fusewire:channel=dev_fuse,cache=auto,read-only",
+                "fusewire:channel=dev-fuse,cache=none,read-only",
+                "fusewire:channel=dev-fuse,cache=auto,read-only",
                 "fusewire:channel=uring,cache=none,read-only",
                 "fusewire:channel=uring,cache=auto,read-only"
             ]

@@ -89,6 +89,9 @@ pub enum Command {
     /// Tell what this kernel, this user and a directory allow
     #[command(after_long_help = PROBE_EXAMPLES)]
     Probe(ProbeArgs),
+    /// Measure channels, peers and the directory beneath at the same work
+    #[command(after_long_help = crate::bench::EXAMPLES)]
+    Bench(Box<fusewire_bench::cli::BenchArgs>),
     /// Make `mount -t fuse.fusewire` and fstab work
     ///
     /// mount(8) looks for a program /sbin/mount.TYPE. This puts a symbolic link to fusewire there under the name
