@@ -39,6 +39,10 @@ Where the mount point may be:
 In /etc/fstab, once `fusewire install-helper` has been run:
   /srv/data  /mnt/data  fuse.fusewire  cache=auto,nofail  0  0
 
+Requests over io_uring:
+  From Linux 6.14 on, if that is switched on before mounting: echo Y > /sys/module/fuse/parameters/enable_uring,
+  as root. Which way was taken is said at the beginning, with -v also why.
+
 Signals:
   SIGINT and SIGTERM unmount and finish what is being worked on. If the mount is in use it is detached, the users
   are named, and it ends with the last of them; a second signal cuts them off. SIGHUP ends a mount in the foreground
@@ -56,7 +60,7 @@ const PROBE_EXAMPLES: &str = "\
 Examples:
   fusewire probe                              this kernel and this user
   fusewire probe /srv/data                    and what a mount of /srv/data could rely on
-  fusewire probe --json | jq .checks.ring     the same for a program
+  fusewire probe --json | jq .channel         for a program: what --channel auto comes to, and why
 
 Nothing is changed and nothing is left behind. The kernel is asked by starting a FUSE session that is attached
 nowhere. In DIR, files without a name (O_TMPFILE) are tried, which are gone at once.";
@@ -211,12 +215,11 @@ pub struct RunArgs {
     /// The mount goes away with the daemon, even if it is killed
     #[arg(long)]
     pub auto_unmount: bool,
-    /// How requests come: over a ring per CPU (uring), by reading /dev/fuse (dev-fuse), or over the ring where the
-    /// kernel has it (auto); `fusewire probe` tells [default: auto]
+    /// How requests come from the kernel; `fusewire probe` tells what auto comes to, and why [default: auto]
     #[arg(long, value_name = "WHICH")]
     pub channel: Option<ChannelKind>,
-    /// What the buffers of the ring may take together, such as 64M; less than 1M for each CPU lowers the longest read
-    /// and write [default: 64M, or 2M for each CPU]
+    /// What the buffers of the rings may take together, such as 64M. Each CPU has one at least, never below 64K: less
+    /// than 1M for each lowers the longest read and write [default: 64M, or 2M for each CPU if that is more]
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory: Option<u64>,
     /// Threads that serve requests [default: one per CPU]
@@ -314,12 +317,12 @@ pub enum FileHandles {
 /// How requests come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ChannelKind {
-    /// The ring where it can be had, else /dev/fuse
+    /// Over io_uring where that can be had, else /dev/fuse
     #[default]
     Auto,
-    /// Reading and writing /dev/fuse
+    /// By reading and writing /dev/fuse
     DevFuse,
-    /// A ring per CPU; mounting fails where it cannot be had
+    /// Over io_uring, a ring for each CPU; mounting fails where that cannot be had
     Uring,
 }
 

@@ -157,6 +157,19 @@ fn probe_speaks_json() {
     assert!(report["protocol"]["minor"].as_u64().is_some_and(|minor| minor >= 23), "{report}");
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
     assert_eq!(report["kernel"], release.trim());
+    let ring = &report["channel"]["ring"];
+    match report["channel"]["auto"].as_str() {
+        Some("uring") => {
+            assert_eq!(report["checks"]["ring"]["verdict"], "yes", "{report}");
+            for number in ["queues", "threads", "payload", "entries", "memory"] {
+                assert!(ring[number].as_u64().is_some_and(|number| number > 0), "{number}: {report}");
+            }
+        }
+        Some("dev-fuse") => {
+            assert!(ring.is_null() && report["checks"]["ring"]["verdict"] == "no", "{report}")
+        }
+        other => panic!("{other:?}: {report}"),
+    }
     let resolved = fs::canonicalize(dir.path()).expect("canonical");
     assert_eq!(report["directory"]["path"], resolved.display().to_string());
     let checks = report["checks"].as_object().expect("checks");

@@ -4,7 +4,7 @@ use crate::{
     channel::{
         dev_fuse::{self, Pool},
         layer::Layer,
-        uring::{self, Crew, Prepared, Queues},
+        uring::{self, Crew, Prepared, Queues, Reason, RingSize},
     },
     fs::FileSystem,
     limits,
@@ -58,12 +58,12 @@ pub enum Error {
     #[error(transparent)]
     Mount(#[from] MountError),
     /// The ring was asked for and cannot be had.
-    #[error("no requests over io_uring on {}: {reason}", mountpoint.display())]
+    #[error("cannot mount on {} with requests over io_uring: {reason}{}", mountpoint.display(), or_try(reason))]
     Uring {
         /// Where it was to be mounted.
         mountpoint: PathBuf,
         /// Why not.
-        reason: String,
+        reason: Reason,
     },
     /// Mounted, but the readers could not be started; it is unmounted again.
     #[error("cannot start the threads that serve {}: {source}", mountpoint.display())]
@@ -73,6 +73,13 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+fn or_try(reason: &Reason) -> String {
+    match reason.remedy() {
+        remedy if remedy.is_empty() => remedy,
+        remedy => format!("; try: {remedy}"),
+    }
 }
 
 /// What a server needs to know of a session, whatever its filesystem.
@@ -128,53 +135,55 @@ impl Server {
         options: &Options,
         layer: impl Layer,
     ) -> Result<Self, Error> {
-        let mut bounds = Bounds {
-            max_write: options.max_write.unwrap_or(limits::MAX_WRITE),
-            max_pages_limit: dev_fuse::max_pages_limit(),
-            default_permissions: options.mount.default_permissions,
-            ring: false,
-        };
         let no_ring = |reason| Error::Uring { mountpoint: mountpoint.to_owned(), reason };
+        let must_ring = options.channel == Channel::Uring;
+        let mut bounds = bounds(options);
         let queues = match plan_ring(options, &mut bounds) {
-            Err(reason) if options.channel == Channel::Uring => return Err(no_ring(reason)),
+            Err(reason) if must_ring => return Err(no_ring(reason)),
             planned => planned,
         };
-        let (mut session, mut ring) = (None, Err(String::new()));
+        let (mut session, mut ring, mut refused) = (None, Err(Reason::NotAsked), None);
         let mounted = mount::mount(mountpoint, &options.mount, |device| {
-            ring = queues.and_then(|queues| {
-                Prepared::new(device, queues).map_err(|error| format!("cannot set up io_uring: {error}"))
-            });
-            bounds.ring = ring.is_ok();
-            if let (Err(reason), Channel::Uring) = (&ring, options.channel) {
-                return Err(io::Error::other(reason.clone()));
+            match queues.and_then(|queues| Prepared::new(device, queues).map_err(Reason::SetUp)) {
+                Err(reason) if must_ring => {
+                    refused = Some(reason);
+                    return Err(io::ErrorKind::Unsupported.into());
+                }
+                made => ring = made,
             }
+            bounds.ring = ring.is_ok();
             session = Some(dev_fuse::handshake(device, fs, bounds)?);
             Ok(())
-        })?;
+        });
+        if let Some(reason) = refused {
+            return Err(no_ring(reason));
+        }
+        let mounted = mounted?;
         let threads = |source| Error::Threads { mountpoint: mountpoint.to_owned(), source };
         let session = Arc::new(session.ok_or_else(|| threads(io::ErrorKind::NotConnected.into()))?);
-        if ring.is_ok() && !session.features().contains(InitFlags::OVER_IO_URING) {
-            ring = Err("the kernel does not offer it on this mount".to_owned());
-        }
-        match &ring {
+        let agreed = session.features().contains(InitFlags::OVER_IO_URING);
+        let ring = match ring.and_then(|ring| if agreed { Ok(ring) } else { Err(Reason::NotAgreed) }) {
             Ok(ring) => {
-                let (threads, queues) = ring.size();
-                tracing::info!(threads, queues, "requests come over io_uring");
+                let RingSize { queues, threads, .. } = ring.size();
+                tracing::info!(queues, threads, "requests come over io_uring");
+                Some(ring)
             }
-            Err(reason) if options.channel == Channel::Uring => return Err(no_ring(reason.clone())),
-            Err(reason) => tracing::info!(reason, "requests come over /dev/fuse"),
-        }
+            Err(reason) if must_ring => return Err(no_ring(reason)),
+            Err(reason) => {
+                tracing::info!(%reason, "requests come over /dev/fuse");
+                None
+            }
+        };
         session.started();
         let layer = Arc::new(layer);
         let device = mounted.device.try_clone().map_err(threads)?;
-        let channel = if ring.is_ok() { Channel::Uring } else { Channel::DevFuse };
+        let channel = if ring.is_some() { Channel::Uring } else { Channel::DevFuse };
         let serving = match &ring {
-            Ok(ring) => ring.size().0,
-            Err(_) => options.threads.unwrap_or_else(|| dev_fuse::allowed_cpus().len()),
+            Some(ring) => ring.size().threads,
+            None => options.threads.unwrap_or_else(|| dev_fuse::allowed_cpus().len()),
         };
         // The ring first: from the answer to INIT until it is ready, the kernel holds requests back.
         let ring = ring
-            .ok()
             .map(|ring| ring.start(&session, layer.clone(), device, mountpoint))
             .transpose()
             .map_err(threads)?;
@@ -248,25 +257,38 @@ impl ServerHandle {
     }
 }
 
-/// Can there be a ring, and of what size? It may lower the largest write. The error is the reason why not.
-fn plan_ring(options: &Options, bounds: &mut Bounds) -> Result<Queues, String> {
+/// What is agreed on at INIT, as far as it is known before mounting.
+fn bounds(options: &Options) -> Bounds {
+    Bounds {
+        max_write: options.max_write.unwrap_or(limits::MAX_WRITE),
+        max_pages_limit: dev_fuse::max_pages_limit(),
+        default_permissions: options.mount.default_permissions,
+        ring: false,
+    }
+}
+
+/// The ring that is asked for, if the kernel offers it. It may lower the largest write.
+fn plan_ring(options: &Options, bounds: &mut Bounds) -> Result<Queues, Reason> {
     if options.channel == Channel::DevFuse {
-        return Err("asked for".to_owned());
+        return Err(Reason::NotAsked);
     }
-    let switch = std::fs::read_to_string(uring::SWITCH)
-        .map_err(|_| "the kernel has no FUSE over io_uring (it came with Linux 6.14)".to_owned())?;
-    if !switch.starts_with(['Y', '1']) {
-        return Err(format!("it is switched off; as root: echo Y > {}", uring::SWITCH));
-    }
-    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").ok();
-    let possible =
-        possible.as_deref().and_then(uring::possible_cpus).ok_or("cannot tell how many CPUs there may be")?;
+    uring::switch()?;
+    let possible = uring::possible()?;
     // As `fuse_uring_create` computes it.
     let pages = usize::from(bounds.max_pages_limit) * 4096;
     let wanted = (bounds.max_write as usize).min(pages).next_multiple_of(4096).max(limits::MIN_REPLY);
     let queues = Queues::new(possible, &dev_fuse::allowed_cpus(), options.threads, wanted, options.memory);
     bounds.max_write = bounds.max_write.min(queues.payload as u32);
     Ok(queues)
+}
+
+/// Would a mount with these `options` get its requests over the ring, and how large would that be? Threads, rings and memory
+/// are made as for a mount and taken away again; nothing is mounted.
+///
+/// # Errors
+/// Why it would not; see [`Reason::remedy`]. Not tried is what only a mount can tell, [`Reason::NotAgreed`].
+pub fn try_ring(options: &Options) -> Result<RingSize, Reason> {
+    uring::try_out(plan_ring(options, &mut bounds(options))?)
 }
 
 /// Mount `fs` with default options and serve it until it is unmounted. For more, see [`Server`].

@@ -59,6 +59,36 @@ fn probe_of_a_missing_directory_fails() {
 }
 
 #[test]
+fn a_ring_that_is_switched_off_comes_with_its_remedy() {
+    const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
+    let Some(sandbox) = sandbox::enter() else { return };
+    need!("mount");
+    skip_unless!(std::path::Path::new(SWITCH).exists(), "the kernel has no FUSE over io_uring");
+    skip_unless!(command::other_server().is_none(), "the stand-in server knows no ring");
+    let point = sandbox.make_dir("point");
+    // It reads as switched off in this mount namespace alone.
+    let off = sandbox.dir().join("off");
+    std::fs::write(&off, "N\n").unwrap();
+    program("mount").arg("--bind").arg(&off).arg(SWITCH).ok();
+    let remedy = format!("echo Y > {SWITCH}");
+    let report: Value = serde_json::from_str(&fusewire(&["probe", "--json"]).ok()).expect("JSON");
+    assert_eq!(report["channel"]["auto"], "dev-fuse", "{report}");
+    assert_eq!(report["checks"]["ring"]["verdict"], "no", "{report}");
+    assert!(
+        report["checks"]["ring"]["remedy"].as_str().is_some_and(|text| text.contains(&remedy)),
+        "{report}"
+    );
+    for words in [&["--channel", "uring"][..], &["--dry-run", "-o", "channel=uring"]] {
+        let done = fusewire(&["mount"]).args(words).arg("/usr").arg(&point).run();
+        assert_complains(&done, 1, &remedy);
+        assert_complains(&done, 1, &point.display().to_string());
+    }
+    fusewire(&["mount", "--dry-run"]).arg("/usr").arg(&point).ok();
+    program("umount").arg(SWITCH).ok();
+    assert!(mountinfo::at(&point).is_none(), "it was mounted all the same");
+}
+
+#[test]
 fn words_that_mean_nothing_are_refused_with_code_2() {
     assert_complains(&fusewire(&["mout", "/a", "/b"]).run(), 2, "mout");
     assert_complains(&fusewire(&["probe", "--no-such-option"]).run(), 2, "--no-such-option");

@@ -14,6 +14,7 @@ use crate::failure::Outcome;
 use crate::logging::{self, Destination};
 
 use plan::Plan;
+pub use serve::raise_file_limit;
 
 /// Which of the two processes of a mount in the background this is.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +45,7 @@ pub fn run(args: &MountArgs, log: &LogArgs, role: Role<'_>) -> Outcome<()> {
     }
     let plan = place::check(plan)?;
     if args.run.dry_run {
-        return Ok(());
+        return serve::try_channel(&plan);
     }
     serve::run(&plan, is_child)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fusewire::FileSystem;
 use fusewire::mount::{Unmount, fuse_mounts};
-use fusewire::server::{Channel, Ended, Server, ServerHandle};
+use fusewire::server::{Channel, Ended, Error, Server, ServerHandle, try_ring};
 use fusewire_fs::passthrough::{self, Passthrough};
 use fusewire_fs::{MemFs, MemOptions, NullFs, NullOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -36,6 +36,21 @@ pub fn run(plan: &Plan, is_daemon: bool) -> Outcome<()> {
             serve(NullFs::new(NullOptions { ttl: ttl(plan), ..NullOptions::default() }), plan, is_daemon)
         }
     }
+}
+
+/// Whether the channel that is asked for can be had.
+///
+/// # Errors
+/// If it is the ring, and there can be none.
+pub fn try_channel(plan: &Plan) -> Outcome<()> {
+    if plan.server.channel != Channel::Uring {
+        return Ok(());
+    }
+    raise_file_limit();
+    let mountpoint = plan.mountpoint.clone();
+    try_ring(&plan.server)
+        .map(drop)
+        .map_err(|reason| Failure::new(with_causes(&Error::Uring { mountpoint, reason })))
 }
 
 fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
@@ -137,7 +152,7 @@ fn describe(plan: &Plan, handle: &ServerHandle) -> String {
 }
 
 /// Every open file on the mount is an open file of this process.
-fn raise_file_limit() {
+pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return;

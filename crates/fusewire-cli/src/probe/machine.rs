@@ -18,8 +18,6 @@ use super::user::{self, SYS_ADMIN, User};
 
 /// Where fusermount3 reads what ordinary users may do.
 const CONFIGURATION: &str = "/etc/fuse.conf";
-/// Where the FUSE module's switch for io_uring is.
-const RING_SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
 
 /// How to mount, and who may.
 pub fn mounting(user: &User) -> Vec<Check> {
@@ -139,8 +137,7 @@ fn from_mount8() -> Check {
 /// What the kernel offers to a filesystem.
 pub fn features(offer: Option<&Offer>, minor: u32, user: &User) -> Vec<Check> {
     let mut checks: Vec<_> = FEATURES.iter().map(|feature| feature.check(offer, minor)).collect();
-    checks.extend([passthrough(offer, minor, user), idmap(offer, minor), ring(offer, minor, user)]);
-    checks.push(bpf(user));
+    checks.extend([passthrough(offer, minor, user), idmap(offer, minor), bpf(user)]);
     checks
 }
 
@@ -252,41 +249,6 @@ fn idmap(offer: Option<&Offer>, minor: u32) -> Check {
     Check::no(key, title, evidence, "the kernel does not offer it").remedy("Linux 6.12 or newer")
 }
 
-fn ring(offer: Option<&Offer>, minor: u32, user: &User) -> Check {
-    let (key, title) = ("ring", "FUSE over io_uring");
-    if minor < 42 {
-        return Check::no(key, title, Evidence::Inferred, "this kernel does not have it")
-            .remedy("Linux 6.14 or newer");
-    }
-    let switch = fs::read_to_string(RING_SWITCH).unwrap_or_default();
-    let is_off = !matches!(switch.trim(), "Y" | "1");
-    if offer.map_or(is_off, |offer| !offer.has(InitFlags::OVER_IO_URING)) {
-        return if switch.is_empty() {
-            Check::no(key, title, Evidence::Read, format!("{RING_SWITCH} does not exist"))
-                .remedy("a kernel with CONFIG_FUSE_IO_URING=y")
-        } else {
-            Check::no(key, title, Evidence::Read, "it is switched off in the module fuse").remedy(format!(
-                "echo Y > {RING_SWITCH}, as root; for good: options fuse enable_uring=1 in /etc/modprobe.d/fuse.conf, \
-                 or fuse.enable_uring=1 on the kernel's command line"
-            ))
-        };
-    }
-    match sys::io_uring() {
-        Ok(()) => Check::yes(key, title, Evidence::Tried),
-        Err(error) => {
-            let setting = user::number("/proc/sys/kernel/io_uring_disabled");
-            let check = Check::no(key, title, Evidence::Tried, format!("io_uring_setup: {error}"));
-            match setting {
-                Some(2) => check.remedy("sysctl kernel.io_uring_disabled=0"),
-                Some(1) if !user.has(SYS_ADMIN) => check.remedy(
-                    "sysctl kernel.io_uring_disabled=0, or join the group kernel.io_uring_group, or be root",
-                ),
-                _ => check.remedy("a container or service whose seccomp filter allows io_uring"),
-            }
-        }
-    }
-}
-
 /// Only the preconditions: loading a program to see whether it loads is left to what uses it.
 fn bpf(user: &User) -> Check {
     let (key, title) = ("bpf_lsm", "BPF programs that decide about access (BPF LSM)");
@@ -338,7 +300,6 @@ mod tests {
         let find = |key| checks.iter().find(|check| check.key == key).expect("listed");
         assert_eq!(find("security_ctx").verdict, super::super::report::Verdict::Yes);
         assert_eq!(find("security_ctx").evidence, Evidence::Inferred);
-        assert!(find("ring").remedy.as_ref().is_some_and(|remedy| remedy.contains("6.14")));
         assert!(find("idmap").remedy.as_ref().is_some_and(|remedy| remedy.contains("6.12")));
     }
 }

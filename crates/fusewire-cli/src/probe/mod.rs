@@ -1,5 +1,6 @@
 //! `fusewire probe`: what this kernel, this user and a directory allow.
 
+mod channel;
 mod directory;
 mod machine;
 mod offer;
@@ -15,6 +16,7 @@ use user::User;
 
 use crate::args::ProbeArgs;
 use crate::failure::{Failure, Outcome};
+use crate::mount::raise_file_limit;
 use crate::pages::print;
 
 /// Pages in one request before the limit could be set (Linux 4.20 to 6.12).
@@ -52,13 +54,17 @@ fn probe(args: &ProbeArgs) -> Outcome<Report> {
     let user = User::current();
     let directory = args.dir.as_ref().map(|dir| directory::probe(dir, &user)).transpose()?;
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let max_pages = user::number("/proc/sys/fs/fuse/max_pages_limit").unwrap_or(DEFAULT_MAX_PAGES);
+    let limits = user::limits(max_pages);
+    // As mounting does; the ring takes some.
+    raise_file_limit();
     let (offer, protocol) = protocol(&kernel);
+    let (channel, ring) = channel::probe(offer.as_ref());
+    let mut features = machine::features(offer.as_ref(), protocol.minor, &user);
+    features.insert(0, ring);
     let mut sections = vec![
         Section { title: "Mounting".into(), checks: machine::mounting(&user) },
-        Section {
-            title: "What the kernel offers".into(),
-            checks: machine::features(offer.as_ref(), protocol.minor, &user),
-        },
+        Section { title: "What the kernel offers".into(), checks: features },
         Section { title: format!("This user (uid {})", user.uid), checks: user.checks() },
     ];
     let directory = directory.map(|(about, checks)| {
@@ -66,8 +72,7 @@ fn probe(args: &ProbeArgs) -> Outcome<Report> {
         sections.push(Section { title, checks });
         about
     });
-    let max_pages = user::number("/proc/sys/fs/fuse/max_pages_limit").unwrap_or(DEFAULT_MAX_PAGES);
-    Ok(Report { kernel, protocol, directory, sections, limits: user::limits(max_pages) })
+    Ok(Report { kernel, protocol, channel, directory, sections, limits })
 }
 
 /// Asks the kernel in the way this user may, or else concludes from its version.

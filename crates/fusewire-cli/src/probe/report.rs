@@ -5,6 +5,8 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use super::channel::Choice;
+
 /// Whether something is possible here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -135,6 +137,8 @@ pub struct Report {
     pub kernel: String,
     /// The FUSE protocol.
     pub protocol: Protocol,
+    /// By which way requests would come.
+    pub channel: Choice,
     /// Type of the filesystem that the directory is on, if one was given.
     pub directory: Option<Directory>,
     /// What was checked, by subject.
@@ -164,6 +168,7 @@ impl Serialize for Report {
         map.serialize_entry("version", env!("CARGO_PKG_VERSION"))?;
         map.serialize_entry("kernel", &self.kernel)?;
         map.serialize_entry("protocol", &self.protocol)?;
+        map.serialize_entry("channel", &self.channel)?;
         map.serialize_entry("directory", &self.directory)?;
         map.serialize_entry("checks", &ByKey(self.checks().map(|check| (check.key, check)).collect()))?;
         map.serialize_entry("limits", &ByKey(self.limits.iter().map(|limit| (limit.key, limit)).collect()))?;
@@ -197,6 +202,7 @@ impl Report {
                 self.kernel, protocol.major, protocol.minor, protocol.how
             ),
         );
+        line(&mut out, &self.channel.text());
         for section in &self.sections {
             line(&mut out, &format!("\n{}", section.title));
             let mut before = None;
@@ -259,6 +265,7 @@ mod tests {
                 evidence: Evidence::Tried,
                 how: "asked the kernel".into(),
             },
+            channel: Choice { auto: "dev-fuse", why: "there is no ring".into(), ring: None },
             directory: None,
             sections: vec![Section {
                 title: "Mounting".into(),
@@ -281,6 +288,7 @@ mod tests {
         let text = report().text();
         assert!(text.contains("  no   ring\n         it is off\n         try: switch it on\n"), "{text}");
         assert!(text.starts_with("Linux 6.18.1, FUSE protocol 7.45 (asked the kernel)\n"), "{text}");
+        assert!(text.contains("/dev/fuse (--channel auto): there is no ring\n"), "{text}");
         assert!(text.contains("     4096  bytes in a write\n"), "{text}");
     }
 
@@ -288,6 +296,7 @@ mod tests {
     fn programs_find_checks_by_key() {
         let json = serde_json::to_value(report()).expect("json");
         assert_eq!(json["schema"], 1);
+        assert_eq!(json["channel"]["auto"], "dev-fuse");
         assert_eq!(json["checks"]["ring"]["verdict"], "no");
         assert_eq!(json["checks"]["ring"]["remedy"], "switch it on");
         assert_eq!(json["checks"]["device"]["evidence"], "tried");

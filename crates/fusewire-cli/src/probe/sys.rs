@@ -32,22 +32,6 @@ pub fn backing(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
     result(status.into()).map(drop)
 }
 
-/// Sets up an `io_uring` as FUSE needs it, with submissions of 128 bytes, and drops it.
-///
-/// # Errors
-/// `EPERM` where a sysctl, a security module or seccomp forbids it, `ENOSYS` where it does not exist.
-pub fn io_uring() -> io::Result<()> {
-    /// `IORING_SETUP_SQE128`.
-    const SQE128: u32 = 1 << 10;
-    /// `struct io_uring_params`: 120 bytes, the flags in the third word.
-    const WORDS: usize = 30;
-    let mut params = [0_u32; WORDS];
-    params[2] = SQE128;
-    // SAFETY: the kernel reads and writes one `io_uring_params`, whose 120 bytes `params` has, and which outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1_u32, params.as_mut_ptr()) };
-    owned(fd).map(drop)
-}
-
 /// `struct file_handle` with room for the longest handle (`MAX_HANDLE_SZ`).
 #[repr(C)]
 struct FileHandle {

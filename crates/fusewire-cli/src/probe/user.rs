@@ -207,7 +207,9 @@ pub fn limits(max_pages: u64) -> Vec<Limit> {
             key: "memlock_soft",
             title: "bytes of locked memory, soft limit".into(),
             value: memory.current,
-            detail: String::new(),
+            detail: "without CAP_IPC_LOCK, a thread of the ring takes 20480 of it, those that stand in for stuck ones, too; \
+                     more: LimitMEMLOCK= of the service, or ulimit -l"
+                .into(),
         },
     ];
     let parameters = [

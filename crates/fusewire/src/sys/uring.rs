@@ -150,7 +150,8 @@ impl Ring {
         }
         self.wake = Some(wake);
         self.watch();
-        Ok(())
+        // A filter may forbid this alone, and once the kernel counts on the ring it is too late to find out.
+        self.try_enter(0)
     }
 
     fn watch(&mut self) {
@@ -222,6 +223,12 @@ impl Ring {
     }
 
     fn enter(&mut self, least: u32) {
+        if let Err(error) = self.try_enter(least) {
+            tracing::error!(%error, "io_uring_enter");
+        }
+    }
+
+    fn try_enter(&mut self, least: u32) -> io::Result<()> {
         const GETEVENTS: u32 = 1;
         const REGISTERED_RING: u32 = 16;
         let count = self.ring.submission().len() as u32;
@@ -239,13 +246,13 @@ impl Ring {
                 0usize,
             )
         };
-        if entered < 0 {
-            let error = io::Error::last_os_error();
-            match error.raw_os_error() {
-                // A signal; or completions must be taken first.
-                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
-                _ => tracing::error!(%error, "io_uring_enter"),
-            }
+        if entered >= 0 {
+            return Ok(());
+        }
+        match io::Error::last_os_error() {
+            // A signal; or completions must be taken first.
+            error if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => Ok(()),
+            error => Err(error),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use super::{
     kick::Kicker,
+    offer::RingSize,
     queues::Queues,
     thread::{self, Post},
 };
@@ -120,9 +121,15 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         Ok(prepared)
     }
 
-    /// How many threads and queues there are.
-    pub(crate) fn size(&self) -> (usize, usize) {
-        (self.starts.len(), self.queues.groups.iter().map(Vec::len).sum())
+    /// How large it is.
+    pub(crate) fn size(&self) -> RingSize {
+        RingSize::from(&self.queues)
+    }
+
+    /// Give it up, and wait until nothing is left of it.
+    pub(crate) fn disband(self) {
+        drop(self.starts);
+        self.threads.into_iter().for_each(|thread| _ = thread.join());
     }
 
     /// Begin to serve.

@@ -17,13 +17,13 @@
 
 mod crew;
 mod kick;
+mod offer;
 mod policy;
 mod queues;
 mod slot;
 mod thread;
 
 pub(crate) use crew::{Crew, Prepared};
-pub(crate) use queues::{Queues, possible_cpus};
-
-/// Where the kernel tells whether it offers the ring; `Y` or `N`.
-pub const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
+pub use offer::{Reason, RingSize, SWITCH};
+pub(crate) use offer::{possible, switch, try_out};
+pub(crate) use queues::Queues;

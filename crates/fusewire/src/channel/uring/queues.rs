@@ -48,7 +48,7 @@ impl Queues {
 
 /// How many CPUs there could ever be: as many queues the kernel has (`num_possible_cpus`). `list` is what
 /// `/sys/devices/system/cpu/possible` says.
-pub(crate) fn possible_cpus(list: &str) -> Option<usize> {
+pub(super) fn possible_cpus(list: &str) -> Option<usize> {
     let last = list.trim().rsplit([',', '-']).next()?;
     last.parse::<usize>().ok().map(|last| last + 1)
 }
