@@ -52,10 +52,10 @@ always\t'Everything, until it is changed through the mount: SRC must not be chan
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l entry-timeout -d 'How long the kernel trusts a name it has seen' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l attr-timeout -d 'How long the kernel trusts sizes, times and modes' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l negative-timeout -d 'How long the kernel trusts that a name does not exist' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l channel -d 'How requests come: over a ring per CPU (uring), by reading /dev/fuse (dev-fuse), or over the ring where the kernel has it (auto); `fusewire probe` tells [default: auto]' -r -f -a "auto\t'The ring where it can be had, else /dev/fuse'
-dev-fuse\t'Reading and writing /dev/fuse'
-uring\t'A ring per CPU; mounting fails where it cannot be had'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l memory -d 'What the buffers of the ring may take together, such as 64M; less than 1M for each CPU lowers the longest read and write [default: 64M, or 2M for each CPU]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l channel -d 'How requests come from the kernel; `fusewire probe` tells what auto comes to, and why [default: auto]' -r -f -a "auto\t'Over io_uring where that can be had, else /dev/fuse'
+dev-fuse\t'By reading and writing /dev/fuse'
+uring\t'Over io_uring, a ring for each CPU; mounting fails where that cannot be had'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l memory -d 'What the buffers of the rings may take together, such as 64M. Each CPU has one at least, never below 64K: less than 1M for each lowers the longest read and write [default: 64M, or 2M for each CPU if that is more]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l threads -d 'Threads that serve requests [default: one per CPU]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l max-write -d 'Longest write request, such as 128K or 1M [default: what the kernel allows]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l file-handles -d 'Remember files by file handle instead of keeping each of them open [default: auto]' -r -f -a "auto\t'Where the directory and the rights of the user allow it'
@@ -84,10 +84,10 @@ always\t'Everything, until it is changed through the mount: SRC must not be chan
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l entry-timeout -d 'How long the kernel trusts a name it has seen' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l attr-timeout -d 'How long the kernel trusts sizes, times and modes' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l negative-timeout -d 'How long the kernel trusts that a name does not exist' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l channel -d 'How requests come: over a ring per CPU (uring), by reading /dev/fuse (dev-fuse), or over the ring where the kernel has it (auto); `fusewire probe` tells [default: auto]' -r -f -a "auto\t'The ring where it can be had, else /dev/fuse'
-dev-fuse\t'Reading and writing /dev/fuse'
-uring\t'A ring per CPU; mounting fails where it cannot be had'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l memory -d 'What the buffers of the ring may take together, such as 64M; less than 1M for each CPU lowers the longest read and write [default: 64M, or 2M for each CPU]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l channel -d 'How requests come from the kernel; `fusewire probe` tells what auto comes to, and why [default: auto]' -r -f -a "auto\t'Over io_uring where that can be had, else /dev/fuse'
+dev-fuse\t'By reading and writing /dev/fuse'
+uring\t'Over io_uring, a ring for each CPU; mounting fails where that cannot be had'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l memory -d 'What the buffers of the rings may take together, such as 64M. Each CPU has one at least, never below 64K: less than 1M for each lowers the longest read and write [default: 64M, or 2M for each CPU if that is more]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l threads -d 'Threads that serve requests [default: one per CPU]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l max-write -d 'Longest write request, such as 128K or 1M [default: what the kernel allows]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l file-handles -d 'Remember files by file handle instead of keeping each of them open [default: auto]' -r -f -a "auto\t'Where the directory and the rights of the user allow it'
