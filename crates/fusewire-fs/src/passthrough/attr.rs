@@ -83,7 +83,7 @@ impl Passthrough {
     pub(super) fn stat_node(&self, node: NodeId, handle: Option<Handle>) -> Result<Statx> {
         match handle {
             Some(handle) => stat(&self.open_node(node, handle)?.fd),
-            None => stat(&*self.nodes.fd(node)?),
+            None => self.nodes.stat(node),
         }
     }
 

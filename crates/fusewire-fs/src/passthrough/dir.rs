@@ -3,6 +3,7 @@
 use super::{
     Passthrough,
     handle::{Content, Open},
+    inode::At,
     mounts::on_device,
     sys,
 };
@@ -153,7 +154,7 @@ impl Passthrough {
             if matches!(name, b"." | b"..") {
                 return Ok(out.put_unresolved(ino, entry.kind, name, entry.next));
             }
-            match self.nodes.lookup_in(op.node, &open.fd, entry.name) {
+            match self.nodes.lookup_in(At { parent: op.node, dir: &open.fd, name: entry.name }) {
                 Ok(found) => Ok(out.put(&self.entry(&found), name, entry.next)),
                 // Gone since the listing was read.
                 Err(Errno::NOENT) => Ok(true),

@@ -15,7 +15,13 @@ use rustix::{
     fs::OFlags,
     io::{Errno, Result},
 };
-use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicU64};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
 
 /// Flags of an open file that are passed down. `O_CREAT` and `O_EXCL` have been dealt with, `O_NONBLOCK` means nothing
 /// for what is opened here, and the rest is the kernel's own business.
@@ -80,7 +86,56 @@ impl Open {
     }
 }
 
+/// What is open of nodes that could be lost, by node: those of mounts without file handles, which are found by names. If
+/// others have moved or removed the name, an open file leads to the node all the same.
+#[derive(Debug, Default)]
+pub struct OpenFiles {
+    all: Mutex<BTreeMap<(NodeId, Handle), Arc<Open>>>,
+    /// How many: where there are handles, closing a file must not cost a lock.
+    count: AtomicUsize,
+}
+
+impl OpenFiles {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<(NodeId, Handle), Arc<Open>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Any of those of a node.
+    pub fn get(&self, node: NodeId) -> Option<Arc<Open>> {
+        let all = self.all();
+        let (&(of, _), open) = all.range((node, Handle(0))..).next()?;
+        (of == node).then(|| open.clone())
+    }
+
+    fn insert(&self, handle: Handle, open: Arc<Open>) {
+        let mut all = self.all();
+        all.insert((open.node, handle), open);
+        self.count.store(all.len(), Ordering::Release);
+    }
+
+    fn remove(&self, node: NodeId, handle: Handle) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut all = self.all();
+        let gone = all.remove(&(node, handle));
+        self.count.store(all.len(), Ordering::Release);
+        drop(all);
+        // Closed, if at all, with nothing locked.
+        drop(gone);
+    }
+}
+
 impl Passthrough {
+    fn insert(&self, open: Open, can_be_lost: bool) -> Handle {
+        let open = Arc::new(open);
+        let handle = self.handles.insert_shared(open.clone());
+        if can_be_lost {
+            self.nodes.open_files.insert(handle, open);
+        }
+        handle
+    }
+
     /// What a handle is of; it must be of that node.
     pub(super) fn open_node(&self, node: NodeId, handle: Handle) -> Result<Arc<Open>> {
         self.handles.get(handle).filter(|open| open.node == node).ok_or(Errno::BADF)
@@ -107,7 +162,7 @@ impl Passthrough {
         if self.options.locks == LockScope::Mount && !mount.flush_errors {
             reply |= FopenFlags::NOFLUSH;
         }
-        let handle = self.handles.insert(Open::file(node, fd, flags, mount.flush_errors));
+        let handle = self.insert(Open::file(node, fd, flags, mount.flush_errors), !mount.handles);
         Ok(Opened::new(handle).with_flags(reply))
     }
 
@@ -120,7 +175,8 @@ impl Passthrough {
             CacheProfile::None | CacheProfile::Auto => FopenFlags::empty(),
         };
         let content = Content::Directory(Mutex::default());
-        let handle = self.handles.insert(Open { node: op.node, fd, flush_errors: false, content });
+        let open = Open { node: op.node, fd, flush_errors: false, content };
+        let handle = self.insert(open, !self.nodes.mount(op.node)?.handles);
         Ok(Opened::new(handle).with_flags(flags))
     }
 
@@ -147,6 +203,7 @@ impl Passthrough {
         self.locks.ended(node, handle);
         // A flock lock is the lower open file's, and ends with it.
         let open = self.handles.remove(handle).ok_or(Errno::BADF)?;
+        self.nodes.open_files.remove(open.node, handle);
         if open.node == node { Ok(()) } else { Err(Errno::BADF) }
     }
 

@@ -4,6 +4,7 @@ use super::{
     mounts::{Mount, Mounts},
     sys::RawHandle,
 };
+use fusewire::FileType;
 use rustix::fs::{Statx, StatxFlags};
 use std::hash::{Hash, Hasher};
 
@@ -14,12 +15,14 @@ use std::hash::{Hash, Hasher};
 ///
 /// The mount is part of it: the same file seen through two mounts may be writable through one of them only, and a
 /// directory may have other filesystems mounted inside.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileKey {
     /// Which mount.
     pub mount: u16,
     /// Which device, in the order in which they were met: a mount of btrfs has many.
     device: u16,
+    /// Never changes; it tells files apart where birth times are missing.
+    pub kind: FileType,
     ino: u64,
     /// Birth time in one number, 0 where it is not known.
     birth: u64,
@@ -38,7 +41,8 @@ impl FileKey {
         let birth = &stat.stx_btime;
         let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
         let birth = if known { (birth.tv_sec as u64) << 30 ^ u64::from(birth.tv_nsec) } else { 0 };
-        Self { mount: mount.index, device: mounts.device(stat), ino: stat.stx_ino, birth }
+        let kind = FileType::from_mode(stat.stx_mode.into()).unwrap_or(FileType::Regular);
+        Self { mount: mount.index, device: mounts.device(stat), kind, ino: stat.stx_ino, birth }
     }
 
     /// Identity of a file that is not the one known by this key, as its handle says.
@@ -47,7 +51,7 @@ impl FileKey {
         for byte in handle.raw().bytes() {
             mixed = (mixed ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        Self { birth: mixed | 1 << 63, ..self.clone() }
+        Self { birth: mixed | 1 << 63, ..*self }
     }
 }
 
@@ -132,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_file_told_apart_has_another_key() {
-        let key = FileKey { mount: 0, device: 0, ino: 5, birth: 77 };
+        let key = FileKey { mount: 0, device: 0, kind: FileType::Regular, ino: 5, birth: 77 };
         let one = key.told_apart(&Handle::new(&RawHandle::new(1, &[5, 1])));
         let two = key.told_apart(&Handle::new(&RawHandle::new(1, &[5, 2])));
         assert!(one != key && two != key && one != two);

@@ -40,6 +40,11 @@ const REMOTE: &[i64] = &[
     0x794c_7630,
 ];
 
+/// Lower filesystems on which number and birth time tell files apart, once they are older than a tick of the clock: ext2 to
+/// ext4, XFS, Btrfs, tmpfs, F2FS. Their birth times are by the clock of this machine, as exact as that is, and nobody can
+/// change them.
+const BIRTHS: &[i64] = &[0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
+
 /// One lower mount.
 #[derive(Debug)]
 pub struct Mount {
@@ -53,6 +58,18 @@ pub struct Mount {
     pub handles: bool,
     /// Whether closing a file tells of errors.
     pub flush_errors: bool,
+    /// The device on which number and birth time tell files apart. Of others, such as the subvolumes of Btrfs, that may be
+    /// inside the mount, a number may be given to a new one, with the same files in it.
+    births: Option<(u32, u32)>,
+}
+
+impl Mount {
+    /// Does no other file have, or get later, the number and birth time of this one, unless it is born in the same tick of
+    /// the clock?
+    pub fn has_births(&self, stat: &Statx) -> bool {
+        let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+        known && self.births == Some((stat.stx_dev_major, stat.stx_dev_minor))
+    }
 }
 
 /// A descriptor of a mount. That of the root is not counted, so that there always is one.
@@ -91,8 +108,10 @@ impl Mounts {
         let stat = rustix::fs::statx(&root, c"", AtFlags::EMPTY_PATH, FIELDS)?;
         let handles = choose(&root, &stat, wanted)?;
         let flush_errors = tells_at_close(&root);
+        let births = births(&root, &stat);
         let all: Box<[OnceLock<Mount>]> = (0..MOST).map(|_| OnceLock::new()).collect();
-        let mount = Mount { index: 0, id: stat.stx_mnt_id, fd: Anchor::Root(root), handles, flush_errors };
+        let mount =
+            Mount { index: 0, id: stat.stx_mnt_id, fd: Anchor::Root(root), handles, flush_errors, births };
         let known = HashMap::from([(mount.id, 0)]);
         if all[0].set(mount).is_err() {
             return Err(Errno::EXIST);
@@ -165,13 +184,14 @@ impl Mounts {
         // Where handles are demanded they are demanded of the directory itself: an odd mount inside is no reason to stop.
         let wanted = if self.wanted == FileHandles::Never { FileHandles::Never } else { FileHandles::Auto };
         let handles = real && choose(&fd, &now, wanted)?;
-        let flush_errors = tells_at_close(&fd);
+        let (flush_errors, births) = (tells_at_close(&fd), births(&fd, &now));
         let mount = Mount {
             index: place as u16,
             id: now.stx_mnt_id,
             fd: Anchor::Inside(Fd::new(fd, permit)),
             handles,
             flush_errors,
+            births,
         };
         tracing::debug!(mount = mount.id, index = place, handles, "mount inside the directory");
         Ok(slot.get_or_init(|| mount))
@@ -210,6 +230,11 @@ fn filesystem(fd: impl AsFd) -> Option<i64> {
 
 fn tells_at_close(fd: impl AsFd) -> bool {
     filesystem(fd).is_none_or(|kind| REMOTE.contains(&kind))
+}
+
+fn births(fd: impl AsFd, stat: &Statx) -> Option<(u32, u32)> {
+    let known = filesystem(fd).is_some_and(|kind| BIRTHS.contains(&kind));
+    known.then_some((stat.stx_dev_major, stat.stx_dev_minor))
 }
 
 /// Decide whether files of a mount are to be recognised by their handles.

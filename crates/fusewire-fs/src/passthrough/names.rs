@@ -1,6 +1,11 @@
 //! Names: making, moving and removing them.
 
-use super::{Passthrough, attr, fds::Fd, handle::lower_flags, inode::Found};
+use super::{
+    Passthrough, attr,
+    fds::Fd,
+    handle::lower_flags,
+    inode::{At, Found},
+};
 use fusewire::{
     Context, Entry, FileType, Name, NodeId, Opened, Owner,
     op::{Create, Link, Mkdir, Mknod, Readlink, Rename, SecurityContext, Symlink, Tmpfile},
@@ -55,7 +60,7 @@ impl Passthrough {
         let dir = self.nodes.fd(parent)?;
         let name = name.as_c_str();
         let ((), ours) = self.make_as(maker, || make(&dir, name))?;
-        let mut found = self.nodes.lookup_in(parent, &dir, name)?;
+        let mut found = self.nodes.lookup_in(At { parent, dir: &dir, name })?;
         if ours || maker.security.is_some() {
             let fd = self.nodes.fd(found.node)?;
             self.finish(&*fd, &dir, maker, ours)?;
@@ -138,14 +143,17 @@ impl Passthrough {
         (dir, name): (&Fd, &CStr),
         flags: OFlags,
     ) -> Result<Fd> {
-        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        match FileType::from_mode(stat.st_mode) {
+        let path = self.nodes.opening(|| {
+            rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        })?;
+        // Not by its name, which may lead to something else a moment later.
+        match FileType::from_mode(attr::stat(&path)?.stx_mode.into()) {
             Some(FileType::Regular) => {}
             Some(FileType::Directory) => return Err(Errno::ISDIR),
             // The kernel looks the name up again and follows the link, or opens the special file, by itself.
             _ => return Err(Errno::STALE),
         }
-        let open = || self.nodes.opening(|| rustix::fs::openat(dir, name, flags, Mode::empty()));
+        let open = || self.nodes.opening(|| self.nodes.reopen(&path, flags - OFlags::NOFOLLOW));
         if maker.owner.uid == 0 && op.kill_suid_gid {
             self.creds.keep_set_ids(false)?;
             return open();
@@ -181,17 +189,28 @@ impl Passthrough {
 
     pub(super) fn remove(&self, parent: NodeId, name: Name<'_>, flags: AtFlags) -> Result<()> {
         let dir = self.nodes.fd(parent)?;
-        self.nodes.hold(parent, &dir, name.as_c_str());
-        rustix::fs::unlinkat(&dir, name.as_c_str(), flags)
+        let at = At { parent, dir: &dir, name: name.as_c_str() };
+        let held = self.nodes.hold(at);
+        rustix::fs::unlinkat(&dir, at.name, flags)?;
+        self.nodes.removed(held);
+        Ok(())
     }
 
     pub(super) fn rename_name(&self, cx: &Context, op: &Rename<'_>) -> Result<()> {
         let flags = RenameFlags::from_bits_retain(op.flags);
         let (from, to) = (self.nodes.fd(op.parent)?, self.nodes.fd(op.new_parent)?);
         let (name, new_name) = (op.name.as_c_str(), op.new_name.as_c_str());
-        if !flags.intersects(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE) {
-            self.nodes.hold(op.new_parent, &to, new_name);
-        }
+        let old = At { parent: op.parent, dir: &from, name };
+        let new = At { parent: op.new_parent, dir: &to, name: new_name };
+        self.nodes.prepare_move(old);
+        let replaced = match flags {
+            _ if flags.contains(RenameFlags::NOREPLACE) => None,
+            _ if flags.contains(RenameFlags::EXCHANGE) => {
+                self.nodes.prepare_move(new);
+                None
+            }
+            _ => self.nodes.hold(new),
+        };
         let rename = || rustix::fs::renameat_with(&from, name, &to, new_name, flags);
         if flags.contains(RenameFlags::WHITEOUT) {
             // It leaves something new behind, which belongs to the caller.
@@ -204,9 +223,10 @@ impl Passthrough {
         } else {
             rename()?;
         }
-        self.nodes.moved(op.new_parent, new_name);
+        self.nodes.removed(replaced);
+        self.nodes.moved(new);
         if flags.contains(RenameFlags::EXCHANGE) {
-            self.nodes.moved(op.parent, name);
+            self.nodes.moved(old);
         }
         Ok(())
     }

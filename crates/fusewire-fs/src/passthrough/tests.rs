@@ -1,5 +1,7 @@
 //! The filesystem as the kernel sees it, without a mount.
 
+mod underneath;
+
 use super::*;
 use fusewire::{
     Caller, NodeId,

@@ -1,0 +1,70 @@
+//! Descriptors by their paths, `/proc/self/fd/N`: what an `O_PATH` descriptor does not do by itself is done through its path.
+
+use super::Nodes;
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Result,
+};
+use std::{
+    ffi::CStr,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+
+impl Nodes {
+    /// Open what a descriptor is of, anew.
+    pub fn reopen(&self, fd: &impl AsFd, flags: OFlags) -> Result<OwnedFd> {
+        let name = Decimal::new(fd.as_fd().as_raw_fd());
+        rustix::fs::openat(&self.proc, name.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Do something to a path that leads to `fd`: `/proc/self/fd/N`.
+    pub fn by_path<R>(&self, fd: &impl AsFd, act: impl FnOnce(&CStr) -> R) -> R {
+        const PREFIX: &[u8] = b"/proc/self/fd/";
+        let number = Decimal::new(fd.as_fd().as_raw_fd());
+        let digits = number.as_c_str().to_bytes_with_nul();
+        let mut path = [0; PREFIX.len() + Decimal::ROOM];
+        path[..PREFIX.len()].copy_from_slice(PREFIX);
+        path[PREFIX.len()..][..digits.len()].copy_from_slice(digits);
+        act(CStr::from_bytes_until_nul(&path).unwrap_or(c"/proc/self/fd/-"))
+    }
+}
+
+/// A number as text, without asking for memory.
+struct Decimal {
+    text: [u8; Self::ROOM],
+    start: usize,
+}
+
+impl Decimal {
+    const ROOM: usize = 12;
+
+    fn new(number: i32) -> Self {
+        let mut text = [0; Self::ROOM];
+        let mut start = Self::ROOM - 1;
+        let mut rest = number.unsigned_abs();
+        loop {
+            start -= 1;
+            text[start] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                return Self { text, start };
+            }
+        }
+    }
+
+    fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.text[self.start..]).unwrap_or(c"-")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_become_text() {
+        for number in [0, 1, 9, 10, 12345, i32::MAX] {
+            assert_eq!(Decimal::new(number).as_c_str().to_str().unwrap(), number.to_string());
+        }
+    }
+}
