@@ -41,6 +41,11 @@ pub const SLOTS_KEPT: usize = 8;
 /// How many extra readers may be at work because others are stuck in system calls.
 pub const SPARE_READERS: usize = 64;
 
+/// Smallest payload of a ring's entry, in pages: room for the longest value of an extended attribute with its name, the
+/// longest request there is beside writes. The kernel (Linux 6.18) does not check that before it copies a request, and
+/// its copying thread dies of one that is too long.
+pub const RING_PAGES: u16 = 32;
+
 /// What the payloads of all entries of a ring may take together by default, bytes, unless that is less than two for every
 /// queue. Memory that was never used is not there.
 pub const RING_MEMORY: u64 = 64 << 20;

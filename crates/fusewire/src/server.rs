@@ -275,8 +275,11 @@ fn plan_ring(options: &Options, bounds: &mut Bounds) -> Result<Queues, Reason> {
     uring::switch()?;
     let possible = uring::possible()?;
     // As `fuse_uring_create` computes it.
-    let pages = usize::from(bounds.max_pages_limit) * 4096;
-    let wanted = (bounds.max_write as usize).min(pages).next_multiple_of(4096).max(limits::MIN_REPLY);
+    if bounds.max_pages_limit < limits::RING_PAGES {
+        return Err(Reason::Pages(bounds.max_pages_limit));
+    }
+    let (least, most) = (usize::from(limits::RING_PAGES) * 4096, usize::from(bounds.max_pages_limit) * 4096);
+    let wanted = (bounds.max_write as usize).next_multiple_of(4096).clamp(least, most);
     let queues = Queues::new(possible, &dev_fuse::allowed_cpus(), options.threads, wanted, options.memory);
     bounds.max_write = bounds.max_write.min(queues.payload as u32);
     Ok(queues)

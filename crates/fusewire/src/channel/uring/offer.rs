@@ -1,6 +1,6 @@
 //! Whether there can be a ring; if not, why, and what would help. What is known of that is here and nowhere else.
 
-use crate::{fs::FileSystem, types::Errno};
+use crate::{fs::FileSystem, limits, types::Errno};
 use rustix::{fs::OFlags, thread::CapabilitySet};
 use std::{fs, io, path::Path};
 
@@ -29,6 +29,9 @@ pub enum Reason {
     /// The number of queues is not known.
     #[error("cannot tell how many CPUs there may be: {POSSIBLE} is missing or says something odd")]
     Cpus,
+    /// Requests would be too short for some that are not writes.
+    #[error("the kernel allows too few pages in a request: {0}, and the ring needs {pages}", pages = limits::RING_PAGES)]
+    Pages(u16),
     /// Threads, rings or memory cannot be had; said is which limit or rule is the likely cause.
     #[error("cannot set up io_uring: {0}")]
     SetUp(io::Error),
@@ -48,6 +51,7 @@ impl Reason {
             Self::SetUp(error) => {
                 Errno::from_io_error(error).map(|errno| Rules::read().remedy(errno)).unwrap_or_default()
             }
+            Self::Pages(_) => "sysctl fs.fuse.max_pages_limit=256, as root".into(),
             Self::NotAgreed => String::new(),
         }
     }

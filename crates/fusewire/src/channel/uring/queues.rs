@@ -2,8 +2,8 @@
 
 use crate::limits;
 
-/// Smallest payload: room for the largest answer that is not read data. (The kernel wants 8192 bytes.)
-const MIN_PAYLOAD: u64 = limits::MIN_REPLY as u64;
+/// Smallest payload.
+const MIN_PAYLOAD: u64 = limits::RING_PAGES as u64 * PAGE;
 const PAGE: u64 = 4096;
 
 /// The threads of a ring.
@@ -86,7 +86,7 @@ mod tests {
         let queues = Queues::new(2, &[0, 1], None, MIB, Some(8 << 20));
         assert_eq!((queues.payload, queues.entries), (MIB, 8));
         let queues = Queues::new(64, &[0, 1], None, MIB, Some(1));
-        assert_eq!((queues.payload, queues.entries), (64 << 10, 64));
+        assert_eq!((queues.payload, queues.entries), (128 << 10, 64));
     }
 
     #[test]

@@ -45,12 +45,15 @@ pub(super) struct Post {
     pub stands_in: bool,
 }
 
+/// An entry that the kernel has given back, with a request or an error.
+pub(super) type Done = (Entry, Result<(), Errno>);
+
 /// What the slots of one ring thread share.
 pub(super) struct Local {
     ring: RefCell<Ring>,
     queues: Vec<u16>,
     /// What came out of the ring, by number of the slot.
-    done: RefCell<Vec<Option<(Entry, Result<(), Errno>)>>>,
+    done: RefCell<Vec<Option<Done>>>,
     /// Slots that something came for.
     due: RefCell<Vec<usize>>,
     /// How many entries of each queue the kernel has.
@@ -83,7 +86,7 @@ impl Local {
     }
 
     /// What came out of the ring for slot `id`.
-    pub(super) fn take(&self, id: usize, queue: usize) -> Option<(Entry, Result<(), Errno>)> {
+    pub(super) fn take(&self, id: usize, queue: usize) -> Option<Done> {
         let done = self.done.borrow_mut().get_mut(id)?.take()?;
         self.lent[queue].set(self.lent[queue].get() - 1);
         Some(done)
