@@ -73,7 +73,10 @@ fn ring() -> Result<()> {
         return Ok(());
     };
     eprintln!("xtask: {RING_SWITCH}: {} -> Y", before.trim());
-    std::fs::write(RING_SWITCH, "Y")?;
+    if let Err(error) = std::fs::write(RING_SWITCH, "Y") {
+        eprintln!("xtask: {error}: nothing is tested over FUSE over io_uring");
+        return Ok(());
+    }
     let variables = [("FUSEWIRE_TEST_CHANNEL", "uring")];
     let outcome = nextest(&["--package", "fusewire-tests", "--profile", "ci"], &variables);
     eprintln!("xtask: {RING_SWITCH}: Y -> {}", before.trim());
