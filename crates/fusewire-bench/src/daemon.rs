@@ -68,8 +68,6 @@ pub struct Site<'a> {
     pub src: &'a Path,
     /// Where mount points and messages go.
     pub work: &'a Path,
-    /// Words that make this program echo.
-    pub echo: &'a [&'a str],
     /// Where clients will be kept.
     pub pin: Pin,
     /// Most files a daemon may have open.
@@ -167,7 +165,7 @@ impl Mounted {
     /// Starts a process that sends back what it gets.
     fn start_echo(&mut self, cpu: EchoCpu, site: &Site<'_>) -> Result<()> {
         let mut command = Command::new(env::current_exe().context("cannot find this program's own file")?);
-        command.args(site.echo).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.arg("echo").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = spawn(command, None)?;
         let (to, from) = (child.stdin.take(), child.stdout.take());
         let (Some(to), Some(from)) = (to, from) else { bail!("the echoing process has no pipes") };

@@ -358,7 +358,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let tree = Tree::new(&Lower::Inside(place.path().into())).unwrap();
         tree.fill().unwrap();
-        let site = Site { src: tree.path(), work: place.path(), echo: &[], pin: Pin::Free, nofile: None };
+        let site = Site { src: tree.path(), work: place.path(), pin: Pin::Free, nofile: None };
         let mounted = [Mounted::start(&Target::native(), &site).unwrap()];
         let watchdog = Watchdog::start(Duration::from_secs(100)).unwrap();
         let plan = plan();

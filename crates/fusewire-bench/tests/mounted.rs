@@ -43,15 +43,16 @@ fn is_empty(work: &Path) -> bool {
     fs::read_dir(work).unwrap().next().is_none()
 }
 
+/// Children of a process of this name. Only they are looked at: to look at a stranger that hangs can hang.
 fn children(pid: u32, name: &str) -> Vec<u32> {
-    let processes =
-        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let wanted = |pid_text: &String| {
-        let stat = fs::read_to_string(format!("/proc/{pid_text}/stat")).unwrap_or_default();
-        let mut rest = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-        stat.contains(&format!("({name}")) && rest.nth(1) == Some(&pid.to_string())
-    };
-    processes.filter(wanted).filter_map(|pid| pid.parse().ok()).collect()
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let pids: Vec<u32> = lists
+        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
+        .collect();
+    let is_wanted =
+        |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name);
+    pids.into_iter().filter(is_wanted).collect()
 }
 
 /// The daemon of a running bench.

@@ -94,8 +94,8 @@ pub enum Command {
     #[command(after_long_help = PROBE_EXAMPLES)]
     Probe(ProbeArgs),
     /// Measure channels, peers and the directory beneath at the same work
-    #[command(after_long_help = crate::bench::EXAMPLES)]
-    Bench(Box<fusewire_bench::cli::BenchArgs>),
+    #[command(after_long_help = crate::bench::NOTES, disable_help_flag = true)]
+    Bench(crate::bench::BenchArgs),
     /// Make `mount -t fuse.fusewire` and fstab work
     ///
     /// mount(8) looks for a program /sbin/mount.TYPE. This puts a symbolic link to fusewire there under the name

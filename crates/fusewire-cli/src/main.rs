@@ -55,7 +55,7 @@ fn run(words: &[OsString]) -> Outcome<()> {
         }
         Command::Unmount(args) => unmount::run(&args),
         Command::Probe(args) => probe::run(&args),
-        Command::Bench(args) => bench::run(*args),
+        Command::Bench(args) => bench::run(&args),
         Command::InstallHelper(args) => install::run(&args),
         Command::Completions { shell } => pages::print_completions(shell),
         Command::Man { dir } => pages::write_manual(&dir),

@@ -16,18 +16,13 @@ use crate::failure::{Failure, Outcome};
 pub fn manual() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut root = Cli::command().disable_help_subcommand(true);
     root.build();
-    let mut pages = Vec::new();
-    add_pages("fusewire", &root, &mut pages)?;
+    let mut pages = vec![page("fusewire", root.clone())?];
+    for command in root.get_subcommands() {
+        let name = format!("fusewire-{}", command.get_name());
+        let leaf: &'static str = name.clone().leak();
+        pages.push(page(&name, command.clone().name(leaf).version(env!("CARGO_PKG_VERSION")))?);
+    }
     Ok(pages)
-}
-
-/// The page of a command, and those of the commands below it.
-fn add_pages(name: &str, command: &clap::Command, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
-    // A name must live as long as the program; there are few.
-    let leaf: &'static str = name.to_owned().leak();
-    pages.push(page(name, command.clone().name(leaf).version(env!("CARGO_PKG_VERSION")))?);
-    let below = command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help");
-    below.into_iter().try_for_each(|below| add_pages(&format!("{name}-{}", below.get_name()), below, pages))
 }
 
 fn page(name: &str, command: clap::Command) -> io::Result<(String, Vec<u8>)> {
@@ -57,8 +52,8 @@ fn page(name: &str, command: clap::Command) -> io::Result<(String, Vec<u8>)> {
     Ok((format!("{name}.1"), text))
 }
 
-/// The text below the options of a help page. A line that ends in a colon is a heading; what is below `Examples`,
-/// `Targets` or a heading that names a file is shown as it stands.
+/// The text below the options of a help page. A line that ends in a colon is a heading; what is below `Examples` or a
+/// heading that names a file is shown as it stands.
 fn roff(notes: &str) -> String {
     let mut text = String::from(".SH NOTES\n");
     let mut verbatim = false;
@@ -70,7 +65,7 @@ fn roff(notes: &str) -> String {
                 text.push_str(".fi\n");
             }
             text.push_str(&format!(".SS {heading}\n"));
-            if ["Examples", "Targets", "In /"].iter().any(|shown| heading.starts_with(shown)) {
+            if heading.starts_with("Examples") || heading.starts_with("In /") {
                 text.push_str(".nf\n");
                 verbatim = true;
             }

@@ -36,7 +36,7 @@ pub struct MemoryArgs {
 }
 
 impl MemoryArgs {
-    pub(super) fn run(self, echo: &[&str]) -> Result<()> {
+    pub(super) fn run(self) -> Result<()> {
         let plan = memory::Plan {
             files: self.files,
             per_dir: self.per_dir,
@@ -51,7 +51,7 @@ impl MemoryArgs {
         if let Some(target) = targets.iter().find(|target| !shows_source(target)) {
             bail!("{} has no daemon that shows the files to look up; leave it out", target.name);
         }
-        let surroundings = Surroundings::new(&self.place, echo)?;
+        let surroundings = Surroundings::new(&self.place)?;
         let machine = Machine::read();
 
         let mut growth = Vec::new();

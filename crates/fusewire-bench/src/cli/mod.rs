@@ -18,17 +18,10 @@ pub use list::ListArgs;
 pub use run::{MeasureArgs, RunArgs};
 pub use stored::{CompareArgs, OutputArgs, ReportArgs};
 
-/// Compares FUSE mounts with each other and with the directory beneath them.
+/// Compares FUSE mounts with each other and with the directory beneath them
 #[derive(Debug, Parser)]
-#[command(name = "fusewire-bench", version)]
+#[command(name = "fusewire-bench", version, max_term_width = 110)]
 pub struct Cli {
-    #[command(flatten)]
-    bench: BenchArgs,
-}
-
-/// What can be asked of the bench; also the command `fusewire bench`.
-#[derive(Debug, Args)]
-pub struct BenchArgs {
     #[command(subcommand)]
     action: Action,
 }
@@ -81,25 +74,13 @@ impl Cli {
     /// Does what was asked for.
     ///
     /// # Errors
-    /// As [`BenchArgs::run`].
+    /// If the arguments make no sense, a target cannot be mounted, an operation failed, the run was interrupted, or
+    /// a comparison found a regression. What was measured until then has been printed.
     pub fn run(self) -> Result<()> {
-        self.bench.run(&[])
-    }
-}
-
-impl BenchArgs {
-    /// Does what was asked for. `caller` are the words that lead to these arguments on the command line of this
-    /// program, such as `bench`.
-    ///
-    /// # Errors
-    /// If the arguments make no sense, a target cannot be mounted, an operation failed, or the run was
-    /// interrupted. What was measured until then has been printed.
-    pub fn run(self, caller: &[&str]) -> Result<()> {
-        let echo: Vec<&str> = caller.iter().copied().chain(["echo"]).collect();
         match self.action {
-            Action::Run(args) => args.run(&echo),
-            Action::Passthrough(args) => args.run_presets(&["passthrough".into()], &echo),
-            Action::Memory(args) => args.run(&echo),
+            Action::Run(args) => args.run(),
+            Action::Passthrough(args) => args.run_presets(&["passthrough".into()]),
+            Action::Memory(args) => args.run(),
             Action::Compare(args) => args.run(),
             Action::Report(args) => args.run(),
             Action::List(args) => args.run(),
@@ -122,7 +103,7 @@ mod tests {
     #[test]
     fn workloads_and_threads_are_lists() {
         let words = ["x", "passthrough", "--workload", "stat", "--workload", "read-1m", "--threads", "1,4"];
-        let Action::Passthrough(args) = Cli::try_parse_from(words).unwrap().bench.action else { panic!() };
+        let Action::Passthrough(args) = Cli::try_parse_from(words).unwrap().action else { panic!() };
         assert_eq!(
             (args.workload, args.threads),
             (vec!["stat".to_owned(), "read-1m".to_owned()], vec![1, 4])

@@ -81,7 +81,7 @@ fn cpu(text: &str) -> Result<Pin, String> {
 }
 
 impl RunArgs {
-    pub(super) fn run(self, echo: &[&str]) -> Result<()> {
+    pub(super) fn run(self) -> Result<()> {
         let mut suites = Vec::new();
         for name in &self.presets {
             suites.push(Suite::preset(name)?);
@@ -89,7 +89,7 @@ impl RunArgs {
         for path in &self.workloads {
             suites.push(Suite::read(path)?);
         }
-        self.measure.run(suites, echo)
+        self.measure.run(suites)
     }
 }
 
@@ -104,18 +104,18 @@ struct Prepared {
 
 impl MeasureArgs {
     /// Runs the presets of these names.
-    pub(super) fn run_presets(self, names: &[String], echo: &[&str]) -> Result<()> {
+    pub(super) fn run_presets(self, names: &[String]) -> Result<()> {
         let suites = names.iter().map(|name| Suite::preset(name)).collect::<Result<_>>()?;
-        self.run(suites, echo)
+        self.run(suites)
     }
 
-    fn run(self, suites: Vec<Suite>, echo: &[&str]) -> Result<()> {
+    fn run(self, suites: Vec<Suite>) -> Result<()> {
         self.output.check()?;
         let mut prepared = Vec::new();
         for suite in self.selected(suites)? {
             prepared.push(self.prepare(suite)?);
         }
-        let surroundings = Surroundings::new(&self.place, echo)?;
+        let surroundings = Surroundings::new(&self.place)?;
         let machine = Machine::read();
 
         let mut measured = Vec::new();

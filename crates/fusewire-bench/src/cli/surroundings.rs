@@ -1,6 +1,5 @@
 //! What every measurement needs: a namespace, a place for mount points, and a watchdog.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,21 +16,20 @@ use crate::target::Target;
 use crate::tree::{Lower, Tree};
 use crate::watchdog::Watchdog;
 
-pub struct Surroundings<'a> {
+pub struct Surroundings {
     work: TempDir,
     watchdog: Watchdog,
-    echo: &'a [&'a str],
 }
 
-impl<'a> Surroundings<'a> {
-    pub fn new(place: &PlaceArgs, echo: &'a [&'a str]) -> Result<Self> {
+impl Surroundings {
+    pub fn new(place: &PlaceArgs) -> Result<Self> {
         ensure!(place.limit > 0, "--limit must be at least 1");
         mounts::enter_private_namespace()?;
         let work = tempfile::Builder::new()
             .prefix("fusewire-bench-")
             .tempdir()
             .context("cannot make a directory for mount points")?;
-        Ok(Self { work, watchdog: Watchdog::start(Duration::from_secs(place.limit))?, echo })
+        Ok(Self { work, watchdog: Watchdog::start(Duration::from_secs(place.limit))? })
     }
 
     /// Does all rows of a plan on one lower filesystem. What was done before an error is returned with it.
@@ -45,7 +43,7 @@ impl<'a> Surroundings<'a> {
             Err(error) => return (Vec::new(), Err(error)),
         };
         let mut mounted = Vec::new();
-        let site = self.site(&tree, &work, plan.pin, None);
+        let site = Site { src: tree.path(), work: work.path(), pin: plan.pin, nofile: None };
         let (rows, mut done) = match self.start_all(targets, (&tree, &site), &mut mounted) {
             Ok(()) => run::Comparison::new(plan, (lower.to_string(), &tree), &mounted, &self.watchdog).run(),
             Err(error) => (Vec::new(), Err(error)),
@@ -96,17 +94,11 @@ impl<'a> Surroundings<'a> {
         plan.make_files(&tree)?;
         for target in targets {
             self.watchdog.step()?;
-            let site = self.site(&tree, &work, Pin::Free, Some(plan.nofile));
+            let site =
+                Site { src: tree.path(), work: work.path(), pin: Pin::Free, nofile: Some(plan.nofile) };
             growth.push(memory::measure(plan, target, &lower.to_string(), (&site, &self.watchdog))?);
         }
         Ok(())
-    }
-
-    fn site<'s>(&self, tree: &'s Tree, work: &'s TempDir, pin: Pin, nofile: Option<u64>) -> Site<'s>
-    where
-        'a: 's,
-    {
-        Site { src: tree.path(), work: Path::new(work.path()), echo: self.echo, pin, nofile }
     }
 
     /// Mount points of one source directory.
