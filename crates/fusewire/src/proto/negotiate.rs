@@ -200,8 +200,9 @@ fn answer(
         .min(u32::from(pages_limit).saturating_mul(4096));
     // The ring's buffers exist already, and other requests than writes need some room as well.
     let ring = flags.contains(InitFlags::OVER_IO_URING);
-    let max_write = if ring { max_write.min(bounds.max_write) } else { max_write };
-    let max_pages = (max_write.div_ceil(4096) as u16).max(if ring { limits::RING_PAGES } else { 1 });
+    let max_write = if ring { max_write.min(bounds.max_write.max(limits::MIN_WRITE)) } else { max_write };
+    let max_pages =
+        (max_write.div_ceil(4096) as u16).max(if ring { limits::RING_PAGES.min(pages_limit) } else { 1 });
     let out = InitOut {
         major: abi::KERNEL_VERSION,
         minor: config.minor,
