@@ -29,6 +29,16 @@ fn fuser() -> PathBuf {
     path
 }
 
+/// The command, if it has been built.
+fn fusewire() -> Option<PathBuf> {
+    let path = Path::new(BENCH).with_file_name("fusewire");
+    let there = path.exists();
+    if !there {
+        skip::skipped("the command fusewire is not built beside the bench: cargo build -p fusewire-cli");
+    }
+    there.then_some(path)
+}
+
 fn bench(work: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(BENCH);
     command.args(args).arg("--fuser").arg(fuser()).env("TMPDIR", work).stdin(Stdio::null());
@@ -208,4 +218,168 @@ fn a_command_that_mounts_nothing_or_something_else_is_an_error() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("x does not work"), "{}", text(&output));
     assert!(is_empty(work.path()));
+}
+
+#[test]
+fn round_trips_are_measured_beside_a_pipe() {
+    let Some(fusewire) = can_mount().then(fusewire).flatten() else { return };
+    let work = tempfile::tempdir().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let (json, html) = (out.path().join("out.json"), out.path().join("out.html"));
+    let cpus = rustix::thread::sched_getaffinity(None).unwrap();
+    let cpu = (0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| cpus.is_set(*cpu)).unwrap();
+    let output =
+        bench(work.path(), &["run", "round-trip", "--reps", "2", "--scale", "0.02", "--threads", "1"])
+            .args(["-t", "pipe", "-t", "null", "-t", "short=fusewire:threads=1", "-t", "mem", "-t", "native"])
+            .args(["--cpu", &cpu.to_string(), "--fusewire"])
+            .arg(fusewire)
+            .arg("--json")
+            .arg(&json)
+            .arg("--html")
+            .arg(&html)
+            .output()
+            .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let rows = report["suites"][0]["rows"].as_array().unwrap();
+    let names = |row: &Value| -> Vec<String> {
+        let cells = row["cells"].as_array().unwrap().iter();
+        cells.map(|cell| cell["target"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(rows.len(), 5);
+    assert_eq!(names(&rows[0]), ["pipe", "null", "short", "mem", "native"]);
+    assert_eq!(names(&rows[1]), ["null", "short", "mem", "native"], "a pipe carries no data");
+    for cell in &rows[0]["cells"].as_array().unwrap()[..4] {
+        // Each round trip is one switch there and one back.
+        assert!(cell["slices"][1]["switches"].as_f64().unwrap() > 0.9, "{cell}");
+        assert!(cell["slices"][1]["cpu_us"].as_f64() > cell["slices"][1]["client_us"].as_f64(), "{cell}");
+    }
+    assert!(fs::read_to_string(&html).unwrap().contains("compared with pipe"));
+    assert!(is_empty(work.path()));
+}
+
+/// One of each kind of operation that `passthrough` does not have.
+const ALL_KINDS: &str = r#"
+    title = "every other kind"
+    threads = [1, 2]
+    [[workload]]
+    name = "create"
+    op = "create"
+    ops = 40
+    size = "5K"
+    [[workload]]
+    name = "rename"
+    op = "rename"
+    ops = 40
+    [[workload]]
+    name = "read-file"
+    op = "read-file"
+    ops = 40
+    size = "5K"
+    [[workload]]
+    name = "append"
+    op = "append"
+    ops = 40
+    size = 100
+    [[workload]]
+    name = "ls-l"
+    op = "ls-l"
+    ops = 200
+    [[workload]]
+    name = "write"
+    op = "write"
+    ops = 40
+    block = "16K"
+    total-size = "1M"
+    [[workload]]
+    name = "command"
+    op = "command"
+    sources = { dirs = 1, files = 2, headers = 3 }
+    prepare = "cp -a {sources}/. {under}"
+    run = "grep -rq 'int d0_f0' d0 && rm -r d0 && echo {threads} > made"
+"#;
+
+#[test]
+fn every_kind_of_operation_works_on_files_of_the_source_and_of_the_mount() {
+    if !can_mount() {
+        return;
+    }
+    let (work, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (file, json) = (out.path().join("kinds.toml"), out.path().join("out.json"));
+    fs::write(&file, ALL_KINDS).unwrap();
+    let mut command =
+        bench(work.path(), &["run", "-t", "native", "-t", "fuser", "--reps", "1", "--warmup", "0"]);
+    command.arg("--workloads").arg(&file).arg("--json").arg(&json);
+    let mut targets = 2;
+    if let Some(fusewire) = fusewire() {
+        command.args(["-t", "mem", "--fusewire"]).arg(fusewire);
+        targets += 1;
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    assert_eq!(report["suites"][0]["name"], "kinds");
+    let rows = report["suites"][0]["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 14);
+    for cell in rows.iter().flat_map(|row| row["cells"].as_array().unwrap()) {
+        assert_eq!(cell["slices"].as_array().unwrap().len(), 1, "{cell}");
+    }
+    assert!(rows.iter().all(|row| row["cells"].as_array().unwrap().len() == targets));
+    assert!(is_empty(work.path()));
+}
+
+#[test]
+fn fio_is_driven_on_a_mount() {
+    let has_fio = Command::new("fio").arg("--version").output().is_ok_and(|output| output.status.success());
+    if !has_fio {
+        skip::skipped("fio is not installed");
+    }
+    if !can_mount() || !has_fio {
+        return;
+    }
+    let (work, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (file, json) = (out.path().join("fio.toml"), out.path().join("out.json"));
+    let workload = "title = \"t\"\nthreads = [2]\n[[workload]]\nname = \"w\"\nop = \"fio\"\nfiles = 4\n\
+        total-size = \"4M\"\nfio = { rw = \"randwrite\", bs = \"4k\", ioengine = \"psync\", direct = true }\n";
+    fs::write(&file, workload).unwrap();
+    let mut command =
+        bench(work.path(), &["run", "-t", "native", "-t", "fuser", "--reps", "1", "--warmup", "0"]);
+    let output = command.arg("--workloads").arg(&file).arg("--json").arg(&json).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let cells = &report["suites"][0]["rows"][0]["cells"];
+    for target in 0..2 {
+        let slice = &cells[target]["slices"][0];
+        assert_eq!((slice["ops"].as_u64(), slice["bytes"].as_u64()), (Some(1024), Some(4 << 20)), "{slice}");
+    }
+    // Each write is a request: the daemon works as well.
+    let daemon = &cells[1]["slices"][0];
+    assert!(daemon["cpu_us"].as_f64().unwrap() > daemon["client_us"].as_f64().unwrap() + 1.0, "{daemon}");
+    assert!(is_empty(work.path()));
+}
+
+#[test]
+fn what_others_have_mounted_is_measured_in_a_directory_of_its_own() {
+    if !can_mount() {
+        return;
+    }
+    let (work, src, mnt) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // In a mount namespace of its own: nothing of it is left, whatever happens.
+    let script = format!(
+        "{} {} {} & daemon=$!; for i in $(seq 100); do mountpoint -q {2} && break; sleep 0.05; done; \
+         {BENCH} run smallfile -t native -t at:{2} --reps 1 --warmup 0 --scale 0.01; status=$?; \
+         umount {2}; wait $daemon; exit $status",
+        fuser().display(),
+        src.path().display(),
+        mnt.path().display()
+    );
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--", "sh", "-c", &script])
+        .env("TMPDIR", work.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("| at:"), "{}", text(&output));
+    assert!(is_empty(work.path()) && is_empty(src.path()), "something was left behind");
 }
