@@ -276,6 +276,11 @@ mod tests {
         Look { stuck: (0..stuck).collect(), quiet: true }
     }
 
+    /// The second of them is stuck.
+    fn second() -> Look {
+        Look { stuck: vec![1], quiet: false }
+    }
+
     fn busy(stuck: usize) -> Look {
         Look { stuck: (0..stuck).collect(), quiet: false }
     }
@@ -284,7 +289,7 @@ mod tests {
     fn a_reader_asleep_over_the_same_request_twice_is_stuck() {
         let mut last = Vec::new();
         let mut looks = |state| look([0, state].into_iter(), &mut last, |_| None);
-        assert_eq!([1, 1, 3, 4, 4].map(&mut looks), [busy(0), busy(1), busy(0), busy(0), quiet(0)]);
+        assert_eq!([1, 1, 3, 4, 4].map(&mut looks), [busy(0), second(), busy(0), busy(0), quiet(0)]);
     }
 
     #[test]
@@ -299,7 +304,7 @@ mod tests {
         let mut last = Vec::new();
         let running = |i| (i == 0).then_some(Duration::from_secs(5));
         assert_eq!(look([1, 3].into_iter(), &mut last, running), busy(0));
-        assert_eq!(look([1, 3].into_iter(), &mut last, running), busy(1));
+        assert_eq!(look([1, 3].into_iter(), &mut last, running), second());
     }
 
     #[test]
