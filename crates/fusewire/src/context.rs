@@ -4,6 +4,7 @@ use crate::{proto::operations::OPERATIONS, sys, types::*};
 use atomic_waker::AtomicWaker;
 use std::{
     future::{Future, poll_fn},
+    os::fd::AsFd,
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -144,6 +145,15 @@ impl Context {
             if self.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await
+    }
+
+    /// Have what was written to `file` reach its disk (`fsync`, or `fdatasync` if only its data matters). Over the ring, other
+    /// requests are served meanwhile.
+    ///
+    /// # Errors
+    /// Those of `fsync`: `EIO`, `ENOSPC` and `EDQUOT` tell of writes that failed after they had been answered.
+    pub async fn sync(&self, file: impl AsFd, data_only: bool) -> Result<()> {
+        crate::files::sync(file.as_fd(), data_only).await
     }
 
     /// Run `work` on a thread of its own, for system calls that may block for long. If the caller is interrupted

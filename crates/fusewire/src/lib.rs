@@ -9,6 +9,7 @@
 
 pub mod channel;
 pub mod context;
+mod files;
 pub mod fs;
 pub mod limits;
 pub mod mount;

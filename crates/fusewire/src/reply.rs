@@ -58,13 +58,14 @@ impl<'a> Sink<'a> {
 
     /// Append from a file at `offset`, until the sink is full or the file ends; returns how many bytes came.
     ///
-    /// The channel does it the best way it has. Errors are those of `pread`; what came before one is kept and the
+    /// Does not keep the thread where the channel knows a better way: over the ring, what would block is read through it
+    /// (`IORING_OP_READ`) while other requests are served. Errors are those of `pread`; what came before one is kept and the
     /// error returned only if nothing came.
     pub async fn put_file(&mut self, file: impl AsFd, offset: u64) -> Result<usize> {
         let begin = self.len;
         while self.room() > 0 {
             let at = offset.saturating_add((self.len - begin) as u64);
-            match rustix::io::pread(&file, &mut self.buf[self.len..], at) {
+            match crate::files::read(file.as_fd(), &mut self.buf[self.len..], at).await {
                 Ok(0) => break,
                 Ok(n) => self.len += n,
                 Err(Errno::INTR) => continue,
@@ -278,12 +279,13 @@ impl<'a> Source<'a> {
         self.buf.to_vec()
     }
 
-    /// Write everything to a file at `offset`; returns how many bytes were taken, which is less than all only when
+    /// Write everything to a file at `offset`, as [`Sink::put_file`] reads; returns how many bytes were taken, which is less than all only when
     /// the file takes no more (`ENOSPC`, `EFBIG`). Errors are those of `pwrite`, returned if nothing was taken.
     pub async fn to_file(&self, file: impl AsFd, offset: u64) -> Result<usize> {
         let mut done = 0;
         while done < self.buf.len() {
-            match rustix::io::pwrite(&file, &self.buf[done..], offset.saturating_add(done as u64)) {
+            let at = offset.saturating_add(done as u64);
+            match crate::files::write(file.as_fd(), &self.buf[done..], at).await {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => continue,

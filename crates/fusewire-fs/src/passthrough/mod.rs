@@ -266,9 +266,8 @@ impl FileSystem for Passthrough {
         self.released(op.node, op.handle, op.flock_owner)
     }
 
-    async fn fsync(&self, _cx: &Context, op: Fsync) -> Result<()> {
-        let open = self.open_node(op.node, op.handle)?;
-        if op.data_only { rustix::fs::fdatasync(&open.fd) } else { rustix::fs::fsync(&open.fd) }
+    async fn fsync(&self, cx: &Context, op: Fsync) -> Result<()> {
+        cx.sync(&self.open_node(op.node, op.handle)?.fd, op.data_only).await
     }
 
     async fn flush(&self, _cx: &Context, op: Flush) -> Result<()> {
@@ -315,11 +314,10 @@ impl FileSystem for Passthrough {
         self.released(op.node, op.handle, None)
     }
 
-    async fn fsyncdir(&self, _cx: &Context, op: Fsyncdir) -> Result<()> {
+    async fn fsyncdir(&self, cx: &Context, op: Fsyncdir) -> Result<()> {
         let open = self.open_node(op.node, op.handle)?;
         match &open.content {
-            Content::Directory(_) if op.data_only => rustix::fs::fdatasync(&open.fd),
-            Content::Directory(_) => rustix::fs::fsync(&open.fd),
+            Content::Directory(_) => cx.sync(&open.fd, op.data_only).await,
             Content::File(_) => Err(Errno::NOTDIR),
         }
     }

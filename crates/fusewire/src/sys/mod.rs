@@ -5,4 +5,5 @@ pub(crate) mod device;
 pub(crate) mod memory;
 pub(crate) mod sched;
 pub(crate) mod signal;
+pub(crate) mod transfer;
 pub(crate) mod uring;

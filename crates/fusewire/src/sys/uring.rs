@@ -3,11 +3,12 @@
 //! An [`Entry`] is owned by whoever works on a request, and handed to the [`Ring`] with each command; the ring gives it back
 //! with the completion. So nobody looks at memory that the kernel may write.
 
+use super::transfer::{MARK as TRANSFER, Transfers};
 use crate::types::Errno;
 use fusewire_abi::{URING_SQE_CMD_SIZE, UringCmd, UringCmdReq, UringReqHeader};
 use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd, types::Fixed};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::{io, mem, ptr, slice};
+use std::{collections::VecDeque, io, mem, ops::Range, ptr, slice};
 use zerocopy::IntoBytes;
 
 const PAGE: usize = 4096;
@@ -84,7 +85,7 @@ impl Drop for Entry {
 pub(crate) enum Event {
     /// The command that this entry was given with is over.
     Done(usize, Entry, Result<(), Errno>),
-    /// The watched descriptor is readable.
+    /// Some task was woken, or the watched descriptor is readable.
     Awake,
 }
 
@@ -96,6 +97,10 @@ pub(crate) struct Ring {
     /// The kernel's number for the ring, within this thread.
     registered: u32,
     wake: Option<OwnedFd>,
+    /// Between files and memory.
+    pub(super) transfers: Transfers,
+    /// What came out of the ring while somebody waited for something else.
+    early: VecDeque<Event>,
 }
 
 impl Ring {
@@ -110,7 +115,8 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(QUEUED * 8)
             .build(QUEUED)?;
-        Ok(Self { ring, lent: Vec::new(), registered: 0, wake: None })
+        let (transfers, early) = (Transfers::default(), VecDeque::new());
+        Ok(Self { ring, lent: Vec::new(), registered: 0, wake: None, transfers, early })
     }
 
     /// Begin: from now on this thread alone uses the ring, for commands on `device`; an [`Event::Awake`] tells that `wake`
@@ -163,7 +169,7 @@ impl Ring {
 
     /// # Safety
     /// What `command` refers to must stay where it is until the command is over.
-    unsafe fn push(&mut self, command: squeue::Entry128) {
+    pub(super) unsafe fn push(&mut self, command: squeue::Entry128) {
         // SAFETY: as the caller promises.
         while unsafe { self.ring.submission().push(&command) }.is_err() {
             // Full.
@@ -258,12 +264,35 @@ impl Ring {
 
     /// What has come.
     pub(crate) fn next(&mut self) -> Option<Event> {
+        self.early.pop_front().or_else(|| self.completed())
+    }
+
+    /// Wait until no transfer touches `memory`. There is one only if a filesystem has leaked the future of a transfer.
+    pub(crate) fn settle(&mut self, memory: Range<*const u8>) {
+        while self.transfers.touches(&memory) {
+            self.await_one();
+        }
+    }
+
+    /// Wait for completions; they are kept for [`next`](Self::next), but for those of transfers.
+    pub(super) fn await_one(&mut self) {
+        self.wait();
+        while let Some(event) = self.completed() {
+            self.early.push_back(event);
+        }
+    }
+
+    fn completed(&mut self) -> Option<Event> {
         loop {
             let done = self.ring.completion().next()?;
             if done.user_data() == WAKE {
                 if !cqueue::more(done.flags()) {
                     self.watch();
                 }
+                return Some(Event::Awake);
+            }
+            if done.user_data() & TRANSFER != 0 {
+                self.transfers.over((done.user_data() & !TRANSFER) as usize, done.result());
                 return Some(Event::Awake);
             }
             let id = done.user_data() as usize;

@@ -178,6 +178,7 @@ impl Slot for UringSlot {
             Some(Err(errno)) => (-errno.raw_os_error(), 0),
             None => (0, 0),
         };
+        self.local.settle(&mut entry);
         let (head, payload) = entry.parts();
         if request.area == Area::Small {
             payload[..len].copy_from_slice(&self.small[..len]);

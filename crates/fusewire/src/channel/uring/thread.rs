@@ -7,6 +7,7 @@ use crate::{
         tasks::{Ready, Tasks},
         watch::Status,
     },
+    files::Offered,
     fs::FileSystem,
     limits,
     session::Session,
@@ -50,7 +51,7 @@ pub(super) type Done = (Entry, Result<(), Errno>);
 
 /// What the slots of one ring thread share.
 pub(super) struct Local {
-    ring: RefCell<Ring>,
+    ring: Rc<RefCell<Ring>>,
     queues: Vec<u16>,
     /// What came out of the ring, by number of the slot.
     done: RefCell<Vec<Option<Done>>>,
@@ -90,6 +91,11 @@ impl Local {
         let done = self.done.borrow_mut().get_mut(id)?.take()?;
         self.lent[queue].set(self.lent[queue].get() - 1);
         Some(done)
+    }
+
+    /// `entry` is going to be used for something else: wait for what filesystems have left running over it.
+    pub(super) fn settle(&self, entry: &mut Entry) {
+        self.ring.borrow_mut().settle(entry.parts().1.as_ptr_range());
     }
 
     /// Something is about to be registered again.
@@ -150,8 +156,10 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
     });
     let none = || queues.iter().map(|_| Cell::new(0)).collect();
     let (lent, slots) = (none(), none());
+    let ring = Rc::new(RefCell::new(ring));
+    let _offered = Offered::new(ring.clone());
     let local = Rc::new(Local {
-        ring: RefCell::new(ring),
+        ring,
         queues,
         done: RefCell::default(),
         due: RefCell::default(),
