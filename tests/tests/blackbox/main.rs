@@ -10,6 +10,7 @@ mod mounting;
 mod posix;
 mod programs;
 mod semantics;
+mod slow;
 mod soak;
 mod suites;
 mod users;
