@@ -187,7 +187,8 @@ impl Server {
             .map(|ring| ring.start(&session, layer.clone(), device, mountpoint))
             .transpose()
             .map_err(threads)?;
-        let pool = Pool::start(&session, layer, mounted.device, options.threads).map_err(threads)?;
+        let readers = (options.threads, ring.is_some());
+        let pool = Pool::start(&session, layer, mounted.device, readers).map_err(threads)?;
         let handle = ServerHandle { mount: Arc::new(mounted.mount), session, channel, threads: serving };
         Ok(Self { handle, pool, ring })
     }

@@ -144,12 +144,13 @@ impl Pool {
         wanted.saturating_sub(state.spares)
     }
 
-    /// Start the readers of a session: one per CPU of those this thread may use, at most `threads`.
+    /// Start the readers of a session: one per CPU of those this thread may use, at most `threads`. `beside_ring`: requests
+    /// come over a ring, as long as the kernel takes its entries.
     pub(crate) fn start<F: FileSystem, L: Layer>(
         session: &Arc<Session<F>>,
         layer: Arc<L>,
         device: OwnedFd,
-        threads: Option<usize>,
+        (threads, beside_ring): (Option<usize>, bool),
     ) -> io::Result<Arc<Self>> {
         let pool =
             Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), watch: Watch::default() });
@@ -157,7 +158,8 @@ impl Pool {
             .inspect_err(|error| tracing::info!(%error, "readers share one /dev/fuse descriptor"))
             .is_ok();
         let (session, device) = (session.clone(), Arc::new(device));
-        let crew = Crew { session: session.clone(), layer, device, cloneable, pool: pool.clone() };
+        let crew =
+            Crew { session: session.clone(), layer, device, cloneable, beside_ring, pool: pool.clone() };
         let cpus = allowed_cpus();
         let threads = threads.unwrap_or(cpus.len()).max(1);
         for i in 0..threads {
@@ -207,6 +209,7 @@ struct Crew<F, L> {
     device: Arc<OwnedFd>,
     /// Each reader can have a descriptor of its own.
     cloneable: bool,
+    beside_ring: bool,
     pool: Arc<Pool>,
 }
 
@@ -218,7 +221,8 @@ impl<F: FileSystem, L: Layer> Crew<F, L> {
         };
         let status = Arc::<Status>::default();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let post = Post { device, shared: !self.cloneable, wake, status: status.clone(), spare };
+        let (shared, beside_ring) = (!self.cloneable, self.beside_ring);
+        let post = Post { device, shared, wake, status: status.clone(), spare, beside_ring };
         let (session, layer, pool) = (self.session.clone(), self.layer.clone(), self.pool.clone());
         let body = move || {
             let run = || reader::run(&session, &*layer, &pool, post);

@@ -29,6 +29,10 @@ use std::{
 /// How long handlers that still wait for something may take once the connection is gone.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How long a reader beside a ring waits after a FORGET: nobody waits for one, and those that come meanwhile are read in
+/// one system call (BATCH_FORGET). An interrupt may be late by as much.
+const FORGET_PAUSE: Duration = Duration::from_millis(2);
+
 /// What a reader thread works with.
 pub(super) struct Post {
     /// Its `/dev/fuse` descriptor.
@@ -41,6 +45,8 @@ pub(super) struct Post {
     pub status: Arc<Status>,
     /// It may be sent to rest.
     pub spare: bool,
+    /// Requests come over a ring: what is read here is FORGET and INTERRUPT.
+    pub beside_ring: bool,
 }
 
 /// What the slots of one reader thread share.
@@ -49,6 +55,9 @@ pub(super) struct Reader {
     device: Arc<OwnedFd>,
     shared: bool,
     spare: bool,
+    beside_ring: bool,
+    /// What was read last was a FORGET.
+    forgot: Cell<bool>,
     status: Arc<Status>,
     pool: Arc<Pool>,
     wake: Arc<OwnedFd>,
@@ -69,6 +78,12 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn device(&self) -> &Arc<OwnedFd> {
         &self.device
+    }
+
+    /// This has been read.
+    pub(super) fn received(&self, opcode: u32) {
+        let is_forget = [abi::Opcode::Forget as u32, abi::Opcode::BatchForget as u32].contains(&opcode);
+        self.forgot.set(self.beside_ring && is_forget);
     }
 
     /// Does slot `id` wait behind so many others that its turn will not come soon?
@@ -112,6 +127,9 @@ impl Reader {
             if self.spare && !waiting && !self.pool.rest_if_idle() {
                 self.closed.set(true);
                 return Poll::Ready(None);
+            }
+            if self.forgot.take() {
+                std::thread::sleep(FORGET_PAUSE);
             }
             let read = rustix::io::read(&self.device, &mut *room);
             self.status.serves();
@@ -192,6 +210,8 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, pool
         device: post.device,
         shared: post.shared,
         spare: post.spare,
+        beside_ring: post.beside_ring,
+        forgot: Cell::new(false),
         status: post.status,
         pool: pool.clone(),
         wake: post.wake,
