@@ -43,6 +43,12 @@ Requests over io_uring:
   From Linux 6.14 on, if that is switched on before mounting: echo Y > /sys/module/fuse/parameters/enable_uring,
   as root. Which way was taken is said at the beginning, with -v also why.
 
+Polling:
+  A thread that sleeps must be woken, which takes longer than most requests; one that polls keeps a CPU from everybody
+  else. With a thread for each CPU (the default), client and thread share a CPU and nothing is gained by polling: auto
+  sleeps. With fewer threads (--threads), or kept away from its clients (taskset), a thread follows its clients, or
+  polls while a CPU is free. With -vv each change is said, and why.
+
 Signals:
   SIGINT and SIGTERM unmount and finish what is being worked on. If the mount is in use it is detached, the users
   are named, and it ends with the last of them; a second signal cuts them off. SIGHUP ends a mount in the foreground
@@ -157,7 +163,7 @@ pub struct MountArgs {
     /// As for mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, strictatime, lazytime, nosymfollow, sync,
     /// dirsync, allow_other, default_permissions, max_read=BYTES, fsname=NAME, subtype=NAME, auto_unmount. Then each
     /// long option of this command as a word: fs=, cache=, entry_timeout=, attr_timeout=, negative_timeout=,
-    /// file_handles=, channel=, memory=, threads=, max_write=, size=, log=, log_file=, private. What fstab needs
+    /// file_handles=, channel=, memory=, threads=, poll=, max_write=, size=, log=, log_file=, private. What fstab needs
     /// (defaults, nofail, _netdev, user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -225,6 +231,11 @@ pub struct RunArgs {
     /// Threads that serve requests [default: one per CPU]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
+    /// How threads of the ring wait for requests: off, they sleep; auto, they sleep where their clients are, and poll only
+    /// where that pays and takes no CPU from anybody; fixed:US, they poll for so many microseconds before they sleep, which
+    /// is for CPUs that are reserved [default: auto]
+    #[arg(long, value_name = "HOW")]
+    pub poll: Option<fusewire::server::Poll>,
     /// Longest write request, such as 128K or 1M [default: what the kernel allows]
     #[arg(long, value_name = "BYTES", value_parser = max_write)]
     pub max_write: Option<u32>,

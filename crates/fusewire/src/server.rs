@@ -20,7 +20,10 @@ use std::{
     sync::Arc,
 };
 
-pub use crate::channel::dev_fuse::Ended;
+pub use crate::channel::{
+    dev_fuse::Ended,
+    poll::{Poll, PollError},
+};
 
 /// By which way requests come from the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub struct Options {
     /// What the buffers of the ring may take together, bytes; it may lower `max_write`. Default: 64 MiB, or two buffers for
     /// every possible CPU if that is more. Memory that was never used is not there.
     pub memory: Option<u64>,
+    /// How threads of the ring wait for requests.
+    pub poll: Poll,
 }
 
 /// Why a filesystem could not be mounted or served.
@@ -281,7 +286,8 @@ fn plan_ring(options: &Options, bounds: &mut Bounds) -> Result<Queues, Reason> {
     }
     let (least, most) = (usize::from(limits::RING_PAGES) * 4096, usize::from(bounds.max_pages_limit) * 4096);
     let wanted = (bounds.max_write as usize).next_multiple_of(4096).clamp(least, most);
-    let queues = Queues::new(possible, &dev_fuse::allowed_cpus(), options.threads, wanted, options.memory);
+    let (threads, memory) = (options.threads, options.memory);
+    let queues = Queues { poll: options.poll, ..Queues::new(possible, &dev_fuse::allowed_cpus(), threads, wanted, memory) };
     bounds.max_write = bounds.max_write.min(queues.payload as u32);
     Ok(queues)
 }

@@ -48,7 +48,7 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 14] = [
+const WORDS: [&str; 15] = [
     "fs=",
     "cache=",
     "entry_timeout=",
@@ -58,6 +58,7 @@ const WORDS: [&str; 14] = [
     "channel=",
     "memory=",
     "threads=",
+    "poll=",
     "max_write=",
     "size=",
     "log=",
@@ -130,6 +131,7 @@ impl Plan {
             "channel" => self.server.channel = choice::<args::ChannelKind>(value).map_err(wrong)?.into(),
             "memory" => self.server.memory = Some(args::memory(value).map_err(wrong)?),
             "threads" => self.server.threads = Some(args::threads(value).map_err(wrong)?),
+            "poll" => self.server.poll = value.parse().map_err(|error: server::PollError| wrong(error.to_string()))?,
             "max_write" => self.server.max_write = Some(args::max_write(value).map_err(wrong)?),
             "size" => self.size = Some(args::bytes(value).map_err(wrong)?),
             "log" => self.log.log = Some(value.to_owned()),
@@ -159,6 +161,7 @@ impl Plan {
         set(&mut self.server.channel, &args.run.channel.map(Into::into));
         set_some(&mut self.server.memory, &args.run.memory);
         set_some(&mut self.server.threads, &args.run.threads);
+        set(&mut self.server.poll, &args.run.poll);
         set_some(&mut self.server.max_write, &args.run.max_write);
         set_some(&mut self.size, &args.size);
         set_some(&mut self.log.log, &log.log);
@@ -244,7 +247,7 @@ mod tests {
 
     #[test]
     fn words_mean_what_long_options_mean() {
-        let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,threads=3,\
+        let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,threads=3,poll=fixed:20,\
                      max_write=64K,log=debug,log_file=/tmp/l,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
         let short = plan(&["-o", words, "/a", "/b"]).expect("plan");
         let long = plan(&[
@@ -256,6 +259,7 @@ mod tests {
             "--channel=dev-fuse",
             "--memory=8M",
             "--threads=3",
+            "--poll=fixed:20",
             "--max-write=64K",
             "--log=debug",
             "--log-file=/tmp/l",
@@ -285,6 +289,8 @@ mod tests {
         );
         assert!(refused("cache=some").contains("none, auto, always"));
         assert!(refused("threads").contains("threads=..."));
+        assert!(refused("poll=on").contains("off, auto, or fixed:US"));
+        assert!(refused("poll=fixed:0").contains("from 1 to 1000"));
         assert!(refused("private=1").contains("no value"));
         assert!(refused("max_read=x").contains("max_read=x"));
         assert!(refused("private,allow_other").contains("exclude"));

@@ -1,12 +1,13 @@
 //! Channels: where requests come from.
 //!
 //! A channel implements [`Slot`] and drives [`Session::serve`](crate::session::Session::serve), one task per slot.
-//! [`dev_fuse`] is the kernel by `/dev/fuse`, [`uring`] by a ring per CPU; [`loopback`] a fake kernel for tests; [`layer`]s wrap a slot and are
+//! [`dev_fuse`] is the kernel by `/dev/fuse`, [`uring`] by a ring per CPU; [`loopback`] a fake kernel for tests; [`poll`] says how threads of the ring wait; [`layer`]s wrap a slot and are
 //! slots: they trace, record and inject faults.
 
 pub mod dev_fuse;
 pub mod layer;
 pub mod loopback;
+pub mod poll;
 mod tasks;
 pub mod uring;
 mod watch;

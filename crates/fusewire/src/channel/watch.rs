@@ -82,7 +82,7 @@ impl Status {
     }
 
     /// CPU time its thread has taken so far.
-    fn cpu_time(&self) -> Duration {
+    pub(super) fn cpu_time(&self) -> Duration {
         self.tid().map_or(Duration::ZERO, sys::sched::cpu_time)
     }
 

@@ -8,7 +8,13 @@ use crate::types::Errno;
 use fusewire_abi::{URING_SQE_CMD_SIZE, UringCmd, UringCmdReq, UringReqHeader};
 use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd, types::Fixed};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::{collections::VecDeque, io, mem, ops::Range, ptr, slice};
+use std::{
+    collections::VecDeque,
+    io, mem,
+    ops::Range,
+    ptr, slice,
+    time::{Duration, Instant},
+};
 use zerocopy::IntoBytes;
 
 const PAGE: usize = 4096;
@@ -20,6 +26,10 @@ const DEVICE: Fixed = Fixed(0);
 const WAKE: u64 = u64::MAX;
 /// Where `len` stands in a submission entry (`struct io_uring_sqe`).
 const SQE_LEN: usize = 24;
+/// `IORING_ENTER_GETEVENTS`: run what waits to be done in this thread, and wait for completions, if any are asked for.
+const GETEVENTS: u32 = 1;
+/// How often to tell the CPU that this is a busy loop before the clock is read again.
+const LOOKS: u32 = 4;
 /// Commands that can be queued before they must be submitted.
 const QUEUED: u32 = 64;
 
@@ -157,7 +167,7 @@ impl Ring {
         self.wake = Some(wake);
         self.watch();
         // A filter may forbid this alone, and once the kernel counts on the ring it is too late to find out.
-        self.try_enter(0)
+        self.try_enter(0, 0)
     }
 
     fn watch(&mut self) {
@@ -228,17 +238,42 @@ impl Ring {
         self.enter(1);
     }
 
+    /// Tell the kernel of the commands queued, and look for at most `limit` whether something comes, without sleeping. For how long
+    /// did that take, and did something come?
+    ///
+    /// A request comes as work that this thread has to do in the kernel: only its mark in the submission queue can be seen
+    /// from here (`IORING_SQ_TASKRUN`); the completion is there once the thread has been in the kernel.
+    pub(crate) fn spin(&mut self, limit: Duration) -> (Duration, bool) {
+        // What has come already costs no further call.
+        self.call(0, GETEVENTS);
+        let begin = Instant::now();
+        loop {
+            if self.ring.submission().taskrun() {
+                self.call(0, GETEVENTS);
+            }
+            let has_come = !self.early.is_empty() || !self.ring.completion().is_empty();
+            let spent = begin.elapsed();
+            if has_come || spent >= limit {
+                return (spent, has_come);
+            }
+            (0..LOOKS).for_each(|_| std::hint::spin_loop());
+        }
+    }
+
     fn enter(&mut self, least: u32) {
-        if let Err(error) = self.try_enter(least) {
+        self.call(least, if least > 0 { GETEVENTS } else { 0 });
+    }
+
+    fn call(&mut self, least: u32, flags: u32) {
+        if let Err(error) = self.try_enter(least, flags) {
             tracing::error!(%error, "io_uring_enter");
         }
     }
 
-    fn try_enter(&mut self, least: u32) -> io::Result<()> {
-        const GETEVENTS: u32 = 1;
+    fn try_enter(&mut self, least: u32, flags: u32) -> io::Result<()> {
         const REGISTERED_RING: u32 = 16;
         let count = self.ring.submission().len() as u32;
-        let flags = REGISTERED_RING | if least > 0 { GETEVENTS } else { 0 };
+        let flags = REGISTERED_RING | flags;
         // SAFETY: the number is that of this ring in this thread; the commands in the submission queue were checked as they were
         // pushed; no further argument is given.
         let entered = unsafe {

@@ -4,6 +4,7 @@
 //! every request back until each queue has an entry, so nothing that can fail may be left to do.
 
 use super::{
+    govern::Government,
     kick::Kicker,
     offer::RingSize,
     queues::Queues,
@@ -12,6 +13,7 @@ use super::{
 use crate::{
     channel::{
         layer::Layer,
+        poll::{Board, Poll},
         watch::{Status, Watch, Watched, Window},
     },
     fs::FileSystem,
@@ -105,18 +107,22 @@ pub(crate) struct Prepared<F, L> {
     starts: Vec<mpsc::SyncSender<Start<F, L>>>,
     threads: Vec<JoinHandle<()>>,
     statuses: Vec<Arc<Status>>,
+    boards: Vec<Arc<Board>>,
 }
 
 impl<F: FileSystem, L: Layer> Prepared<F, L> {
     /// Make a thread with a ring for each group of `queues`, for requests of `device`.
     pub(crate) fn new(device: impl AsFd, queues: Queues) -> io::Result<Self> {
-        let mut prepared = Self { queues, starts: Vec::new(), threads: Vec::new(), statuses: Vec::new() };
+        let mut prepared = Self { queues, starts: Vec::new(), threads: Vec::new(), statuses: Vec::new(), boards: Vec::new() };
         for group in 0..prepared.queues.groups.len() {
             let device = device.as_fd().try_clone_to_owned()?;
-            let (thread, start, status) = make(device, prepared.queues.clone(), group, true)?;
+            let board = Arc::new(Board::new(prepared.queues.poll, prepared.queues.groups[group].len()));
+            let (thread, start, status) =
+                make(device, prepared.queues.clone(), group, Place::Home(board.clone()))?;
             prepared.threads.push(thread);
             prepared.starts.push(start);
             prepared.statuses.push(status);
+            prepared.boards.push(board);
         }
         Ok(prepared)
     }
@@ -140,7 +146,8 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         device: OwnedFd,
         mountpoint: &Path,
     ) -> io::Result<Arc<Crew>> {
-        let Self { queues, starts, threads, statuses } = self;
+        let Self { queues, starts, threads, statuses, boards } = self;
+        let government = Government::new(&queues, &statuses, boards);
         let first = queues.groups.iter().map(Vec::len).sum();
         let crew = Arc::new(Crew {
             watch: Watch::default(),
@@ -162,7 +169,8 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
                 crew.left();
             }
         }
-        let mut guard = Guard { crew: crew.clone(), queues, session: session.clone(), layer, device };
+        let mut guard =
+            Guard { crew: crew.clone(), queues, government, session: session.clone(), layer, device };
         let watch = Builder::new().name("fusewire-watch".into()).stack_size(256 << 10).spawn(move || {
             let crew = guard.crew.clone();
             crew.watch.run(&mut guard);
@@ -172,6 +180,14 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
     }
 }
 
+/// Which CPU a thread runs on, and so how it waits.
+enum Place {
+    /// It is pinned to that of its group, or where its governor puts it.
+    Home(Arc<Board>),
+    /// It stands in for others, anywhere.
+    Anywhere,
+}
+
 type Made<F, L> = (JoinHandle<()>, mpsc::SyncSender<Start<F, L>>, Arc<Status>);
 
 /// A thread whose ring is in use, and which waits to begin.
@@ -179,17 +195,17 @@ fn make<F: FileSystem, L: Layer>(
     device: OwnedFd,
     queues: Queues,
     group: usize,
-    pinned: bool,
+    place: Place,
 ) -> io::Result<Made<F, L>> {
     let status = Arc::<Status>::default();
     let (start, begin) = mpsc::sync_channel::<Start<F, L>>(1);
     let (tell, told) = mpsc::sync_channel(1);
     let theirs = status.clone();
     let body = move || {
-        if pinned {
+        if let Place::Home(_) = place {
             crate::channel::dev_fuse::allow(None, &[queues.cpus[group]]);
         }
-        let post = match post(&device, &queues, group, (theirs, !pinned)) {
+        let post = match post(&device, &queues, group, (theirs, place)) {
             Ok(post) => post,
             Err(error) => return drop(tell.send(Err(error))),
         };
@@ -212,20 +228,26 @@ fn post(
     device: &OwnedFd,
     queues: &Queues,
     group: usize,
-    (status, stands_in): (Arc<Status>, bool),
+    (status, place): (Arc<Status>, Place),
 ) -> io::Result<Post> {
     let mut ring = Ring::new()?;
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     ring.begin(device.as_fd(), wake.try_clone()?)?;
     let group = &queues.groups[group];
     let entries = group.iter().map(|_| Entry::new(queues.payload)).collect::<io::Result<_>>()?;
-    Ok(Post { ring, entries, queues: group.clone(), payload: queues.payload, wake, status, stands_in })
+    let stands_in = matches!(place, Place::Anywhere);
+    let board = match place {
+        Place::Home(board) => board,
+        Place::Anywhere => Arc::new(Board::new(Poll::Off, group.len())),
+    };
+    Ok(Post { ring, entries, queues: group.clone(), payload: queues.payload, wake, status, board, stands_in })
 }
 
 /// Acts on what the watch sees.
 struct Guard<F, L> {
     crew: Arc<Crew>,
     queues: Queues,
+    government: Government,
     session: Arc<Session<F>>,
     layer: Arc<L>,
     device: OwnedFd,
@@ -234,7 +256,7 @@ struct Guard<F, L> {
 impl<F: FileSystem, L: Layer> Guard<F, L> {
     /// One thread more for the queues of a group whose threads are all stuck.
     fn hire(&self, group: usize) -> io::Result<()> {
-        let (thread, start, status) = make(self.device.try_clone()?, self.queues.clone(), group, false)?;
+        let (thread, start, status) = make(self.device.try_clone()?, self.queues.clone(), group, Place::Anywhere)?;
         self.session.join();
         self.crew.alive.fetch_add(1, Ordering::AcqRel);
         let (session, layer, crew) = (self.session.clone(), self.layer.clone(), self.crew.clone());
@@ -277,5 +299,7 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
         }
     }
 
-    fn window(&mut self, _window: Window) {}
+    fn window(&mut self, _window: Window) {
+        self.government.window();
+    }
 }

@@ -16,6 +16,7 @@
 //! * Everything that can fail is done before the kernel is told of the ring: see `crew.rs`.
 
 mod crew;
+mod govern;
 mod kick;
 mod offer;
 mod policy;

@@ -1,6 +1,6 @@
 //! Which thread serves which queues, and how much memory their entries take.
 
-use crate::limits;
+use crate::{channel::poll::Poll, limits};
 
 /// Smallest payload.
 const MIN_PAYLOAD: u64 = limits::RING_PAGES as u64 * PAGE;
@@ -13,6 +13,10 @@ pub(crate) struct Queues {
     pub groups: Vec<Vec<u16>>,
     /// For each thread the CPU it is pinned to.
     pub cpus: Vec<usize>,
+    /// The CPUs that threads may run on.
+    pub allowed: Vec<usize>,
+    /// How threads wait.
+    pub poll: Poll,
     /// Bytes of an entry's payload.
     pub payload: usize,
     /// How many entries there may be.
@@ -42,7 +46,8 @@ impl Queues {
         let share = (memory / least.max(1) / PAGE * PAGE).max(MIN_PAYLOAD);
         let payload = (payload as u64).min(share);
         let entries = (memory / payload).max(least) as usize;
-        Self { groups, cpus, payload: payload as usize, entries }
+        let (allowed, poll) = (allowed.to_vec(), Poll::default());
+        Self { groups, cpus, allowed, poll, payload: payload as usize, entries }
     }
 }
 

@@ -4,6 +4,7 @@ use super::{crew::Crew, slot::UringSlot};
 use crate::{
     channel::{
         layer::Layer,
+        poll::Board,
         tasks::{Ready, Tasks},
         watch::Status,
     },
@@ -42,6 +43,8 @@ pub(super) struct Post {
     pub wake: Arc<OwnedFd>,
     /// Where it tells what it is doing.
     pub status: Arc<Status>,
+    /// Where it is told how to wait.
+    pub board: Arc<Board>,
     /// It stands in for others that are stuck.
     pub stands_in: bool,
 }
@@ -61,6 +64,9 @@ pub(super) struct Local {
     lent: Vec<Cell<usize>>,
     /// How many slots each queue has.
     slots: Vec<Cell<usize>>,
+    /// The queue that the last request came from.
+    last: Cell<u16>,
+    board: Arc<Board>,
     closed: Cell<bool>,
     crew: Arc<Crew>,
 }
@@ -90,6 +96,8 @@ impl Local {
     pub(super) fn take(&self, id: usize, queue: usize) -> Option<Done> {
         let done = self.done.borrow_mut().get_mut(id)?.take()?;
         self.lent[queue].set(self.lent[queue].get() - 1);
+        self.last.set(self.queues[queue]);
+        self.board.came(queue);
         Some(done)
     }
 
@@ -116,8 +124,18 @@ impl Local {
     /// Submit, wait, sort what has come. Was a task woken?
     fn wait(&self) -> bool {
         let mut ring = self.ring.borrow_mut();
-        ring.wait();
+        if !self.polls(&mut ring) {
+            ring.wait();
+        }
         self.sort(&mut ring)
+    }
+
+    /// Poll, if that is wanted. Has something come?
+    fn polls(&self, ring: &mut Ring) -> bool {
+        let Some(limit) = self.board.spin(self.last.get()) else { return false };
+        let (spent, has_come) = ring.spin(limit);
+        self.board.polled(spent, has_come);
+        has_come
     }
 
     fn sort(&self, ring: &mut Ring) -> bool {
@@ -148,7 +166,7 @@ impl Local {
 
 /// The body of a ring thread: ends when the connection does, or when the kernel takes none of its entries.
 pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew: &Arc<Crew>, post: Post) {
-    let Post { ring, entries, queues, payload, wake, status, stands_in } = post;
+    let Post { ring, entries, queues, payload, wake, status, board, stands_in } = post;
     status.begins();
     let ready = Ready::new({
         let wake = wake.clone();
@@ -165,6 +183,8 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         due: RefCell::default(),
         lent,
         slots,
+        last: Cell::new(u16::MAX),
+        board,
         closed: Cell::new(false),
         crew: crew.clone(),
     });
