@@ -287,7 +287,10 @@ fn plan_ring(options: &Options, bounds: &mut Bounds) -> Result<Queues, Reason> {
     let (least, most) = (usize::from(limits::RING_PAGES) * 4096, usize::from(bounds.max_pages_limit) * 4096);
     let wanted = (bounds.max_write as usize).next_multiple_of(4096).clamp(least, most);
     let (threads, memory) = (options.threads, options.memory);
-    let queues = Queues { poll: options.poll, ..Queues::new(possible, &dev_fuse::allowed_cpus(), threads, wanted, memory) };
+    let queues = Queues {
+        poll: options.poll,
+        ..Queues::new(possible, &dev_fuse::allowed_cpus(), threads, wanted, memory)
+    };
     bounds.max_write = bounds.max_write.min(queues.payload as u32);
     Ok(queues)
 }

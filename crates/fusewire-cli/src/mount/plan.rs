@@ -131,7 +131,10 @@ impl Plan {
             "channel" => self.server.channel = choice::<args::ChannelKind>(value).map_err(wrong)?.into(),
             "memory" => self.server.memory = Some(args::memory(value).map_err(wrong)?),
             "threads" => self.server.threads = Some(args::threads(value).map_err(wrong)?),
-            "poll" => self.server.poll = value.parse().map_err(|error: server::PollError| wrong(error.to_string()))?,
+            "poll" => {
+                self.server.poll =
+                    value.parse().map_err(|error: server::PollError| wrong(error.to_string()))?
+            }
             "max_write" => self.server.max_write = Some(args::max_write(value).map_err(wrong)?),
             "size" => self.size = Some(args::bytes(value).map_err(wrong)?),
             "log" => self.log.log = Some(value.to_owned()),

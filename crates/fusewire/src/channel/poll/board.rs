@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn what_happened_is_counted() {
         let board = Board::new(Poll::Auto, 2);
-        [1, 0, 1].map(|queue| board.came(queue));
+        [1, 0, 1].into_iter().for_each(|queue| board.came(queue));
         board.polled(TEN, true);
         board.polled(TEN, false);
         assert_eq!(board.count(), Count { requests: vec![1, 2], hits: 1, spun: 2 * TEN });

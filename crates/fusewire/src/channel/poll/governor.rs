@@ -5,7 +5,7 @@
 //! * Some come from the CPU it sits on: it sleeps. Polling would keep that client from running.
 //! * All come from other CPUs, and there is a CPU more than there are threads that want one: it tries polling. It goes on
 //!   as long as nobody else wants its CPU and each wake-up that is saved costs at most [`PRICE`].
-//! * What has failed is tried again later, each time after twice as long.
+//! * What has failed is tried again later, each time after four times as long.
 //!
 //! A thread that serves its own CPU's queue alone has nothing to decide and no governor: it sleeps at home.
 
@@ -28,7 +28,10 @@ const IN_VAIN: u32 = 64;
 /// Involuntary switches in a sample from which on somebody else wants the CPU.
 const DISTURBED: u64 = 2;
 
-/// For how many samples polling is not tried again after it failed; doubled each time, and forgotten once polling has paid for [`STEADY`]
+/// By how much the number of those who want to run must be off before one begins or ends.
+const SLACK: f64 = 0.25;
+
+/// For how many samples polling is not tried again after it failed; four times that the next time, and forgotten once polling has paid for [`STEADY`]
 /// samples.
 const PATIENCE: u32 = 8;
 const MOST_PATIENCE: u32 = 512;
@@ -103,17 +106,17 @@ impl Room {
         // One look says little: a client and its server are seen both or none.
         let average = self.runnable.map_or(runnable as f64, |before| (before * 3.0 + runnable as f64) / 4.0);
         self.runnable = Some(average);
-        self.free = cpus as f64 + 0.5 - average;
+        self.free = cpus as f64 - average;
         self.seats = cpus / 2;
     }
 
     /// Room for one that polls; `is_polling` if it does so already and is among those who want to run.
     fn take(&mut self, is_polling: bool) -> bool {
-        let needed = if is_polling { 0.0 } else { 1.0 };
+        let needed = if is_polling { -SLACK } else { 1.0 + SLACK };
         if self.free < needed || self.seats == 0 {
             return false;
         }
-        self.free -= needed;
+        self.free -= if is_polling { 0.0 } else { 1.0 };
         self.seats -= 1;
         true
     }
@@ -268,7 +271,7 @@ impl Governor {
         if self.polls() {
             room.leave();
             self.until_trial = self.patience;
-            self.patience = (self.patience * 2).min(MOST_PATIENCE);
+            self.patience = (self.patience * 4).min(MOST_PATIENCE);
             self.steady = 0;
         }
         self.asleep(why)

@@ -90,7 +90,9 @@ mod tests {
 
     #[test]
     fn mistakes_are_told_apart() {
-        for text in ["", "on", "fixed", "fixed:", "fixed:x", "fixed:-1", "fixed:1.5", "fixed:+5", "Auto", "fixed: 5"] {
+        for text in
+            ["", "on", "fixed", "fixed:", "fixed:x", "fixed:-1", "fixed:1.5", "fixed:+5", "Auto", "fixed: 5"]
+        {
             assert_eq!(text.parse::<Poll>(), Err(PollError::Form), "{text}");
         }
         for text in ["fixed:0", "fixed:1001", "fixed:99999999999999999999999"] {

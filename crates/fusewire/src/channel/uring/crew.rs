@@ -113,7 +113,13 @@ pub(crate) struct Prepared<F, L> {
 impl<F: FileSystem, L: Layer> Prepared<F, L> {
     /// Make a thread with a ring for each group of `queues`, for requests of `device`.
     pub(crate) fn new(device: impl AsFd, queues: Queues) -> io::Result<Self> {
-        let mut prepared = Self { queues, starts: Vec::new(), threads: Vec::new(), statuses: Vec::new(), boards: Vec::new() };
+        let mut prepared = Self {
+            queues,
+            starts: Vec::new(),
+            threads: Vec::new(),
+            statuses: Vec::new(),
+            boards: Vec::new(),
+        };
         for group in 0..prepared.queues.groups.len() {
             let device = device.as_fd().try_clone_to_owned()?;
             let board = Arc::new(Board::new(prepared.queues.poll, prepared.queues.groups[group].len()));
@@ -256,7 +262,8 @@ struct Guard<F, L> {
 impl<F: FileSystem, L: Layer> Guard<F, L> {
     /// One thread more for the queues of a group whose threads are all stuck.
     fn hire(&self, group: usize) -> io::Result<()> {
-        let (thread, start, status) = make(self.device.try_clone()?, self.queues.clone(), group, Place::Anywhere)?;
+        let (thread, start, status) =
+            make(self.device.try_clone()?, self.queues.clone(), group, Place::Anywhere)?;
         self.session.join();
         self.crew.alive.fetch_add(1, Ordering::AcqRel);
         let (session, layer, crew) = (self.session.clone(), self.layer.clone(), self.crew.clone());

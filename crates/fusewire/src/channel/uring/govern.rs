@@ -38,7 +38,8 @@ impl Government {
     pub(super) fn new(queues: &Queues, statuses: &[Arc<Status>], boards: Vec<Arc<Board>>) -> Self {
         let govern = |(group, board): (usize, Arc<Board>)| {
             let (own, cpu) = (&queues.groups[group], queues.cpus[group]);
-            let may_sit = |&&seat: &&usize| seat == cpu || own.iter().any(|&queue| usize::from(queue) == seat);
+            let may_sit =
+                |&&seat: &&usize| seat == cpu || own.iter().any(|&queue| usize::from(queue) == seat);
             let seats: Vec<usize> = queues.allowed.iter().filter(may_sit).copied().collect();
             Governed {
                 status: statuses[group].clone(),
@@ -50,7 +51,8 @@ impl Government {
                 preempted: 0,
             }
         };
-        let threads = boards.into_iter().enumerate().filter(|(_, board)| board.is_governed()).map(govern).collect();
+        let threads =
+            boards.into_iter().enumerate().filter(|(_, board)| board.is_governed()).map(govern).collect();
         let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
         Self { threads, room: Room::default(), cpus: listed(&online), last: Instant::now() }
     }
@@ -75,7 +77,8 @@ impl Governed {
     fn window(&mut self, elapsed: Duration, room: &mut Room) {
         let count = self.board.count();
         let before = std::mem::replace(&mut self.count, count);
-        let requests: Vec<u64> = self.count.requests.iter().zip(&before.requests).map(|(now, then)| now - then).collect();
+        let requests: Vec<u64> =
+            self.count.requests.iter().zip(&before.requests).map(|(now, then)| now - then).collect();
         let cpu = self.status.cpu_time();
         let preempted = if self.polls() { self.preemptions() } else { self.preempted };
         let sample = Sample {
@@ -146,7 +149,10 @@ mod tests {
     fn the_kernels_files_are_understood() {
         assert_eq!(runnable("5.95 4.00 1.88 3/181 12345\n"), Some(3));
         assert_eq!(runnable(""), None);
-        assert!(runnable(&fs::read_to_string("/proc/loadavg").expect("proc")).is_some_and(|runnable| runnable > 0));
+        assert!(
+            runnable(&fs::read_to_string("/proc/loadavg").expect("proc"))
+                .is_some_and(|runnable| runnable > 0)
+        );
         for (list, count) in [("0-1\n", 2), ("0\n", 1), ("0-3,8-63\n", 60), ("", 1), ("x\n", 1)] {
             assert_eq!(listed(list), count, "{list}");
         }

@@ -1,0 +1,174 @@
+//! What must hold, cell by cell.
+
+use super::{Outcome, Pattern, Poll, Scene, Shape};
+use std::{
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+pub(super) const CPUS: [usize; 7] = [2, 4, 8, 16, 32, 64, 128];
+pub(super) const CLIENTS: [usize; 4] = [1, 2, 4, 8];
+pub(super) const SHAPES: [Shape; 3] = [Shape::Home, Shape::Folded, Shape::Confined];
+pub(super) const FIXED: [u64; 2] = [10, 50];
+
+/// Long enough for a governor to find out.
+const SETTLE: Duration = Duration::from_millis(72);
+
+/// One scene under off, fixed and auto.
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub scene: Scene,
+    pub off: Outcome,
+    pub fixed: [Outcome; 2],
+    pub auto: Outcome,
+}
+
+pub(super) fn fixed(micros: u64) -> Poll {
+    Poll::Fixed(Duration::from_micros(micros))
+}
+
+impl Cell {
+    pub fn new(scene: Scene) -> Self {
+        let run = |poll| {
+            let settle = if poll == Poll::Auto && scene.shape != Shape::Home { SETTLE } else { SETTLE / 9 };
+            // Those who share a CPU with others have several slices.
+            let quick = scene.pattern == Pattern::Closed(0) && !scene.busy;
+            Scene { poll, ..scene }.run(settle, Duration::from_millis(if quick { 8 } else { 40 }))
+        };
+        Self {
+            scene,
+            off: run(Poll::Off),
+            fixed: FIXED.map(|micros| run(fixed(micros))),
+            auto: run(Poll::Auto),
+        }
+    }
+
+    fn name(&self) -> String {
+        let Scene { cpus, clients, busy, shape, pattern, .. } = self.scene;
+        let others = if busy { "busy" } else { "idle" };
+        format!("{shape:?}, {cpus} CPUs, {clients} clients {pattern:?}, others {others}")
+    }
+
+    /// The better of off and fixed.
+    pub fn better(&self) -> &Outcome {
+        self.fixed.iter().fold(&self.off, |best, fixed| if fixed.rate > best.rate { fixed } else { best })
+    }
+
+    fn told(&self) -> String {
+        let tell = |of: &Outcome| {
+            format!("{:.0}/s {:.1} us CPU {:.1} us {:.2} polling", of.rate, of.cpu, of.mean, of.polling)
+        };
+        let [ten, fifty] = self.fixed.each_ref().map(tell);
+        format!(
+            "{}:\n  off {}\n  10 {ten}\n  50 {fifty}\n  auto {}",
+            self.name(),
+            tell(&self.off),
+            tell(&self.auto)
+        )
+    }
+}
+
+/// Clients that do nothing but ask.
+pub(super) fn closed() -> &'static [Cell] {
+    static CELLS: OnceLock<Vec<Cell>> = OnceLock::new();
+    CELLS.get_or_init(|| play(&scenes(&CPUS, &CLIENTS, &[Pattern::Closed(0)])))
+}
+
+/// Clients that ask now and then.
+pub(super) fn open() -> &'static [Cell] {
+    static CELLS: OnceLock<Vec<Cell>> = OnceLock::new();
+    let patterns = [
+        Pattern::Poisson(1_000_000),
+        Pattern::Poisson(100_000),
+        Pattern::Poisson(30_000),
+        Pattern::Closed(20_000),
+        Pattern::Burst(32, 4_000_000),
+    ];
+    CELLS.get_or_init(|| play(&scenes(&[2, 8, 128], &[1, 4], &patterns)))
+}
+
+fn scenes(cpus: &[usize], clients: &[usize], patterns: &[Pattern]) -> Vec<Scene> {
+    let mut scenes = Vec::new();
+    for shape in SHAPES {
+        for &pattern in patterns {
+            for &cpus in cpus {
+                for &clients in clients {
+                    for busy in [false, true] {
+                        scenes.push(Scene { cpus, clients, busy, shape, pattern, poll: Poll::Off });
+                    }
+                }
+            }
+        }
+    }
+    scenes
+}
+
+/// On all CPUs of the machine that runs the test.
+fn play(scenes: &[Scene]) -> Vec<Cell> {
+    let next = AtomicUsize::new(0);
+    let played: Mutex<Vec<(usize, Cell)>> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(scene) = scenes.get(at) else { return };
+                    let cell = Cell::new(*scene);
+                    played.lock().unwrap_or_else(PoisonError::into_inner).push((at, cell));
+                }
+            });
+        }
+    });
+    let mut played = played.into_inner().unwrap_or_else(PoisonError::into_inner);
+    played.sort_by_key(|(at, _)| *at);
+    played.into_iter().map(|(_, cell)| cell).collect()
+}
+
+fn none(cells: &[Cell], is_wrong: impl Fn(&Cell) -> bool) {
+    let wrong: Vec<String> = cells.iter().filter(|cell| is_wrong(cell)).map(Cell::told).collect();
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cells.len(), wrong.join("\n"));
+}
+
+#[test]
+fn costs_are_those_that_were_measured() {
+    for (shape, micros, time, cpu) in [
+        (Shape::Home, 0, 3.2, 3.84),
+        (Shape::Home, 50, 3.19, 3.93),
+        (Shape::Folded, 0, 10.8, 8.3),
+        (Shape::Folded, 50, 6.6, 9.6),
+    ] {
+        let poll = if micros == 0 { Poll::Off } else { fixed(micros) };
+        let scene = Scene { cpus: 2, clients: 1, busy: false, shape, pattern: Pattern::Closed(0), poll };
+        let outcome = scene.run(Duration::ZERO, Duration::from_millis(20));
+        assert!((outcome.mean / time - 1.0).abs() < 0.05, "{shape:?} {micros}: {outcome:?}");
+        assert!((outcome.cpu / cpu - 1.0).abs() < 0.2, "{shape:?} {micros}: {outcome:?}");
+    }
+}
+
+#[test]
+fn auto_is_within_a_twentieth_of_the_better_of_off_and_fixed_in_every_cell() {
+    none(closed(), |cell| cell.auto.rate < 0.95 * cell.better().rate || cell.off.rate < 1000.0);
+}
+
+#[test]
+fn auto_takes_no_more_cpu_time_than_the_better_of_off_and_fixed() {
+    none(closed(), |cell| cell.auto.cpu > 1.05 * cell.better().cpu);
+}
+
+#[test]
+fn little_load_costs_and_waits_no_more_than_without_polling() {
+    none(open(), |cell| cell.auto.mean > 1.05 * cell.off.mean || cell.auto.rate < 0.95 * cell.off.rate);
+}
+
+#[test]
+fn who_shares_a_cpu_with_clients_or_others_does_not_poll() {
+    let alone = |cell: &&Cell| !cell.scene.busy && cell.scene.shape != Shape::Home;
+    let polls = |cell: &Cell| cell.auto.polling > 0.01;
+    let shared: Vec<_> =
+        closed().iter().chain(open()).filter(|cell| !alone(cell) && polls(cell)).map(Cell::told).collect();
+    assert!(shared.is_empty(), "{}", shared.join("\n"));
+}
