@@ -212,6 +212,7 @@ mod tests {
             threads: vec![1],
             ops: 1,
             passes: 1,
+            busy_others: false,
             op: Op::Command(CommandLine {
                 needs: vec![program.into()],
                 sources: None,

@@ -41,9 +41,10 @@ const FIO_RESERVED: [&str; 11] = [
 ];
 
 /// The workloads that come with the bench: name and text.
-const PRESETS: [(&str, &str); 9] = [
+const PRESETS: [(&str, &str); 10] = [
     ("passthrough", include_str!("../workloads/passthrough.toml")),
     ("round-trip", include_str!("../workloads/round-trip.toml")),
+    ("polling", include_str!("../workloads/polling.toml")),
     ("paged-read", include_str!("../workloads/paged-read.toml")),
     ("dio-read", include_str!("../workloads/dio-read.toml")),
     ("mmap-read", include_str!("../workloads/mmap-read.toml")),
@@ -56,7 +57,7 @@ const PRESETS: [(&str, &str); 9] = [
 /// Keys of an operation: its name, what must be given, what may be given.
 type Keys = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-/// Keys that operations take beside `name`, `about`, `op`, `threads` and `passes`.
+/// Keys that operations take beside `name`, `about`, `op`, `threads`, `passes` and `busy-others`.
 pub const KEYS: [Keys; 14] = [
     ("stat", &["ops"], &[]),
     ("open", &["ops"], &[]),
@@ -116,6 +117,8 @@ struct Entry {
     op: String,
     threads: Option<Vec<usize>>,
     passes: Option<u32>,
+    #[serde(default)]
+    busy_others: bool,
     ops: Option<u64>,
     size: Option<Size>,
     block: Option<Size>,
@@ -244,13 +247,14 @@ impl Entry {
             ensure!((1..=MAX_OPS).contains(&ops), "key \"ops\": it must be from 1 to {MAX_OPS}");
         }
         let (name, about, ops) = (self.name.clone(), self.about.clone(), self.ops);
+        let busy_others = self.busy_others;
         let op = self.op()?;
         // A command is one operation, and fio without a number reads or writes each block once.
         let ops = match &op {
             Op::Command(_) => 1,
             _ => ops.unwrap_or(0),
         };
-        let workload = Workload { name, about, threads, ops, passes, op };
+        let workload = Workload { name, about, threads, ops, passes, busy_others, op };
         check_files(&workload)?;
         Ok(workload)
     }
@@ -285,7 +289,7 @@ impl Entry {
         let all: Vec<_> = required.iter().chain(*optional).copied().collect();
         if let Some(key) = given.iter().find(|key| !all.contains(key)) {
             bail!(
-                "key \"{key}\": op = \"{op}\" does not take it; it takes {}, and name, about, threads, passes",
+                "key \"{key}\": op = \"{op}\" does not take it; it takes {}, and name, about, threads, passes, busy-others",
                 all.join(", ")
             );
         }

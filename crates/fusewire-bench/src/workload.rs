@@ -28,6 +28,9 @@ pub struct Workload {
     pub ops: u64,
     /// Passes of one turn at scale 1; each begins with nothing cached.
     pub passes: u32,
+    /// Meanwhile each CPU but that of the first client has a thread that computes.
+    #[serde(default)]
+    pub busy_others: bool,
     /// The operation.
     pub op: Op,
 }
@@ -299,6 +302,7 @@ mod tests {
             threads: vec![1],
             ops: 1,
             passes: 1,
+            busy_others: false,
             op: Op::Data {
                 transfer: Transfer { block: 4096, write: false, direct: true, random: false },
                 files: Extent::Total(1 << 20),

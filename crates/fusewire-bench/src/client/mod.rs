@@ -3,6 +3,7 @@
 mod command;
 mod data;
 mod fio;
+mod hogs;
 mod names;
 mod ping;
 
@@ -19,6 +20,7 @@ use rustix::thread::CpuSet;
 use rustix::time::ClockId;
 use serde::{Deserialize, Serialize};
 
+use self::hogs::Hogs;
 use crate::daemon::switches_in;
 use crate::workload::{Op, Workload};
 
@@ -156,6 +158,7 @@ pub fn start_cost(pass: &Pass<'_>, stop: &AtomicBool) -> Result<Duration> {
 /// # Errors
 /// If an operation fails, gives less than it should, or did not happen on the mount; if `stop` was set.
 pub fn run(pass: &Pass<'_>, stop: &AtomicBool) -> Result<Cost> {
+    let _hogs = if pass.workload.busy_others { Hogs::on(&pass.pin.others())? } else { Hogs::none() };
     match &pass.workload.op {
         Op::Fio(job) => fio::run(pass, job, stop),
         Op::Command(command) => command::run(pass, command, stop),
@@ -290,6 +293,18 @@ impl Pin {
             Self::One(cpu) if allowed.contains(&cpu) => Ok(vec![cpu]),
             Self::One(cpu) => bail!("CPU {cpu} may not be used here; allowed are {allowed:?}"),
         }
+    }
+
+    /// The CPUs where the first client does not run, if it is kept on one; else all but the last.
+    fn others(self) -> Vec<usize> {
+        let mut others = allowed_cpus();
+        let first = match self {
+            Self::Free => others.last().copied(),
+            Self::Each => others.first().copied(),
+            Self::One(cpu) => Some(cpu),
+        };
+        others.retain(|cpu| Some(*cpu) != first);
+        others
     }
 
     /// Checks that the CPU is there and may be used.

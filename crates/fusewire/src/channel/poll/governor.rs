@@ -281,3 +281,159 @@ impl Governor {
         Order { cpu: self.order.cpu, spin: Duration::ZERO, why }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_millis(8);
+    const IDLE: Duration = Duration::ZERO;
+
+    fn us(micros: u64) -> Duration {
+        Duration::from_micros(micros)
+    }
+
+    /// Queues of CPUs 0 to 3, a thread on CPU 0 that may go anywhere.
+    fn governor() -> Governor {
+        Governor::new(&[0, 1, 2, 3], &[0, 1, 2, 3], 0)
+    }
+
+    fn room(runnable: usize) -> Room {
+        let mut room = Room::default();
+        room.look(runnable, 4);
+        room
+    }
+
+    fn asks(requests: &[u64]) -> Sample<'_> {
+        let count = requests.iter().sum::<u64>();
+        Sample { elapsed: WINDOW, requests, cpu: us(2 * count), ..Sample::default() }
+    }
+
+    /// Two clients elsewhere, and each request was caught by polling for so long.
+    fn polled(each: Duration, hits: u64) -> Sample<'static> {
+        let spun = each * hits as u32;
+        Sample { spun, hits, ..asks(&[0, 500, 500, 0]) }
+    }
+
+    fn polling() -> Governor {
+        let mut governor = governor();
+        assert_eq!(governor.step(&asks(&[0, 500, 500, 0]), &mut room(1)).why, Why::Trial);
+        governor
+    }
+
+    fn order(cpu: usize, spin: Duration, why: Why) -> Order {
+        Order { cpu, spin, why }
+    }
+
+    #[test]
+    fn a_thread_goes_where_its_clients_are_and_sleeps_there() {
+        let mut governor = governor();
+        assert_eq!(*governor.step(&asks(&[10, 5, 985, 0]), &mut room(1)), order(2, IDLE, Why::Clients));
+        assert_eq!(*governor.step(&asks(&[0, 0, 1000, 0]), &mut room(1)), order(2, IDLE, Why::Clients));
+        assert_eq!(*governor.step(&asks(&[0, 800, 200, 0]), &mut room(1)), order(2, IDLE, Why::Company));
+        assert_eq!(*governor.step(&asks(&[0, 900, 100, 0]), &mut room(1)), order(1, IDLE, Why::Clients));
+    }
+
+    #[test]
+    fn a_thread_goes_only_where_it_may() {
+        let mut governor = Governor::new(&[0, 1, 2, 3], &[0], 0);
+        assert_eq!(*governor.step(&asks(&[0, 0, 1000, 0]), &mut room(1)), order(0, MOST, Why::Trial));
+    }
+
+    #[test]
+    fn few_requests_decide_nothing_until_there_are_enough() {
+        let mut governor = governor();
+        for _ in 0..3 {
+            assert_eq!(governor.step(&asks(&[0, 0, 4, 0]), &mut room(1)).why, Why::Start);
+        }
+        assert_eq!(*governor.step(&asks(&[0, 0, 4, 0]), &mut room(1)), order(2, IDLE, Why::Clients));
+    }
+
+    #[test]
+    fn polling_that_pays_goes_on_and_is_as_long_as_needed() {
+        let mut governor = polling();
+        assert_eq!(*governor.step(&polled(us(6), 1000), &mut room(2)), order(0, us(24), Why::Pays));
+        assert_eq!(*governor.step(&polled(us(1), 1000), &mut room(2)), order(0, LEAST, Why::Pays));
+        assert_eq!(*governor.step(&polled(us(19), 400), &mut room(2)), order(0, MOST, Why::Pays));
+    }
+
+    #[test]
+    fn polling_ends_when_a_saved_wake_up_costs_too_much() {
+        assert_eq!(*polling().step(&polled(us(21), 1000), &mut room(2)), order(0, IDLE, Why::Dear));
+        let in_vain = Sample { spun: WINDOW / 60, ..asks(&[0, 10, 10, 0]) };
+        assert_eq!(*polling().step(&in_vain, &mut room(2)), order(0, IDLE, Why::Dear));
+    }
+
+    #[test]
+    fn polling_ends_when_others_want_the_cpu() {
+        let disturbed = Sample { preempted: DISTURBED, ..polled(us(6), 1000) };
+        assert_eq!(*polling().step(&disturbed, &mut room(2)), order(0, IDLE, Why::Disturbed));
+        assert_eq!(*polling().step(&polled(us(6), 1000), &mut room(5)), order(0, IDLE, Why::Crowded));
+        assert_eq!(*polling().step(&asks(&[0, 0, 0, 0]), &mut room(5)), order(0, IDLE, Why::Crowded));
+        let joined = Sample { requests: &[50, 500, 500, 0], ..polled(us(6), 1000) };
+        assert_eq!(*polling().step(&joined, &mut room(2)), order(0, IDLE, Why::Company));
+        let alone = Sample { requests: &[0, 1000, 0, 0], ..polled(us(6), 1000) };
+        assert_eq!(*polling().step(&alone, &mut room(2)), order(1, IDLE, Why::Clients));
+    }
+
+    #[test]
+    fn polling_is_not_tried_where_there_is_no_room_or_little_to_do() {
+        for runnable in [3, 4, 9] {
+            let why = governor().step(&asks(&[0, 500, 500, 0]), &mut room(runnable)).why;
+            assert_eq!(why == Why::Trial, runnable < 3, "{runnable}");
+            assert_eq!(why == Why::Crowded, runnable > 2, "{runnable}");
+        }
+        assert_eq!(governor().step(&asks(&[0, 10, 10, 0]), &mut room(1)).why, Why::Dear);
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_after_ever_longer_times() {
+        let mut governor = polling();
+        let mut trials = Vec::new();
+        for window in 1..3000 {
+            let tries = governor.polls();
+            let sample = if tries { polled(us(30), 300) } else { asks(&[0, 500, 500, 0]) };
+            if governor.step(&sample, &mut room(1)).why == Why::Trial {
+                trials.push(window);
+            }
+        }
+        let gaps: Vec<i32> = trials.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!((trials[0], &gaps[..]), (9, &[33, 129, 513, 513, 513, 513, 513][..]));
+    }
+
+    #[test]
+    fn polling_that_has_paid_for_long_has_its_patience_back() {
+        let mut governor = polling();
+        governor.step(&polled(us(30), 1000), &mut room(2));
+        assert!(governor.patience > PATIENCE);
+        while governor.step(&asks(&[0, 500, 500, 0]), &mut room(1)).why != Why::Trial {}
+        (0..STEADY).for_each(|_| assert_eq!(governor.step(&polled(us(6), 1000), &mut room(2)).why, Why::Pays));
+        assert_eq!(governor.patience, PATIENCE);
+    }
+
+    #[test]
+    fn threads_share_the_room_there_is() {
+        let mut room = room(1);
+        let whys: Vec<Why> =
+            (0..3).map(|_| governor().step(&asks(&[0, 500, 500, 0]), &mut room).why).collect();
+        assert_eq!(whys, [Why::Trial, Why::Trial, Why::Crowded]);
+    }
+
+    #[test]
+    fn never_more_than_half_of_the_cpus_poll() {
+        let mut room = Room::default();
+        room.look(0, 1);
+        assert!(!room.take(false));
+        room.look(0, 9);
+        assert_eq!((0..9).filter(|_| room.take(true)).count(), 4);
+    }
+
+    #[test]
+    fn one_look_at_the_machine_changes_little() {
+        let mut room = room(1);
+        room.look(6, 4);
+        assert!(room.take(true));
+        (0..6).for_each(|_| room.look(6, 4));
+        assert!(!room.take(true));
+    }
+}

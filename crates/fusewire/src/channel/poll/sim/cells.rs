@@ -172,3 +172,44 @@ fn who_shares_a_cpu_with_clients_or_others_does_not_poll() {
         closed().iter().chain(open()).filter(|cell| !alone(cell) && polls(cell)).map(Cell::told).collect();
     assert!(shared.is_empty(), "{}", shared.join("\n"));
 }
+
+#[test]
+fn polling_stays_within_its_budget() {
+    // A trial may cost a window before it is found to be dear.
+    let trial = 8.0 / 40.0;
+    none(closed(), |cell| cell.auto.polling > cell.scene.cpus as f64 / 2.0 || cell.auto.in_vain > 1.0 / 64.0);
+    none(open(), |cell| {
+        let saved = cell.auto.rate * 20e-6 + 1.0 / 64.0;
+        cell.auto.polling > saved + trial
+    });
+}
+
+#[test]
+fn the_governor_comes_to_rest() {
+    none(closed(), |cell| cell.auto.changes > 2);
+}
+
+/// RFUSE polls, sleeps once little comes, and then waits for wake-ups. Here a client has its thread beside it.
+#[test]
+fn a_lone_client_waits_no_longer_at_little_load_than_at_full_load() {
+    for cpus in CPUS {
+        let one = |pattern| {
+            let (clients, shape) = (1, Shape::Folded);
+            Scene { cpus, clients, busy: false, shape, pattern, poll: Poll::Auto }.run(4 * SETTLE, 4 * SETTLE)
+        };
+        let (full, little) = (one(Pattern::Closed(0)), one(Pattern::Poisson(2_000_000)));
+        assert!(little.mean <= full.mean * 1.05 && little.p99 < 5.0, "{cpus} CPUs: {little:?}, {full:?}");
+        assert!(little.polling < 0.001, "{cpus} CPUs: {little:?}");
+    }
+}
+
+/// RFUSE's pollers and more clients than CPUs take the CPUs from each other.
+#[test]
+fn more_clients_and_pollers_than_cpus_do_not_collapse() {
+    let steals = |cell: &Cell| cell.fixed.iter().any(|fixed| fixed.rate < 0.9 * cell.off.rate);
+    let crowded: Vec<&Cell> = closed().iter().filter(|cell| cell.scene.shape != Shape::Home && steals(cell)).collect();
+    assert!(crowded.len() >= 8, "{}: there is nothing to avoid", crowded.len());
+    for cell in crowded {
+        assert!(cell.auto.rate > 0.95 * cell.off.rate && cell.auto.polling < 0.01, "{}", cell.told());
+    }
+}
