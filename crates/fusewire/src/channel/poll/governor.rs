@@ -407,7 +407,8 @@ mod tests {
         governor.step(&polled(us(30), 1000), &mut room(2));
         assert!(governor.patience > PATIENCE);
         while governor.step(&asks(&[0, 500, 500, 0]), &mut room(1)).why != Why::Trial {}
-        (0..STEADY).for_each(|_| assert_eq!(governor.step(&polled(us(6), 1000), &mut room(2)).why, Why::Pays));
+        (0..STEADY)
+            .for_each(|_| assert_eq!(governor.step(&polled(us(6), 1000), &mut room(2)).why, Why::Pays));
         assert_eq!(governor.patience, PATIENCE);
     }
 

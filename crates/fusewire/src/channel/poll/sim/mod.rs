@@ -7,6 +7,7 @@
 
 mod cells;
 mod engine;
+mod page;
 
 use super::{Governor, Order, Poll, Room, Sample, Why};
 use engine::Machine;
