@@ -350,9 +350,8 @@ impl Machine {
         self.servers[at].waiting.push_back(client);
         match self.threads[thread].state {
             State::Asleep => {
-                if self.wake(thread, core) {
-                    self.threads[client].used += cost::INTERRUPT;
-                }
+                let other = self.wake(thread, core);
+                self.threads[client].used += if other { cost::INTERRUPT } else { 0 };
             }
             State::Ready | State::Running if self.threads[thread].doing == Doing::Polling => {
                 let cpu = self.threads[thread].cpu;
