@@ -233,9 +233,9 @@ impl Ring {
         self.enter(0);
     }
 
-    /// The same, and wait until something comes.
+    /// The same, and wait until something comes, or has come.
     pub(crate) fn wait(&mut self) {
-        self.enter(1);
+        self.enter(u32::from(self.early.is_empty()));
     }
 
     /// Tell the kernel of the commands queued, and look for at most `limit` whether something comes, without sleeping. For how long
@@ -311,7 +311,7 @@ impl Ring {
 
     /// Wait for completions; they are kept for [`next`](Self::next), but for those of transfers.
     pub(super) fn await_one(&mut self) {
-        self.wait();
+        self.enter(1);
         while let Some(event) = self.completed() {
             self.early.push_back(event);
         }
