@@ -10,12 +10,13 @@
 //!   do it;
 //! - [`run`]: the turns; [`memory`]: growth of a daemon with the number of known files;
 //! - [`daemon`], [`mounts`], [`watchdog`], [`machine`]: the surroundings, and that nothing is left behind;
-//! - [`stats`], [`results`], [`report`], [`compare`]: what is made of the numbers.
+//! - [`stats`], [`results`], [`goal`], [`report`], [`compare`]: what is made of the numbers.
 
 pub mod cli;
 pub mod client;
 pub mod compare;
 pub mod daemon;
+pub mod goal;
 pub mod machine;
 pub mod memory;
 pub mod mounts;

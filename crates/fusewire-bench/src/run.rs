@@ -14,6 +14,7 @@ use crate::client::{self, Cost, Pass, Pin};
 use crate::daemon::{Mounted, Usage};
 use crate::machine::Busy;
 use crate::results::{Cell, Row, Slice};
+use crate::sys::Sampled;
 use crate::tree::{SOURCES, Tree};
 use crate::watchdog::Watchdog;
 use crate::workload::{CommandLine, MAX_THREADS, Op, Workload};
@@ -276,6 +277,10 @@ impl Measured {
         let daemon = Usage {
             cpu: usage.cpu - before.2.cpu,
             switches: usage.switches.saturating_sub(before.2.switches),
+            sampled: Sampled {
+                user: usage.sampled.user - before.2.sampled.user,
+                all: usage.sampled.all - before.2.sampled.all,
+            },
         };
         let others = busy.others_since(&before.0, own - before.1 + daemon.cpu + cost.programs);
         mounted.forget_all()?;
@@ -287,6 +292,8 @@ impl Measured {
         self.cost.add(&later.cost);
         self.daemon.cpu += later.daemon.cpu;
         self.daemon.switches += later.daemon.switches;
+        self.daemon.sampled.user += later.daemon.sampled.user;
+        self.daemon.sampled.all += later.daemon.sampled.all;
         self.others = match (self.others, later.others) {
             (Some(a), Some(b)) => Some((a.0 + b.0, a.1 + b.1)),
             (one, other) => one.or(other),
@@ -304,6 +311,7 @@ impl Measured {
             seconds: cost.wall.as_secs_f64(),
             cpu_us: (cost.cpu + daemon.cpu).as_secs_f64() * 1e6 / ops,
             client_us: cost.cpu.as_secs_f64() * 1e6 / ops,
+            user_us: daemon.user_time().map(|time| time.as_secs_f64() * 1e6 / ops),
             ops_per_s: ops / cost.wall.as_secs_f64(),
             p50_us: micros(cost.latency.value_at_quantile(0.5)),
             p99_us: micros(cost.latency.value_at_quantile(0.99)),
