@@ -228,6 +228,11 @@ impl Mounted {
         Ok(())
     }
 
+    /// Number of the daemon's process, if there is one.
+    pub fn pid(&self) -> Option<u32> {
+        Some(self.daemon.as_ref()?.child.id())
+    }
+
     /// What the daemon has used so far; nothing if there is none.
     ///
     /// # Errors

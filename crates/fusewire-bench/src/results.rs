@@ -105,8 +105,12 @@ pub struct Slice {
     /// The client's part of it.
     pub client_us: f64,
     /// What the daemon spent in user mode per operation, microseconds, by the kernel's samples; `None` if there were none.
+    /// Returns of system calls count too.
     #[serde(default)]
     pub user_us: Option<f64>,
+    /// What the daemon's own code took per operation, microseconds, by samples of perf; `None` if none were taken.
+    #[serde(default)]
+    pub own_us: Option<f64>,
     /// Operations per second.
     pub ops_per_s: f64,
     /// Median latency in microseconds.
@@ -132,6 +136,8 @@ pub enum Metric {
     Cpu,
     /// The daemon's CPU time in user mode per operation, by the kernel's samples: for turns of seconds
     User,
+    /// CPU time of the daemon's own code per operation, in workloads that are sampled with perf
+    Own,
     /// Operations per second
     Throughput,
     /// Median latency
@@ -241,6 +247,7 @@ impl Metric {
         match self {
             Self::Cpu => slice.cpu_us,
             Self::User => slice.user_us.unwrap_or(f64::NAN),
+            Self::Own => slice.own_us.unwrap_or(f64::NAN),
             Self::Throughput => slice.ops_per_s,
             Self::P50 => slice.p50_us,
             Self::P99 => slice.p99_us,
@@ -255,6 +262,7 @@ impl Metric {
         match self {
             Self::Cpu => "CPU µs per operation",
             Self::User => "daemon's user µs per operation",
+            Self::Own => "daemon's own code, µs per operation",
             Self::Throughput => "operations per second",
             Self::P50 => "median latency, µs",
             Self::P99 => "99th percentile of the latency, µs",
@@ -317,6 +325,7 @@ pub(crate) mod tests {
             cpu_us,
             client_us: cpu_us / 4.0,
             user_us: Some(cpu_us / 10.0),
+            own_us: None,
             ops_per_s: 1e6 / cpu_us,
             p50_us: cpu_us,
             p99_us: cpu_us * 2.0,

@@ -14,6 +14,7 @@ use crate::client::{self, Cost, Pass, Pin};
 use crate::daemon::{Mounted, Usage};
 use crate::machine::Busy;
 use crate::results::{Cell, Row, Slice};
+use crate::sampling::{Sampler, Samples};
 use crate::sys::Sampled;
 use crate::tree::{SOURCES, Tree};
 use crate::watchdog::Watchdog;
@@ -218,7 +219,7 @@ impl<'a> Comparison<'a> {
         let mounted = self.mounted;
         let mounted = &mounted[index];
         let stop = self.watchdog.stop_flag();
-        let mut sum = Measured { cost: Cost::zero(), daemon: Usage::default(), others: None };
+        let mut sum = Measured { cost: Cost::zero(), daemon: Usage::default(), samples: None, others: None };
         for _ in 0..self.plan.passes(workload) {
             self.pass_number += 1;
             let pass = self.pass(mounted, (workload, threads), u64::from(rep));
@@ -261,6 +262,7 @@ impl<'a> Comparison<'a> {
 struct Measured {
     cost: Cost,
     daemon: Usage,
+    samples: Option<Samples>,
     others: Option<(Duration, Duration)>,
 }
 
@@ -269,11 +271,13 @@ impl Measured {
     fn pass(pass: &Pass<'_>, mounted: &Mounted, stop: &AtomicBool) -> Result<Self> {
         client::prepare(pass, stop)?;
         mounted.forget_all()?;
+        let sampler = mounted.pid().filter(|_| pass.workload.sampled).map(Sampler::start).transpose()?;
         let before = (Busy::now(), own_cpu_time(), mounted.usage()?);
         let cost = client::run(pass, stop)?;
         // RELEASE and FORGET are sent without waiting for the answer and belong to the operations all the same.
         mounted.settle()?;
         let (busy, own, usage) = (Busy::now(), own_cpu_time(), mounted.usage()?);
+        let samples = sampler.map(|sampler| sampler.finish(stop)).transpose()?;
         let daemon = Usage {
             cpu: usage.cpu - before.2.cpu,
             switches: usage.switches.saturating_sub(before.2.switches),
@@ -285,7 +289,7 @@ impl Measured {
         let others = busy.others_since(&before.0, own - before.1 + daemon.cpu + cost.programs);
         mounted.forget_all()?;
         client::clean_up(pass)?;
-        Ok(Self { cost, daemon, others })
+        Ok(Self { cost, daemon, samples, others })
     }
 
     fn add(&mut self, later: &Self) {
@@ -294,6 +298,10 @@ impl Measured {
         self.daemon.switches += later.daemon.switches;
         self.daemon.sampled.user += later.daemon.sampled.user;
         self.daemon.sampled.all += later.daemon.sampled.all;
+        self.samples = match (self.samples, later.samples) {
+            (Some(a), Some(b)) => Some(Samples { all: a.all + b.all, own: a.own + b.own }),
+            (one, other) => one.or(other),
+        };
         self.others = match (self.others, later.others) {
             (Some(a), Some(b)) => Some((a.0 + b.0, a.1 + b.1)),
             (one, other) => one.or(other),
@@ -312,6 +320,9 @@ impl Measured {
             cpu_us: (cost.cpu + daemon.cpu).as_secs_f64() * 1e6 / ops,
             client_us: cost.cpu.as_secs_f64() * 1e6 / ops,
             user_us: daemon.user_time().map(|time| time.as_secs_f64() * 1e6 / ops),
+            own_us: self.samples.map(|samples| {
+                daemon.cpu.as_secs_f64() * 1e6 / ops * samples.own as f64 / samples.all as f64
+            }),
             ops_per_s: ops / cost.wall.as_secs_f64(),
             p50_us: micros(cost.latency.value_at_quantile(0.5)),
             p99_us: micros(cost.latency.value_at_quantile(0.99)),

@@ -61,7 +61,7 @@ const PRESETS: [(&str, &str); 13] = [
 /// Keys of an operation: its name, what must be given, what may be given.
 type Keys = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-/// Keys that operations take beside `name`, `about`, `op`, `threads` and `passes`.
+/// Keys that operations take beside `name`, `about`, `op`, `threads`, `passes` and `sampled`.
 pub const KEYS: [Keys; 14] = [
     ("stat", &["ops"], &[]),
     ("open", &["ops"], &[]),
@@ -125,6 +125,8 @@ struct Entry {
     op: String,
     threads: Option<Vec<usize>>,
     passes: Option<u32>,
+    #[serde(default)]
+    sampled: bool,
     ops: Option<u64>,
     size: Option<Size>,
     block: Option<Size>,
@@ -257,14 +259,14 @@ impl Entry {
         if let Some(ops) = self.ops {
             ensure!((1..=MAX_OPS).contains(&ops), "key \"ops\": it must be from 1 to {MAX_OPS}");
         }
-        let (name, about, ops) = (self.name.clone(), self.about.clone(), self.ops);
+        let (name, about, ops, sampled) = (self.name.clone(), self.about.clone(), self.ops, self.sampled);
         let op = self.op()?;
         // A command is one operation, and fio without a number reads or writes each block once.
         let ops = match &op {
             Op::Command(_) => 1,
             _ => ops.unwrap_or(0),
         };
-        let workload = Workload { name, about, threads, ops, passes, op };
+        let workload = Workload { name, about, threads, ops, passes, sampled, op };
         check_files(&workload)?;
         Ok(workload)
     }
@@ -299,7 +301,7 @@ impl Entry {
         let all: Vec<_> = required.iter().chain(*optional).copied().collect();
         if let Some(key) = given.iter().find(|key| !all.contains(key)) {
             bail!(
-                "key \"{key}\": op = \"{op}\" does not take it; it takes {}, and name, about, threads, passes",
+                "key \"{key}\": op = \"{op}\" does not take it; it takes {}, and name, about, threads, passes, sampled",
                 all.join(", ")
             );
         }

@@ -360,6 +360,7 @@ mod tests {
             threads: vec![1],
             ops,
             passes: 1,
+            sampled: false,
             op,
         };
         let count = |dir: &str| fs::read_dir(place.path().join(dir)).map_or(0, |entries| entries.count());

@@ -28,6 +28,9 @@ pub struct Workload {
     pub ops: u64,
     /// Passes of one turn at scale 1; each begins with nothing cached.
     pub passes: u32,
+    /// Whether perf takes samples of the daemon meanwhile, to tell its own code from the kernel's.
+    #[serde(default)]
+    pub sampled: bool,
     /// The operation.
     pub op: Op,
 }
@@ -299,6 +302,7 @@ mod tests {
             threads: vec![1],
             ops: 1,
             passes: 1,
+            sampled: false,
             op: Op::Data {
                 transfer: Transfer { block: 4096, write: false, direct: true, random: false },
                 files: Extent::Total(1 << 20),

@@ -91,8 +91,15 @@ mod tests {
             run: "test \"$PWD\" = {dir}; test {threads} = 3; grep -q corn seed; touch made".into(),
         };
         let op = Op::Command(command.clone());
-        let workload =
-            Workload { name: "x".into(), about: String::new(), threads: vec![3], ops: 1, passes: 1, op };
+        let workload = Workload {
+            name: "x".into(),
+            about: String::new(),
+            threads: vec![3],
+            ops: 1,
+            passes: 1,
+            sampled: false,
+            op,
+        };
         fs::write(place.path().join("seed"), "corn").unwrap();
         let pass = Pass {
             workload: &workload,

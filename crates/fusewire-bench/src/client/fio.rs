@@ -155,6 +155,7 @@ mod tests {
             threads: vec![2],
             ops: 0,
             passes: 1,
+            sampled: false,
             op: Op::Fio(job),
         }
     }

@@ -6,7 +6,7 @@ use crate::tree::{Tree, data_file, ping_file, work_dir};
 use crate::workload::{Extent, LIST_FILES, Request, Transfer};
 
 fn workload(op: Op, ops: u64) -> Workload {
-    Workload { name: "x".into(), about: String::new(), threads: vec![2], ops, passes: 1, op }
+    Workload { name: "x".into(), about: String::new(), threads: vec![2], ops, passes: 1, sampled: false, op }
 }
 
 fn pass<'a>(root: &'a Path, workload: &'a Workload) -> Pass<'a> {

@@ -224,7 +224,7 @@ fn detail_table(suite: &SuiteResult, out: &mut String) {
 }
 
 /// Columns of the table of details behind the target.
-pub const DETAILS: [&str; 11] = [
+pub const DETAILS: [&str; 12] = [
     "ops/s",
     "MB/s",
     "p50 us",
@@ -233,6 +233,7 @@ pub const DETAILS: [&str; 11] = [
     "client us/op",
     "daemon us/op",
     "its user us/op",
+    "own code us/op",
     "switches/op",
     "daemon MiB",
     "outliers",
@@ -243,6 +244,9 @@ pub fn detail(cell: &Cell) -> Vec<String> {
     let median = |number: fn(&Slice) -> f64| cell.summary(number).map_or(0.0, |s| s.median);
     let megabytes = median(|slice| slice.bytes as f64 / slice.seconds / 1e6);
     let outliers = cell.summary(|slice| slice.cpu_us).map_or(0, |s| s.outliers);
+    let some = |metric: Metric| {
+        cell.summary(|slice| metric.of(slice)).map_or_else(|| "-".into(), |s| format!("{:.2}", s.median))
+    };
     vec![
         per_second(median(|slice| slice.ops_per_s)),
         if megabytes > 0.0 { format!("{megabytes:.0}") } else { "-".into() },
@@ -251,8 +255,8 @@ pub fn detail(cell: &Cell) -> Vec<String> {
         format!("{:.1}", median(|slice| slice.p999_us)),
         format!("{:.1}", median(|slice| slice.client_us)),
         format!("{:.1}", median(|slice| slice.cpu_us - slice.client_us)),
-        cell.summary(|slice| Metric::User.of(slice))
-            .map_or_else(|| "-".into(), |s| format!("{:.2}", s.median)),
+        some(Metric::User),
+        some(Metric::Own),
         format!("{:.2}", median(|slice| slice.switches)),
         mib(median(|slice| slice.resident as f64) as u64),
         outliers.to_string(),
@@ -301,7 +305,7 @@ mod tests {
             "- a/b, names and 4 KiB: geometric mean 0.50 of 1 rows, worst 0.50 (stat x1)",
             "- a/b, more than 4 KiB: geometric mean 1.00",
             "pinned to CPU 1",
-            "| tmpfs | stat | 1 | b | 100000 | 41 | 10.0 | 20.0 | 30.0 | 2.5 | 7.5 | 1.00 | 2.00 | 5.0 | 0 |",
+            "| tmpfs | stat | 1 | b | 100000 | 41 | 10.0 | 20.0 | 30.0 | 2.5 | 7.5 | 1.00 | - | 2.00 | 5.0 | 0 |",
             "| tmpfs | stat | 1 | a/b | 0.50 [0.50, 0.50] | 2.00 [2.00, 2.00] | 0.50 [0.50, 0.50] | 0.50 [0.50, 0.50] | 1 % |",
             "| a is cheap | a/b, CPU µs per operation | read-1m ×2 on tmpfs | 1.00 [0.950, 1.05] | ≤ 0.75 | missed; 1 of 2 rows reach it; noisy |\n\n",
             "**b failed at open with 1 threads on tmpfs**: no space",
