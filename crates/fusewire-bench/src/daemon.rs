@@ -318,7 +318,7 @@ impl Mounted {
         )
     }
 
-    /// Asks the daemon to unmount and end, as a user would with Ctrl-C.
+    /// Asks the daemon to unmount and end, as a user would with Ctrl-C, or unmounts it.
     ///
     /// # Errors
     /// If it does not end within five seconds, ends with an error or leaves the mount behind; it is gone in any
@@ -328,6 +328,9 @@ impl Mounted {
         // An echoing process ends when its pipes do.
         match self.pipe.take() {
             Some(pipe) => drop(pipe),
+            None if self.target.ends_by_unmount() => {
+                daemon.mount.iter().for_each(|mount| mounts::detach(&mount.point));
+            }
             None => daemon.signal(Signal::INT),
         }
         let ended = daemon.wait(STOP_TIME);
@@ -335,7 +338,7 @@ impl Mounted {
         let name = &self.target.name;
         let log = tail(&daemon.log);
         match ended {
-            None => bail!("{name} did not end within {} s of SIGINT{log}", STOP_TIME.as_secs()),
+            None => bail!("{name} did not end within {} s of being asked to{log}", STOP_TIME.as_secs()),
             // One that does not handle SIGINT by itself died of it.
             Some(status) if !status.success() && status.signal() != Some(Signal::INT.as_raw()) => {
                 bail!("{name} ended with {status}{log}")

@@ -50,14 +50,16 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Begins to take samples of all threads of this process.
+    /// Begins to take samples, of which those of this process and all its threads count.
     ///
     /// # Errors
     /// If perf cannot be started, or ends at once.
     pub fn start(pid: u32) -> Result<Self> {
         let dir = tempfile::tempdir().context("cannot make a directory for samples")?;
         let mut command = Command::new("perf");
-        command.args(["record", "-q", "-e", "cpu-clock", "-F", RATE, "-p", &pid.to_string(), "-o"]);
+        // Of all CPUs: a timer of the daemon alone would be set anew at each switch to it, which a virtual machine pays for
+        // with more than a round trip takes.
+        command.args(["record", "-q", "-a", "-e", "cpu-clock", "-F", RATE, "-o"]);
         command.arg(dir.path().join("data")).current_dir("/").process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(dir.path().join("log"))?);
         sys::tie_to_parent(&mut command, None);
@@ -84,7 +86,10 @@ impl Sampler {
         // Ended by a signal, it ends by that signal itself.
         self.perf.wait().context("cannot wait for perf")?;
         let mut command = Command::new("perf");
-        command.args(["script", "-F", "ip", "-i"]).arg(self.dir.path().join("data")).current_dir("/");
+        command
+            .args(["script", "--pid", &self.pid.to_string(), "-F", "ip", "-i"])
+            .arg(self.dir.path().join("data"))
+            .current_dir("/");
         let done = program::run(command, b"", &[], stop)?.success("perf script")?;
         let memory = File::open(format!("/proc/{}/mem", self.pid)).context("the sampled daemon is gone")?;
         let samples =

@@ -129,6 +129,9 @@ pub enum Kind {
         /// Whether it must hold a ring of io_uring once it is used.
         #[serde(default)]
         ring: bool,
+        /// Whether it is ended by unmounting rather than by SIGINT, to which some answer with a status of failure.
+        #[serde(default)]
+        ends_by_unmount: bool,
     },
     /// A directory on something that others have mounted.
     Mounted {
@@ -190,6 +193,11 @@ impl Target {
     /// Whether a process of its own serves it.
     pub fn has_daemon(&self) -> bool {
         matches!(self.kind, Kind::Daemon { .. } | Kind::Pipe { .. })
+    }
+
+    /// Whether unmounting is how its daemon is ended.
+    pub fn ends_by_unmount(&self) -> bool {
+        matches!(self.kind, Kind::Daemon { ends_by_unmount: true, .. })
     }
 
     /// Whether the workload can be done there with so many threads.
@@ -344,7 +352,7 @@ impl TargetArgs {
                 command.extend(spec.profile(profile)?.fuser_args().map(String::from));
                 command.extend(spec.words(&["cache"]));
                 command.extend(self.fuser_arg.iter().cloned());
-                Ok(Kind::Daemon { command, shows: Shows::Source, ring: false })
+                Ok(Kind::Daemon { command, shows: Shows::Source, ring: false, ends_by_unmount: false })
             }
             "pipe" => {
                 spec.only_option("cpu")?;
@@ -380,7 +388,7 @@ impl TargetArgs {
         }
         command.extend(spec.words(&["cache", "fs"]));
         command.extend(self.fusewire_arg.iter().cloned());
-        Ok(Kind::Daemon { command, shows, ring: false })
+        Ok(Kind::Daemon { command, shows, ring: false, ends_by_unmount: false })
     }
 
     fn peer(&self, spec: &Spec, profile: Profile) -> Result<Kind> {
@@ -401,7 +409,7 @@ impl TargetArgs {
             },
             None => {
                 let command = peers.command(&spec.base, peer, spec.profile(profile)?)?;
-                Ok(Kind::Daemon { command, shows: Shows::Source, ring: peer.ring })
+                Ok(Kind::Daemon { command, shows: Shows::Source, ring: peer.ring, ends_by_unmount: true })
             }
         }
     }
@@ -427,7 +435,10 @@ fn custom(text: &str) -> Result<Target> {
         "the command of target {name} does not say where to mount; put {{mnt}} (and {{src}}) into it"
     );
     let shows = if command.contains("{src}") { Shows::Source } else { Shows::Own };
-    Ok(Target { name: name.into(), kind: Kind::Daemon { command: command_words, shows, ring: false } })
+    Ok(Target {
+        name: name.into(),
+        kind: Kind::Daemon { command: command_words, shows, ring: false, ends_by_unmount: false },
+    })
 }
 
 fn check_name(name: &str) -> Result<()> {

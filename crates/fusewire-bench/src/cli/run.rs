@@ -236,7 +236,12 @@ mod tests {
     }
 
     fn pairs(words: &[&str], targets: &[&str]) -> Result<Vec<String>> {
-        let daemon = Kind::Daemon { command: vec!["x".into()], shows: Shows::Source, ring: false };
+        let daemon = Kind::Daemon {
+            command: vec!["x".into()],
+            shows: Shows::Source,
+            ring: false,
+            ends_by_unmount: false,
+        };
         let kind = |name: &str| if name == "native" { Kind::Directory } else { daemon.clone() };
         let targets: Vec<_> =
             targets.iter().map(|name| Target { name: (*name).into(), kind: kind(name) }).collect();
