@@ -308,7 +308,7 @@ fn goals(suite: &SuiteResult) -> Markup {
             h3 { "Goals" }
             p.note { "Measured is the median [first, third quartile] of the turns in the worst row, then in the others that "
                 "miss." }
-            div.scroll { table {
+            div.scroll { table.goals {
                 thead { tr {
                     th { "goal" } th { "number" } th { "row" } th.n { "measured" } th.n { "wanted" } th { "" }
                 } }
@@ -395,10 +395,7 @@ fn explanations(suite: &SuiteResult) -> Markup {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
-    use crate::program;
     use crate::results::tests::{cell, results, row};
 
     #[test]
@@ -429,48 +426,6 @@ mod tests {
         // The plot of ratios, and one for each workload in each view.
         assert_eq!(page.matches("<svg").count(), 1 + View::ALL.len() * 2);
         assert!(!page.contains("<script") && !page.contains("<link") && !page.contains(" src="));
-    }
-
-    /// Clicks on each view and tells in the page which are shown, how many plots have a size, and whether the page is too
-    /// wide.
-    const LOOK: &str = "<script>
-        const seen = [...document.querySelectorAll('.views > label')].map(label => {
-            label.click();
-            const shown = [...document.querySelectorAll('.view')].map(v => getComputedStyle(v).display == 'block' ? 1 : 0);
-            const plots = [...document.querySelectorAll('svg')].filter(svg => svg.getBoundingClientRect().height > 100);
-            return shown.join('') + ':' + plots.length;
-        });
-        const wide = document.documentElement.scrollWidth > innerWidth;
-        document.body.append('SEEN ' + seen.join(' ') + ' wide:' + wide + ' END');
-    </script>";
-
-    #[test]
-    fn a_browser_shows_one_view_at_a_time_with_its_plots() {
-        if program::find_in("chromium", program::path_dirs()).is_none() {
-            crate::skip::skipped("chromium is not installed");
-            return;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("page.html");
-        let rows = vec![
-            row("stat", 1, vec![cell("a", &[4.0, 5.0]), cell("b", &[8.0, 10.0])]),
-            row("stat", 2, vec![cell("a", &[4.0, 5.0]), cell("b", &[8.0, 10.0])]),
-            row("open", 1, vec![cell("a", &[3.0]), cell("b", &[0.5])]),
-        ];
-        let page = page(&results(rows)).unwrap().replace("</body>", &format!("{LOOK}</body>"));
-        std::fs::write(&path, page).unwrap();
-        let mut command = std::process::Command::new("chromium");
-        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
-        command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
-        command.arg(format!("--user-data-dir={}", dir.path().join("profile").display()));
-        command.args(["--window-size=1000,800", "--dump-dom"]).arg(format!("file://{}", path.display()));
-        let done =
-            program::run(command, b"", &[], &AtomicBool::new(false)).unwrap().success("chromium").unwrap();
-        let dom = String::from_utf8_lossy(&done.output);
-        let seen =
-            dom.rsplit_once("SEEN ").and_then(|(_, rest)| rest.split_once(" END")).map(|(seen, _)| seen);
-        // The plot of ratios and those of two workloads.
-        assert_eq!(seen, Some("1000:3 0100:3 0010:3 0001:3 wide:false"), "{dom}");
     }
 
     #[test]
