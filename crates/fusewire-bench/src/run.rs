@@ -49,6 +49,7 @@ impl Plan {
     pub fn check(&self) -> Result<()> {
         ensure!(self.reps > 0, "--reps must be at least 1");
         ensure!(self.scale > 0.0 && self.scale <= 1000.0, "--scale must be above 0 and at most 1000");
+        ensure!((0.0..=1.0).contains(&self.quiet), "--noisy must be from 0 to 100");
         ensure!(!self.workloads.is_empty(), "there is nothing to do");
         ensure!(
             self.threads.iter().all(|threads| (1..=MAX_THREADS).contains(threads)),
@@ -404,6 +405,8 @@ mod tests {
     fn plans_without_sense_are_refused() {
         assert!(Plan { reps: 0, ..plan() }.check().is_err());
         assert!(Plan { scale: 0.0, ..plan() }.check().is_err());
+        assert!(Plan { quiet: -0.1, ..plan() }.check().is_err());
+        assert!(Plan { quiet: f64::NAN, ..plan() }.check().is_err());
         assert!(Plan { threads: vec![0], ..plan() }.check().is_err());
         assert!(Plan { threads: vec![MAX_THREADS + 1], ..plan() }.check().is_err());
         assert!(Plan { pin: Pin::One(100_000), ..plan() }.check().is_err());
