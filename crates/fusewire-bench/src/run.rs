@@ -126,12 +126,13 @@ impl<'a> Comparison<'a> {
         let plan = self.plan;
         for (workload, threads) in plan.rows() {
             self.progress.set_message(format!("{} x{threads}", workload.name));
-            match self.row(workload, threads) {
-                Ok(row) => rows.push(row),
-                Err(error) => {
-                    self.progress.abandon();
-                    return (rows, Err(error));
-                }
+            let (cells, done) = self.row(workload, threads);
+            if cells.iter().any(|cell| !cell.slices.is_empty() || cell.error.is_some()) {
+                rows.push(Row { lower: self.lower.clone(), workload: workload.name.clone(), threads, cells });
+            }
+            if done.is_err() {
+                self.progress.abandon();
+                return (rows, done);
             }
         }
         self.progress.finish_and_clear();
@@ -143,7 +144,8 @@ impl<'a> Comparison<'a> {
         mounted.own.as_ref().unwrap_or(self.tree)
     }
 
-    fn row(&mut self, workload: &Workload, threads: usize) -> Result<Row> {
+    /// All turns of a row. What was done before an error is returned with it.
+    fn row(&mut self, workload: &Workload, threads: usize) -> (Vec<Cell>, Result<()>) {
         let able: Vec<usize> = (0..self.mounted.len())
             .filter(|index| self.mounted[*index].target.can_do(workload, threads))
             .collect();
@@ -154,7 +156,18 @@ impl<'a> Comparison<'a> {
                 Cell { target, slices: Vec::new(), error: None }
             })
             .collect();
-        self.make_ready((workload, threads), &able)?;
+        let done = self
+            .make_ready((workload, threads), &able)
+            .and_then(|()| self.turns((workload, threads), &able, &mut cells));
+        (cells, done)
+    }
+
+    fn turns(
+        &mut self,
+        (workload, threads): (&Workload, usize),
+        able: &[usize],
+        cells: &mut [Cell],
+    ) -> Result<()> {
         for rep in 0..self.plan.warmup + self.plan.reps {
             for turn in 0..cells.len() {
                 // Everybody is first, second and so on equally often.
@@ -176,7 +189,7 @@ impl<'a> Comparison<'a> {
             }
             self.progress.inc(1);
         }
-        Ok(Row { lower: self.lower.clone(), workload: workload.name.clone(), threads, cells })
+        Ok(())
     }
 
     /// Makes the files of a row, and finds out what starting its programs takes.
