@@ -2,7 +2,7 @@
 //!
 //! A sample that comes while a system call returns, with interrupts off, is taken at the first instruction behind it. That
 //! instruction is known by what stands before it, and such samples count for the kernel. Without this, returns are
-//! told as user time: 40 % of it, for a daemon that makes one system call for each request.
+//! told as user time: about half of it, for a daemon that makes one system call for each request.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
