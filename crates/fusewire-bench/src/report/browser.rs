@@ -13,8 +13,8 @@ use crate::results::tests::{cell, results, row};
 
 /// Clicks on each view and writes into the page what is to be seen then: which views are shown, how many plots have a size, in
 /// how many of them a colour is missing of those that a target has, whether the page is too wide, what was loaded, and the
-/// colours of ground and text. It runs in the page, so it is not part of it.
-const LOOK: &str = "<script>
+/// colours of ground and text. It runs when everything that the page wants is there or has failed.
+const LOOK: &str = "<script>addEventListener('load', () => {
     const size = part => { const box = part.getBoundingClientRect(); return box.width + box.height; };
     const plots = () => [...document.querySelectorAll('svg')].filter(svg => svg.getBoundingClientRect().height > 100);
     const has = (svg, colour) => [...svg.querySelectorAll('*')].some(part =>
@@ -36,7 +36,7 @@ const LOOK: &str = "<script>
     seen.ground = getComputedStyle(document.body).backgroundColor;
     seen.text = getComputedStyle(document.querySelector('svg text')).fill;
     document.body.append('SEEN ' + JSON.stringify(seen) + ' END');
-</script>";
+});</script>";
 
 /// A page of two targets and two workloads, with a goal and a failure.
 fn sample() -> String {
