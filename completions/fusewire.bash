@@ -375,7 +375,7 @@ _fusewire() {
             return 0
             ;;
         fusewire__subcmd__mount)
-            opts="-o -r -d -v -q -h --fs --size --options --read-only --allow-other --private --cache --entry-timeout --attr-timeout --negative-timeout --daemon --auto-unmount --channel --memory --threads --poll --max-write --file-handles --dry-run --sloppy --verbose --quiet --log --log-file --help"
+            opts="-o -r -d -v -q -h --fs --size --delay --options --read-only --allow-other --private --cache --entry-timeout --attr-timeout --negative-timeout --daemon --auto-unmount --channel --memory --threads --poll --max-write --file-handles --dry-run --sloppy --verbose --quiet --log --log-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -386,6 +386,10 @@ _fusewire() {
                     return 0
                     ;;
                 --size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --delay)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

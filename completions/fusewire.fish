@@ -45,6 +45,7 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l fs -d 'What 
 mem\t'A filesystem in memory; SRC is `none`'
 null\t'Accepts all data and keeps none of it, for measurements; SRC is `none`'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l size -d 'With --fs mem: room for the content of files, such as 512M [default: 1G]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l delay -d 'With --fs null: how long each read and write takes, as on a slow disk, such as 2ms [default: 0s]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s o -l options -d 'Mount options, separated by commas; may be repeated' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l cache -d 'How much the kernel remembers between requests [default: auto]' -r -f -a "none\t'Nothing: each access asks, as if several machines wrote to SRC'
 auto\t'Names and attributes for a second, data as long as the file has not changed'
@@ -78,6 +79,7 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l fs -d 'What to m
 mem\t'A filesystem in memory; SRC is `none`'
 null\t'Accepts all data and keeps none of it, for measurements; SRC is `none`'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l size -d 'With --fs mem: room for the content of files, such as 512M [default: 1G]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l delay -d 'With --fs null: how long each read and write takes, as on a slow disk, such as 2ms [default: 0s]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s o -l options -d 'Mount options, separated by commas; may be repeated' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l cache -d 'How much the kernel remembers between requests [default: auto]' -r -f -a "none\t'Nothing: each access asks, as if several machines wrote to SRC'
 auto\t'Names and attributes for a second, data as long as the file has not changed'

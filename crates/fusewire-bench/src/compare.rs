@@ -8,7 +8,8 @@ use std::fmt::Write;
 
 use anyhow::{Result, ensure};
 
-use crate::results::{Cell, Metric, Results, Row, Slice, SuiteResult};
+use crate::goal::figure;
+use crate::results::{Cell, Metric, Results, Row, SuiteResult};
 use crate::stats;
 
 /// Fewer turns than this on a side cannot show anything: all orders of four and four turns are too likely.
@@ -147,6 +148,11 @@ fn compare_suites(old: &SuiteResult, new: &SuiteResult, rules: &Rules, changes: 
             }
             for metric in &rules.metrics {
                 let samples = (samples(before, cell, *metric, rules), samples(after, later, *metric, rules));
+                let is_silent = samples.0.is_empty() && samples.1.is_empty();
+                if is_silent && !cell.slices.is_empty() && !later.slices.is_empty() {
+                    // Such as the user time of a target without a daemon.
+                    continue;
+                }
                 let Some(mut change) = judge(*metric, (&samples.0, &samples.1), is_noisy, rules) else {
                     continue;
                 };
@@ -168,15 +174,10 @@ fn compare_suites(old: &SuiteResult, new: &SuiteResult, rules: &Rules, changes: 
 /// The numbers of a cell's turns, as ratios to those of another target if the rules say so.
 fn samples(row: &Row, cell: &Cell, metric: Metric, rules: &Rules) -> Vec<f64> {
     let Some(base) = &rules.relative_to else {
-        return cell.slices.iter().map(|slice| metric.of(slice)).collect();
+        let numbers = cell.slices.iter().map(|slice| metric.of(slice));
+        return numbers.filter(|number| number.is_finite()).collect();
     };
-    let of_rep =
-        |rep| row.cell(base)?.slices.iter().find(|slice| slice.rep == rep).map(|slice| metric.of(slice));
-    let ratio = |slice: &Slice| {
-        let base = of_rep(slice.rep)?;
-        (base > 0.0).then(|| metric.of(slice) / base)
-    };
-    cell.slices.iter().filter_map(ratio).collect()
+    row.ratios(cell, base, metric).into_iter().map(|(_, ratio)| ratio).collect()
 }
 
 /// `None` if there is nothing to judge, such as the memory of a target without a daemon.
@@ -262,16 +263,6 @@ impl Changes {
                 .collect();
         let _ = writeln!(out, "\n{} compared: {}.", self.changes.len(), counts.join(", "));
         out
-    }
-}
-
-/// A number with about three digits.
-pub fn figure(number: f64) -> String {
-    match number.abs() {
-        size if size >= 100.0 => format!("{number:.0}"),
-        size if size >= 10.0 => format!("{number:.1}"),
-        size if size >= 0.1 || size == 0.0 => format!("{number:.2}"),
-        _ => format!("{number:.4}"),
     }
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::client::{self, Pin};
 use crate::machine;
 use crate::mounts::{self, Mount};
-use crate::sys;
+use crate::sys::{self, Sampled};
 use crate::target::{EchoCpu, Kind, Shows, Target};
 use crate::tree::Tree;
 
@@ -81,6 +81,16 @@ pub struct Usage {
     pub cpu: Duration,
     /// Context switches of all threads, voluntary and not.
     pub switches: u64,
+    /// How the CPU time is divided.
+    pub sampled: Sampled,
+}
+
+impl Usage {
+    /// CPU time in user mode: the exact sum, divided as the samples are. `None` if there are no samples.
+    pub fn user_time(&self) -> Option<Duration> {
+        let Sampled { user, all } = self.sampled;
+        (!all.is_zero()).then(|| self.cpu.mul_f64(user.as_secs_f64() / all.as_secs_f64()))
+    }
 }
 
 /// Memory of a daemon, in bytes.
@@ -195,6 +205,34 @@ impl Mounted {
         Some(self.daemon.as_ref()?.mount.as_ref()?.minor)
     }
 
+    /// Insists that a daemon that should hold a ring of io_uring does.
+    ///
+    /// # Errors
+    /// If it does not, or is gone.
+    pub fn check_ring(&self) -> Result<()> {
+        let (Kind::Daemon { ring: true, .. }, Some(daemon)) = (&self.target.kind, &self.daemon) else {
+            return Ok(());
+        };
+        let open = fs::read_dir(format!("/proc/{}/fd", daemon.child.id()))
+            .with_context(|| format!("the daemon of {} is gone{}", self.target.name, tail(&daemon.log)))?;
+        let is_ring = |file: fs::DirEntry| {
+            fs::read_link(file.path()).is_ok_and(|to| to == Path::new("anon_inode:[io_uring]"))
+        };
+        ensure!(
+            open.flatten().any(is_ring),
+            "{} was asked for io_uring and has no ring; is it built with liburing, and does \
+             /sys/module/fuse/parameters/enable_uring say Y?{}",
+            self.target.name,
+            tail(&daemon.log)
+        );
+        Ok(())
+    }
+
+    /// Number of the daemon's process, if there is one.
+    pub fn pid(&self) -> Option<u32> {
+        Some(self.daemon.as_ref()?.child.id())
+    }
+
     /// What the daemon has used so far; nothing if there is none.
     ///
     /// # Errors
@@ -214,7 +252,7 @@ impl Mounted {
                 }
                 switches += switches_in(&status);
             }
-            Ok(Usage { cpu, switches })
+            Ok(Usage { cpu, switches, sampled: sys::sampled_cpu_time(pid)? })
         };
         read().with_context(|| format!("the daemon of {} is gone{}", self.target.name, tail(&daemon.log)))
     }
@@ -280,7 +318,7 @@ impl Mounted {
         )
     }
 
-    /// Asks the daemon to unmount and end, as a user would with Ctrl-C.
+    /// Asks the daemon to unmount and end, as a user would with Ctrl-C, or unmounts it.
     ///
     /// # Errors
     /// If it does not end within five seconds, ends with an error or leaves the mount behind; it is gone in any
@@ -290,6 +328,9 @@ impl Mounted {
         // An echoing process ends when its pipes do.
         match self.pipe.take() {
             Some(pipe) => drop(pipe),
+            None if self.target.ends_by_unmount() => {
+                daemon.mount.iter().for_each(|mount| mounts::detach(&mount.point));
+            }
             None => daemon.signal(Signal::INT),
         }
         let ended = daemon.wait(STOP_TIME);
@@ -297,7 +338,7 @@ impl Mounted {
         let name = &self.target.name;
         let log = tail(&daemon.log);
         match ended {
-            None => bail!("{name} did not end within {} s of SIGINT{log}", STOP_TIME.as_secs()),
+            None => bail!("{name} did not end within {} s of being asked to{log}", STOP_TIME.as_secs()),
             // One that does not handle SIGINT by itself died of it.
             Some(status) if !status.success() && status.signal() != Some(Signal::INT.as_raw()) => {
                 bail!("{name} ended with {status}{log}")

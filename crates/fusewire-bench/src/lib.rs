@@ -9,13 +9,14 @@
 //! - [`mod@tree`], [`sources`], [`client`], [`program`]: the files that are worked on, and the threads and programs that
 //!   do it;
 //! - [`run`]: the turns; [`memory`]: growth of a daemon with the number of known files;
-//! - [`daemon`], [`mounts`], [`watchdog`], [`machine`]: the surroundings, and that nothing is left behind;
-//! - [`stats`], [`results`], [`report`], [`compare`]: what is made of the numbers.
+//! - [`daemon`], [`sampling`], [`mounts`], [`watchdog`], [`machine`]: the surroundings, and that nothing is left behind;
+//! - [`stats`], [`results`], [`goal`], [`report`], [`compare`]: what is made of the numbers.
 
 pub mod cli;
 pub mod client;
 pub mod compare;
 pub mod daemon;
+pub mod goal;
 pub mod machine;
 pub mod memory;
 pub mod mounts;
@@ -24,6 +25,7 @@ pub mod program;
 pub mod report;
 pub mod results;
 pub mod run;
+pub mod sampling;
 #[cfg(test)]
 mod skip;
 pub mod sources;

@@ -1,6 +1,7 @@
 //! Peers found on the machine: each is one line of `peers.toml`, or of a file of the user's.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +30,13 @@ pub struct Peer {
     always: String,
     /// Filesystem type of one that is mounted already.
     pub mounted: Option<String>,
+    /// Whether it has to have a ring of io_uring once it is mounted: one that silently does without is no ring.
+    #[serde(default)]
+    pub ring: bool,
 }
+
+/// Directories with programs of peers, separated as in the PATH.
+pub const DIRS_VARIABLE: &str = "FUSEWIRE_BENCH_PEERS_DIR";
 
 /// All known peers by name, and where to look for their programs.
 #[derive(Debug, Clone)]
@@ -39,7 +46,8 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// The built-in peers and those of `file`; programs are looked for in `dirs` first, then in the PATH.
+    /// The built-in peers and those of `file`; programs are looked for in `dirs` first, then in those of
+    /// [`DIRS_VARIABLE`], then in the PATH.
     ///
     /// # Errors
     /// If the file cannot be read or a line of it makes no sense.
@@ -50,7 +58,10 @@ impl Peers {
                 .with_context(|| format!("cannot read the file of peers {}", file.display()))?;
             peers.extend(parse(&text).with_context(|| file.display().to_string())?);
         }
-        let dirs = dirs.iter().cloned().chain(program::path_dirs()).collect();
+        let variable = env::var_os(DIRS_VARIABLE).unwrap_or_default();
+        let of_variable: Vec<PathBuf> =
+            env::split_paths(&variable).filter(|dir| dir != Path::new("")).collect();
+        let dirs = dirs.iter().cloned().chain(of_variable).chain(program::path_dirs()).collect();
         Ok(Self { peers, dirs })
     }
 
@@ -71,7 +82,7 @@ impl Peers {
     pub fn command(&self, name: &str, peer: &Peer, profile: Profile) -> Result<Vec<String>> {
         let program = self.program(peer).with_context(|| {
             format!(
-                "{name} is not on this machine: no {} in the PATH; say where it is with --peers-dir",
+                "{name} is not on this machine: no {} in the PATH; say where it is with --peers-dir or {DIRS_VARIABLE}",
                 peer.programs.join(" or ")
             )
         })?;

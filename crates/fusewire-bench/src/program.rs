@@ -152,8 +152,15 @@ pub fn check_needs<'a>(workloads: impl IntoIterator<Item = &'a Workload>) -> Res
             Op::Command(command) => &command.needs,
             _ => &[],
         };
-        if let Some(missing) = needs.iter().find(|name| find_in(name, path_dirs()).is_none()) {
-            let package = if missing == "cc" { "gcc" } else { missing };
+        let perf = workload.sampled.then(|| "perf".to_owned());
+        let needs: Vec<&String> = needs.iter().chain(&perf).collect();
+        if let Some(missing) = needs.into_iter().find(|name| find_in(name, path_dirs()).is_none()) {
+            let package = match missing.as_str() {
+                "cc" => "gcc",
+                "ar" => "binutils",
+                "perf" => "linux-perf",
+                name => name,
+            };
             bail!(
                 "workload {} needs {missing}, which is not in the PATH (on Debian: apt-get install {package}); \
                  or choose others with --workload",
@@ -213,6 +220,7 @@ mod tests {
             ops: 1,
             passes: 1,
             busy_others: false,
+            sampled: false,
             op: Op::Command(CommandLine {
                 needs: vec![program.into()],
                 sources: None,

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::goal::Goal;
 use crate::machine::Machine;
 use crate::run::Plan;
 use crate::stats::{self, Summary};
@@ -48,6 +49,9 @@ pub struct SuiteResult {
     pub targets: Vec<Target>,
     /// Targets of interest, each with the one it is compared with.
     pub pairs: Vec<Pair>,
+    /// Numbers to reach.
+    #[serde(default)]
+    pub goals: Vec<Goal>,
     /// The numbers.
     pub rows: Vec<Row>,
 }
@@ -100,6 +104,13 @@ pub struct Slice {
     pub cpu_us: f64,
     /// The client's part of it.
     pub client_us: f64,
+    /// What the daemon spent in user mode per operation, microseconds, by the kernel's samples; `None` if there were none.
+    /// Returns of system calls count too.
+    #[serde(default)]
+    pub user_us: Option<f64>,
+    /// What the daemon's own code took per operation, microseconds, by samples of perf; `None` if none were taken.
+    #[serde(default)]
+    pub own_us: Option<f64>,
     /// Operations per second.
     pub ops_per_s: f64,
     /// Median latency in microseconds.
@@ -118,10 +129,15 @@ pub struct Slice {
 }
 
 /// A number of a turn that can be compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Metric {
     /// CPU time of client and daemon per operation
     Cpu,
+    /// The daemon's CPU time in user mode per operation, by the kernel's samples: for turns of seconds
+    User,
+    /// CPU time of the daemon's own code per operation, in workloads that are sampled with perf
+    Own,
     /// Operations per second
     Throughput,
     /// Median latency
@@ -186,17 +202,22 @@ impl Row {
 
     /// A number of one target over that of another, turn by turn.
     pub fn ratio(&self, pair: &Pair, metric: Metric) -> Option<Summary> {
-        let (subject, baseline) = (self.cell(&pair.subject)?, self.cell(&pair.baseline)?);
-        // Turns of the same repetition were neighbours, also if one target has lost some to an error.
-        let of_rep =
-            |cell: &Cell, rep| cell.slices.iter().find(|slice| slice.rep == rep).map(|s| metric.of(s));
-        let pairs: Vec<(f64, f64)> = subject
-            .slices
-            .iter()
-            .filter_map(|slice| Some((metric.of(slice), of_rep(baseline, slice.rep)?)))
-            .collect();
-        let (subject, baseline): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
-        stats::paired_ratio(&subject, &baseline)
+        let ratios = self.ratios(self.cell(&pair.subject)?, &pair.baseline, metric);
+        stats::summary(ratios.into_iter().map(|(_, ratio)| ratio))
+    }
+
+    /// A number of a cell over that of the target `baseline` in the same repetition, for each that both have.
+    ///
+    /// Turns of the same repetition were neighbours: load of the machine that lasts longer than one pair falls out of the
+    /// ratio. It would not fall out of a ratio of two medians.
+    pub fn ratios(&self, cell: &Cell, baseline: &str, metric: Metric) -> Vec<(u32, f64)> {
+        let Some(baseline) = self.cell(baseline) else { return Vec::new() };
+        let of_rep = |rep| baseline.slices.iter().find(|slice| slice.rep == rep).map(|s| metric.of(s));
+        let ratio = |slice: &Slice| {
+            let base = of_rep(slice.rep).filter(|base| *base > 0.0)?;
+            Some((slice.rep, metric.of(slice) / base)).filter(|(_, ratio)| ratio.is_finite())
+        };
+        cell.slices.iter().filter_map(ratio).collect()
     }
 
     /// Share of the machine's CPU time that others used during this row.
@@ -218,14 +239,15 @@ impl Row {
 }
 
 impl Metric {
-    /// All of them, in the order of the tables.
-    pub const ALL: [Self; 7] =
-        [Self::Cpu, Self::Throughput, Self::P50, Self::P99, Self::P999, Self::Switches, Self::Memory];
+    /// Those whose ratios stand in the reports.
+    pub const RATIOS: [Self; 4] = [Self::Cpu, Self::Throughput, Self::P50, Self::P99];
 
-    /// The number of this turn.
+    /// The number of this turn; not a number if it has none.
     pub fn of(self, slice: &Slice) -> f64 {
         match self {
             Self::Cpu => slice.cpu_us,
+            Self::User => slice.user_us.unwrap_or(f64::NAN),
+            Self::Own => slice.own_us.unwrap_or(f64::NAN),
             Self::Throughput => slice.ops_per_s,
             Self::P50 => slice.p50_us,
             Self::P99 => slice.p99_us,
@@ -239,6 +261,8 @@ impl Metric {
     pub fn title(self) -> &'static str {
         match self {
             Self::Cpu => "CPU µs per operation",
+            Self::User => "daemon's user µs per operation",
+            Self::Own => "daemon's own code, µs per operation",
             Self::Throughput => "operations per second",
             Self::P50 => "median latency, µs",
             Self::P99 => "99th percentile of the latency, µs",
@@ -300,6 +324,8 @@ pub(crate) mod tests {
             seconds: 0.01,
             cpu_us,
             client_us: cpu_us / 4.0,
+            user_us: Some(cpu_us / 10.0),
+            own_us: None,
             ops_per_s: 1e6 / cpu_us,
             p50_us: cpu_us,
             p99_us: cpu_us * 2.0,
@@ -350,6 +376,7 @@ pub(crate) mod tests {
             profile: Profile::Auto,
             targets: vec![target("a"), target("b")],
             pairs: vec![Pair { subject: "a".into(), baseline: "b".into() }],
+            goals: vec![],
             rows,
         };
         Results::new(vec!["fusewire".into(), "bench".into()], machine, vec![suite])
@@ -373,6 +400,22 @@ pub(crate) mod tests {
         assert!((row.others().unwrap() - 0.3).abs() < 1e-9);
         assert!(row.is_noisy(0.2) && !row.is_noisy(0.4));
         assert!(row.ratio(&pair("a", "c"), Metric::Cpu).is_none());
+    }
+
+    #[test]
+    fn both_sides_slower_at_once_is_no_difference() {
+        let row = row("stat", 1, vec![cell("a", &[8.0, 40.0, 8.0]), cell("b", &[10.0, 50.0, 10.0])]);
+        let ratio = row.ratio(&Pair { subject: "a".into(), baseline: "b".into() }, Metric::Cpu).unwrap();
+        assert_eq!((ratio.min, ratio.max), (0.8, 0.8));
+    }
+
+    #[test]
+    fn what_has_no_number_has_no_ratio() {
+        let mut row = row("stat", 1, vec![cell("a", &[8.0, 9.0]), cell("b", &[10.0, 10.0])]);
+        row.cells[0].slices[0].user_us = None;
+        row.cells[1].slices[1].user_us = Some(0.0);
+        assert_eq!(row.ratios(&row.cells[0], "b", Metric::User), []);
+        assert_eq!(row.ratios(&row.cells[1], "a", Metric::User), [(1, 0.0)]);
     }
 
     #[test]

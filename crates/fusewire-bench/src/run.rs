@@ -14,6 +14,8 @@ use crate::client::{self, Cost, Pass, Pin};
 use crate::daemon::{Mounted, Usage};
 use crate::machine::Busy;
 use crate::results::{Cell, Row, Slice};
+use crate::sampling::{Sampler, Samples};
+use crate::sys::Sampled;
 use crate::tree::{SOURCES, Tree};
 use crate::watchdog::Watchdog;
 use crate::workload::{CommandLine, MAX_THREADS, Op, Workload};
@@ -47,6 +49,7 @@ impl Plan {
     pub fn check(&self) -> Result<()> {
         ensure!(self.reps > 0, "--reps must be at least 1");
         ensure!(self.scale > 0.0 && self.scale <= 1000.0, "--scale must be above 0 and at most 1000");
+        ensure!((0.0..=1.0).contains(&self.quiet), "--noisy must be from 0 to 100");
         ensure!(!self.workloads.is_empty(), "there is nothing to do");
         ensure!(
             self.threads.iter().all(|threads| (1..=MAX_THREADS).contains(threads)),
@@ -123,12 +126,13 @@ impl<'a> Comparison<'a> {
         let plan = self.plan;
         for (workload, threads) in plan.rows() {
             self.progress.set_message(format!("{} x{threads}", workload.name));
-            match self.row(workload, threads) {
-                Ok(row) => rows.push(row),
-                Err(error) => {
-                    self.progress.abandon();
-                    return (rows, Err(error));
-                }
+            let (cells, done) = self.row(workload, threads);
+            if cells.iter().any(|cell| !cell.slices.is_empty() || cell.error.is_some()) {
+                rows.push(Row { lower: self.lower.clone(), workload: workload.name.clone(), threads, cells });
+            }
+            if done.is_err() {
+                self.progress.abandon();
+                return (rows, done);
             }
         }
         self.progress.finish_and_clear();
@@ -140,7 +144,8 @@ impl<'a> Comparison<'a> {
         mounted.own.as_ref().unwrap_or(self.tree)
     }
 
-    fn row(&mut self, workload: &Workload, threads: usize) -> Result<Row> {
+    /// All turns of a row. What was done before an error is returned with it.
+    fn row(&mut self, workload: &Workload, threads: usize) -> (Vec<Cell>, Result<()>) {
         let able: Vec<usize> = (0..self.mounted.len())
             .filter(|index| self.mounted[*index].target.can_do(workload, threads))
             .collect();
@@ -151,7 +156,18 @@ impl<'a> Comparison<'a> {
                 Cell { target, slices: Vec::new(), error: None }
             })
             .collect();
-        self.make_ready((workload, threads), &able)?;
+        let done = self
+            .make_ready((workload, threads), &able)
+            .and_then(|()| self.turns((workload, threads), &able, &mut cells));
+        (cells, done)
+    }
+
+    fn turns(
+        &mut self,
+        (workload, threads): (&Workload, usize),
+        able: &[usize],
+        cells: &mut [Cell],
+    ) -> Result<()> {
         for rep in 0..self.plan.warmup + self.plan.reps {
             for turn in 0..cells.len() {
                 // Everybody is first, second and so on equally often.
@@ -173,7 +189,7 @@ impl<'a> Comparison<'a> {
             }
             self.progress.inc(1);
         }
-        Ok(Row { lower: self.lower.clone(), workload: workload.name.clone(), threads, cells })
+        Ok(())
     }
 
     /// Makes the files of a row, and finds out what starting its programs takes.
@@ -217,7 +233,7 @@ impl<'a> Comparison<'a> {
         let mounted = self.mounted;
         let mounted = &mounted[index];
         let stop = self.watchdog.stop_flag();
-        let mut sum = Measured { cost: Cost::zero(), daemon: Usage::default(), others: None };
+        let mut sum = Measured { cost: Cost::zero(), daemon: Usage::default(), samples: None, others: None };
         for _ in 0..self.plan.passes(workload) {
             self.pass_number += 1;
             let pass = self.pass(mounted, (workload, threads), u64::from(rep));
@@ -260,6 +276,7 @@ impl<'a> Comparison<'a> {
 struct Measured {
     cost: Cost,
     daemon: Usage,
+    samples: Option<Samples>,
     others: Option<(Duration, Duration)>,
 }
 
@@ -268,25 +285,37 @@ impl Measured {
     fn pass(pass: &Pass<'_>, mounted: &Mounted, stop: &AtomicBool) -> Result<Self> {
         client::prepare(pass, stop)?;
         mounted.forget_all()?;
+        let sampler = mounted.pid().filter(|_| pass.workload.sampled).map(Sampler::start).transpose()?;
         let before = (Busy::now(), own_cpu_time(), mounted.usage()?);
         let cost = client::run(pass, stop)?;
         // RELEASE and FORGET are sent without waiting for the answer and belong to the operations all the same.
         mounted.settle()?;
         let (busy, own, usage) = (Busy::now(), own_cpu_time(), mounted.usage()?);
+        let samples = sampler.map(|sampler| sampler.finish(stop)).transpose()?;
         let daemon = Usage {
             cpu: usage.cpu - before.2.cpu,
             switches: usage.switches.saturating_sub(before.2.switches),
+            sampled: Sampled {
+                user: usage.sampled.user - before.2.sampled.user,
+                all: usage.sampled.all - before.2.sampled.all,
+            },
         };
         let others = busy.others_since(&before.0, own - before.1 + daemon.cpu + cost.programs);
         mounted.forget_all()?;
         client::clean_up(pass)?;
-        Ok(Self { cost, daemon, others })
+        Ok(Self { cost, daemon, samples, others })
     }
 
     fn add(&mut self, later: &Self) {
         self.cost.add(&later.cost);
         self.daemon.cpu += later.daemon.cpu;
         self.daemon.switches += later.daemon.switches;
+        self.daemon.sampled.user += later.daemon.sampled.user;
+        self.daemon.sampled.all += later.daemon.sampled.all;
+        self.samples = match (self.samples, later.samples) {
+            (Some(a), Some(b)) => Some(Samples { all: a.all + b.all, own: a.own + b.own }),
+            (one, other) => one.or(other),
+        };
         self.others = match (self.others, later.others) {
             (Some(a), Some(b)) => Some((a.0 + b.0, a.1 + b.1)),
             (one, other) => one.or(other),
@@ -304,6 +333,10 @@ impl Measured {
             seconds: cost.wall.as_secs_f64(),
             cpu_us: (cost.cpu + daemon.cpu).as_secs_f64() * 1e6 / ops,
             client_us: cost.cpu.as_secs_f64() * 1e6 / ops,
+            user_us: daemon.user_time().map(|time| time.as_secs_f64() * 1e6 / ops),
+            own_us: self.samples.map(|samples| {
+                daemon.cpu.as_secs_f64() * 1e6 / ops * samples.own as f64 / samples.all as f64
+            }),
             ops_per_s: ops / cost.wall.as_secs_f64(),
             p50_us: micros(cost.latency.value_at_quantile(0.5)),
             p99_us: micros(cost.latency.value_at_quantile(0.99)),
@@ -385,6 +418,8 @@ mod tests {
     fn plans_without_sense_are_refused() {
         assert!(Plan { reps: 0, ..plan() }.check().is_err());
         assert!(Plan { scale: 0.0, ..plan() }.check().is_err());
+        assert!(Plan { quiet: -0.1, ..plan() }.check().is_err());
+        assert!(Plan { quiet: f64::NAN, ..plan() }.check().is_err());
         assert!(Plan { threads: vec![0], ..plan() }.check().is_err());
         assert!(Plan { threads: vec![MAX_THREADS + 1], ..plan() }.check().is_err());
         assert!(Plan { pin: Pin::One(100_000), ..plan() }.check().is_err());

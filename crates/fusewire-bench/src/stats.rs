@@ -40,16 +40,6 @@ pub fn summary(samples: impl IntoIterator<Item = f64>) -> Option<Summary> {
     })
 }
 
-/// Ratio of each sample to the sample of the other side taken right beside it, summarised.
-///
-/// Load of the machine that lasts longer than one pair falls out of the ratio; it would not fall out of
-/// a ratio of two medians.
-pub fn paired_ratio(subject: &[f64], baseline: &[f64]) -> Option<Summary> {
-    summary(
-        subject.iter().zip(baseline).filter(|(_, base)| **base > 0.0).map(|(subject, base)| subject / base),
-    )
-}
-
 /// How likely turns as far apart as these are if both sides are alike: the one-sided p-value of the Mann-Whitney U test
 /// that `subject` is larger. 1 if a side has no samples.
 pub fn chance_of_larger(subject: &[f64], baseline: &[f64]) -> f64 {
@@ -106,21 +96,6 @@ mod tests {
     fn nothing_and_not_a_number_have_no_summary() {
         assert!(summary([]).is_none());
         assert!(summary([f64::NAN]).is_none());
-    }
-
-    #[test]
-    fn ratio_is_taken_pair_by_pair() {
-        // Both sides are four times slower in the second pair; the ratio does not notice.
-        let ratio = paired_ratio(&[8.0, 32.0, 8.0], &[10.0, 40.0, 10.0]).unwrap();
-        assert_eq!((ratio.median, ratio.min, ratio.max), (0.8, 0.8, 0.8));
-        // A ratio of medians would be 8/10 whatever the middle pair says about the other one.
-        let ratio = paired_ratio(&[8.0, 40.0, 8.0], &[10.0, 10.0, 40.0]).unwrap();
-        assert_eq!((ratio.min, ratio.median, ratio.max), (0.2, 0.8, 4.0));
-    }
-
-    #[test]
-    fn a_baseline_of_zero_has_no_ratio() {
-        assert!(paired_ratio(&[1.0], &[0.0]).is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Workload files: what is in them, and what is wrong with them.
 //!
 //! A file is TOML. At its top stand what all of it shares and what the command line does not say otherwise, then one
-//! `[[workload]]` after the other. [`KEYS`] says which keys an operation takes; everything else is refused with the
+//! `[[workload]]` after the other, then, if there are any, `[[goal]]`s. [`KEYS`] says which keys an operation takes; everything else is refused with the
 //! file, the workload and the key.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use crate::goal::Goal;
 use crate::target::Profile;
 use crate::workload::{
     self, CommandLine, Extent, FioJob, MAX_THREADS, Op, PING_SIZE, Request, Sources, Transfer, Workload,
@@ -41,10 +42,14 @@ const FIO_RESERVED: [&str; 11] = [
 ];
 
 /// The workloads that come with the bench: name and text.
-const PRESETS: [(&str, &str); 10] = [
+const PRESETS: [(&str, &str); 14] = [
     ("passthrough", include_str!("../workloads/passthrough.toml")),
+    ("field", include_str!("../workloads/field.toml")),
     ("round-trip", include_str!("../workloads/round-trip.toml")),
     ("polling", include_str!("../workloads/polling.toml")),
+    ("user-time", include_str!("../workloads/user-time.toml")),
+    ("channels", include_str!("../workloads/channels.toml")),
+    ("backend", include_str!("../workloads/backend.toml")),
     ("paged-read", include_str!("../workloads/paged-read.toml")),
     ("dio-read", include_str!("../workloads/dio-read.toml")),
     ("mmap-read", include_str!("../workloads/mmap-read.toml")),
@@ -57,7 +62,7 @@ const PRESETS: [(&str, &str); 10] = [
 /// Keys of an operation: its name, what must be given, what may be given.
 type Keys = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-/// Keys that operations take beside `name`, `about`, `op`, `threads`, `passes` and `busy-others`.
+/// Keys that operations take beside `name`, `about`, `op`, `threads`, `passes`, `sampled` and `busy-others`.
 pub const KEYS: [Keys; 14] = [
     ("stat", &["ops"], &[]),
     ("open", &["ops"], &[]),
@@ -76,7 +81,7 @@ pub const KEYS: [Keys; 14] = [
 ];
 
 /// Workloads that belong together.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Suite {
     /// Name: that of the preset, or of the file without its ending.
     pub name: String,
@@ -90,6 +95,8 @@ pub struct Suite {
     pub cpu: Option<usize>,
     /// The workloads, in the order of the tables.
     pub workloads: Vec<Workload>,
+    /// Numbers to reach.
+    pub goals: Vec<Goal>,
 }
 
 /// A file as it is written.
@@ -105,6 +112,8 @@ struct File {
     threads: Vec<usize>,
     #[serde(default, rename = "workload")]
     workloads: Vec<Entry>,
+    #[serde(default, rename = "goal")]
+    goals: Vec<Goal>,
 }
 
 /// A workload as it is written.
@@ -119,6 +128,8 @@ struct Entry {
     passes: Option<u32>,
     #[serde(default)]
     busy_others: bool,
+    #[serde(default)]
+    sampled: bool,
     ops: Option<u64>,
     size: Option<Size>,
     block: Option<Size>,
@@ -220,6 +231,10 @@ impl Suite {
             );
             workloads.push(workload);
         }
+        let names: Vec<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
+        for goal in &file.goals {
+            goal.check(&names).with_context(|| format!("goal \"{}\"", goal.about))?;
+        }
         Ok(Self {
             name: name.to_owned(),
             title: file.title,
@@ -227,6 +242,7 @@ impl Suite {
             profile: file.profile,
             cpu: file.cpu,
             workloads,
+            goals: file.goals,
         })
     }
 }
@@ -246,7 +262,7 @@ impl Entry {
         if let Some(ops) = self.ops {
             ensure!((1..=MAX_OPS).contains(&ops), "key \"ops\": it must be from 1 to {MAX_OPS}");
         }
-        let (name, about, ops) = (self.name.clone(), self.about.clone(), self.ops);
+        let (name, about, ops, sampled) = (self.name.clone(), self.about.clone(), self.ops, self.sampled);
         let busy_others = self.busy_others;
         let op = self.op()?;
         // A command is one operation, and fio without a number reads or writes each block once.
@@ -254,7 +270,7 @@ impl Entry {
             Op::Command(_) => 1,
             _ => ops.unwrap_or(0),
         };
-        let workload = Workload { name, about, threads, ops, passes, busy_others, op };
+        let workload = Workload { name, about, threads, ops, passes, busy_others, sampled, op };
         check_files(&workload)?;
         Ok(workload)
     }
@@ -289,7 +305,7 @@ impl Entry {
         let all: Vec<_> = required.iter().chain(*optional).copied().collect();
         if let Some(key) = given.iter().find(|key| !all.contains(key)) {
             bail!(
-                "key \"{key}\": op = \"{op}\" does not take it; it takes {}, and name, about, threads, passes, busy-others",
+                "key \"{key}\": op = \"{op}\" does not take it; it takes {}, and name, about, threads, passes, sampled, busy-others",
                 all.join(", ")
             );
         }
@@ -487,6 +503,7 @@ pub fn describe_keys() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::Metric;
 
     const GOOD: &str = r#"
         title = "t"
@@ -532,6 +549,57 @@ mod tests {
         files.sort();
         known.sort();
         assert_eq!(files, known, "a workload file is not embedded, or an embedded one is gone");
+    }
+
+    #[test]
+    fn goals_are_checked() {
+        let with = |goal: &str| Suite::parse("x", &format!("{GOOD}\n[[goal]]\nabout = \"g\"\n{goal}"));
+        let good = "subject = \"s\"\nbaseline = \"t\"\nmetric = \"p50\"\nat-most = 1.4\nworkloads = [\"a\"]";
+        let goals = with(good).unwrap().goals;
+        assert_eq!((goals[0].metric, goals[0].at_most, goals[0].at_least), (Metric::P50, Some(1.4), None));
+        for (from, to, needles) in [
+            ("at-most = 1.4", "", &["goal \"g\"", "one of them is needed"][..]),
+            ("at-most = 1.4", "at-most = 1.4\nat-least = 1", &["one of them is needed and not both"]),
+            ("at-most = 1.4", "at-most = 0", &["above 0"]),
+            ("[\"a\"]", "[\"c\"]", &["goal \"g\"", "no workload c"]),
+            ("p50", "p5", &["p5", "`p50`"]),
+            ("baseline", "base", &["base", "expected one of"]),
+        ] {
+            assert!(good.contains(from), "{from}");
+            let error = format!("{:#}", with(&good.replacen(from, to, 1)).unwrap_err());
+            for needle in needles {
+                assert!(error.contains(needle), "{to}: `{needle}` is missing in: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn goals_of_presets_are_about_their_targets() {
+        for name in Suite::presets() {
+            let suite = Suite::preset(name).unwrap();
+            let names: Vec<&str> = suite
+                .targets
+                .iter()
+                .map(|target| target.trim_end_matches('?'))
+                .map(|target| {
+                    target
+                        .split_once('=')
+                        .filter(|(name, _)| !name.contains(':'))
+                        .map_or(target, |(name, _)| name)
+                })
+                .collect();
+            for goal in &suite.goals {
+                for target in [Some(&goal.subject), goal.baseline.as_ref()].into_iter().flatten() {
+                    assert!(names.contains(&target.as_str()), "{name}: {target} is not in {names:?}");
+                }
+                let has_rows = suite.workloads.iter().any(|workload| {
+                    (goal.workloads.is_empty() || goal.workloads.contains(&workload.name))
+                        && (goal.threads.is_empty()
+                            || workload.threads.iter().any(|one| goal.threads.contains(one)))
+                });
+                assert!(has_rows, "{name}: no row for {}", goal.about);
+            }
+        }
     }
 
     #[test]

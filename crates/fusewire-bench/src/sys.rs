@@ -14,6 +14,10 @@ use std::time::Duration;
 /// # Errors
 /// `ESRCH` if there is no such process.
 pub fn process_cpu_time(pid: u32) -> io::Result<Duration> {
+    read_clock(process_clock(pid)?)
+}
+
+fn process_clock(pid: u32) -> io::Result<libc::clockid_t> {
     let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
     let mut clock: libc::clockid_t = 0;
     // SAFETY: `clock` is valid for writes for the length of the call, which keeps no pointer to it.
@@ -21,6 +25,10 @@ pub fn process_cpu_time(pid: u32) -> io::Result<Duration> {
     if failed != 0 {
         return Err(io::Error::from_raw_os_error(failed));
     }
+    Ok(clock)
+}
+
+fn read_clock(clock: libc::clockid_t) -> io::Result<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is valid for writes for the length of the call, which keeps no pointer to it.
     if unsafe { libc::clock_gettime(clock, &mut time) } != 0 {
@@ -28,6 +36,27 @@ pub fn process_cpu_time(pid: u32) -> io::Result<Duration> {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}
+
+/// How a process spent its CPU time, by the kernel's samples: what ran when the timer ticked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sampled {
+    /// Ticks in user mode, as time.
+    pub user: Duration,
+    /// All ticks, as time.
+    pub all: Duration,
+}
+
+/// Samples of all threads of a process, ended threads included, in nanoseconds that are a multiple of a tick (1 to 10 ms).
+/// Where the kernel counts at each change of mode (`CONFIG_VIRT_CPU_ACCOUNTING`), they are exact.
+///
+/// # Errors
+/// `ESRCH` if there is no such process.
+pub fn sampled_cpu_time(pid: u32) -> io::Result<Sampled> {
+    // The clock of a process is its number, complemented, above three bits that say which of its clocks: the lowest two are
+    // 0 for user and system, 1 for user, 2 for the scheduler's own (include/linux/posix-timers.h).
+    let base = process_clock(pid)? & !0b11;
+    Ok(Sampled { user: read_clock(base | 1)?, all: read_clock(base)? })
 }
 
 /// Lets the kernel end the child when the thread that starts it ends, so that no daemon outlives a killed
@@ -103,6 +132,35 @@ mod tests {
         }
         std::hint::black_box(sum);
         assert!(process_cpu_time(std::process::id()).unwrap() > before);
+    }
+
+    /// Samples of this process for the length of some work, until there are some.
+    fn sampled_during(work: impl Fn()) -> Sampled {
+        let id = std::process::id();
+        let before = sampled_cpu_time(id).unwrap();
+        loop {
+            work();
+            let now = sampled_cpu_time(id).unwrap();
+            let all = now.all - before.all;
+            if all >= Duration::from_millis(400) {
+                return Sampled { user: now.user - before.user, all };
+            }
+        }
+    }
+
+    #[test]
+    fn samples_tell_user_mode_from_system_calls() {
+        // Other tests of this program run beside it and count too: only that the two are apart can be told.
+        let in_user = sampled_during(|| {
+            std::hint::black_box((0..1_000_000_u64).fold(0, |sum, i| std::hint::black_box(sum ^ i)));
+        });
+        assert!(in_user.user <= in_user.all && in_user.user > Duration::ZERO, "{in_user:?}");
+        let in_kernel = sampled_during(|| {
+            std::fs::read("/proc/self/smaps").unwrap();
+        });
+        let share = |sampled: Sampled| sampled.user.as_secs_f64() / sampled.all.as_secs_f64();
+        assert!(share(in_kernel) < share(in_user), "{in_kernel:?} {in_user:?}");
+        assert_eq!(sampled_cpu_time(u32::MAX).unwrap_err().raw_os_error(), Some(libc::ESRCH));
     }
 
     #[test]

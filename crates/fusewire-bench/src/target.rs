@@ -21,9 +21,10 @@ Targets:
   fusewire[:OPTIONS]     `fusewire mount`; each option is one of its long options, without the dashes:
                          fusewire:cache=none  fusewire:channel=uring,threads=2  fusewire:read-only
   mem[:OPTIONS]          `fusewire mount --fs mem none`
-  null[:OPTIONS]         `fusewire mount --fs null none`; only for round trips
+  null[:OPTIONS]         `fusewire mount --fs null none`; only for round trips; with delay=2ms data takes that long
   fuser[:OPTIONS]        a passthrough on the crate fuser; options of the example fuser_passthrough, or cache=...
-  PEER[:cache=HOW]       another program found on this machine; `list` tells which
+  PEER[:cache=HOW]       another program found on this machine; `list` tells which, and --peers-dir or the
+                         environment variable FUSEWIRE_BENCH_PEERS_DIR says where to look
   at:DIR                 a directory on something that is mounted already: FUSE or virtiofs
   pipe[:cpu=WHERE]       two pipes and a process that echoes: the reference for round trips; it runs on the same CPU
                          as a client that is kept on one (same), never there (other), or anywhere (free)
@@ -99,7 +100,7 @@ pub struct TargetArgs {
     /// More peers: TOML, one line each, NAME = { programs = [...], run = "... {src} {mnt}" }
     #[arg(long, value_name = "FILE", help_heading = "Targets")]
     pub peers: Option<PathBuf>,
-    /// Directory with programs of peers, looked into before the PATH; may be repeated
+    /// Directory with programs of peers, looked into before those of FUSEWIRE_BENCH_PEERS_DIR and the PATH; may be repeated
     #[arg(long, value_name = "DIR", help_heading = "Targets")]
     pub peers_dir: Vec<PathBuf>,
 }
@@ -125,6 +126,12 @@ pub enum Kind {
         command: Vec<String>,
         /// What is seen on the mount.
         shows: Shows,
+        /// Whether it must hold a ring of io_uring once it is used.
+        #[serde(default)]
+        ring: bool,
+        /// Whether it is ended by unmounting rather than by SIGINT, to which some answer with a status of failure.
+        #[serde(default)]
+        ends_by_unmount: bool,
     },
     /// A directory on something that others have mounted.
     Mounted {
@@ -186,6 +193,11 @@ impl Target {
     /// Whether a process of its own serves it.
     pub fn has_daemon(&self) -> bool {
         matches!(self.kind, Kind::Daemon { .. } | Kind::Pipe { .. })
+    }
+
+    /// Whether unmounting is how its daemon is ended.
+    pub fn ends_by_unmount(&self) -> bool {
+        matches!(self.kind, Kind::Daemon { ends_by_unmount: true, .. })
     }
 
     /// Whether the workload can be done there with so many threads.
@@ -340,7 +352,7 @@ impl TargetArgs {
                 command.extend(spec.profile(profile)?.fuser_args().map(String::from));
                 command.extend(spec.words(&["cache"]));
                 command.extend(self.fuser_arg.iter().cloned());
-                Ok(Kind::Daemon { command, shows: Shows::Source })
+                Ok(Kind::Daemon { command, shows: Shows::Source, ring: false, ends_by_unmount: false })
             }
             "pipe" => {
                 spec.only_option("cpu")?;
@@ -376,7 +388,7 @@ impl TargetArgs {
         }
         command.extend(spec.words(&["cache", "fs"]));
         command.extend(self.fusewire_arg.iter().cloned());
-        Ok(Kind::Daemon { command, shows })
+        Ok(Kind::Daemon { command, shows, ring: false, ends_by_unmount: false })
     }
 
     fn peer(&self, spec: &Spec, profile: Profile) -> Result<Kind> {
@@ -397,7 +409,7 @@ impl TargetArgs {
             },
             None => {
                 let command = peers.command(&spec.base, peer, spec.profile(profile)?)?;
-                Ok(Kind::Daemon { command, shows: Shows::Source })
+                Ok(Kind::Daemon { command, shows: Shows::Source, ring: peer.ring, ends_by_unmount: true })
             }
         }
     }
@@ -423,7 +435,10 @@ fn custom(text: &str) -> Result<Target> {
         "the command of target {name} does not say where to mount; put {{mnt}} (and {{src}}) into it"
     );
     let shows = if command.contains("{src}") { Shows::Source } else { Shows::Own };
-    Ok(Target { name: name.into(), kind: Kind::Daemon { command: command_words, shows } })
+    Ok(Target {
+        name: name.into(),
+        kind: Kind::Daemon { command: command_words, shows, ring: false, ends_by_unmount: false },
+    })
 }
 
 fn check_name(name: &str) -> Result<()> {

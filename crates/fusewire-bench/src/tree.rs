@@ -361,6 +361,7 @@ mod tests {
             ops,
             passes: 1,
             busy_others: false,
+            sampled: false,
             op,
         };
         let count = |dir: &str| fs::read_dir(place.path().join(dir)).map_or(0, |entries| entries.count());

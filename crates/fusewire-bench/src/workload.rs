@@ -31,6 +31,9 @@ pub struct Workload {
     /// Meanwhile each CPU but that of the first client has a thread that computes.
     #[serde(default)]
     pub busy_others: bool,
+    /// Whether perf takes samples of the daemon meanwhile, to tell its own code from the kernel's.
+    #[serde(default)]
+    pub sampled: bool,
     /// The operation.
     pub op: Op,
 }
@@ -303,6 +306,7 @@ mod tests {
             ops: 1,
             passes: 1,
             busy_others: false,
+            sampled: false,
             op: Op::Data {
                 transfer: Transfer { block: 4096, write: false, direct: true, random: false },
                 files: Extent::Total(1 << 20),

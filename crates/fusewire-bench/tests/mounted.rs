@@ -192,14 +192,27 @@ fn an_interrupt_ends_the_run_and_its_daemons() {
         return;
     }
     let work = tempfile::tempdir().unwrap();
-    let args = ["passthrough", "--target", "native", "--target", "fuser", "--reps", "100"];
-    let mut child = bench(work.path(), &args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let (out, name) = (tempfile::tempdir().unwrap(), "out.json");
+    let args = ["passthrough", "--target", "native", "--target", "fuser", "--reps", "1000", "--scale", "0.1"];
+    let mut child = bench(work.path(), &args)
+        .arg("--json")
+        .arg(out.path().join(name))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let daemon = wait_for_daemon(&mut child);
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_secs(3));
     send(child.id(), rustix::process::Signal::INT);
     let (success, said) = finish(child, Duration::from_secs(20));
     assert!(!success && said.contains("interrupted"), "{said}");
+    // There is no progress bar where there is no terminal.
+    assert_eq!(said.lines().count(), 1, "{said}");
     assert!(is_empty(work.path()));
+    // The row that was not finished is there as far as it came.
+    let report: Value = serde_json::from_slice(&fs::read(out.path().join(name)).unwrap()).unwrap();
+    let turns = report["suites"][0]["rows"][0]["cells"][1]["slices"].as_array().unwrap().len();
+    assert!((1..1000).contains(&turns), "{turns} turns");
     assert!(!Path::new(&format!("/proc/{daemon}")).exists());
 }
 
@@ -255,6 +268,98 @@ fn round_trips_are_measured_beside_a_pipe() {
         assert!(cell["slices"][1]["cpu_us"].as_f64() > cell["slices"][1]["client_us"].as_f64(), "{cell}");
     }
     assert!(fs::read_to_string(&html).unwrap().contains("compared with pipe"));
+    assert!(is_empty(work.path()));
+}
+
+#[test]
+fn a_slow_backend_is_slow_for_data_only_and_goals_are_told() {
+    let Some(fusewire) = can_mount().then(fusewire).flatten() else { return };
+    let (work, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let json = out.path().join("out.json");
+    let output = bench(work.path(), &["run", "backend", "--reps", "2", "--warmup", "0", "--scale", "0.05"])
+        .args([
+            "-t",
+            "slow=null:channel=dev-fuse,delay=2ms",
+            "-t",
+            "fast=null:channel=dev-fuse",
+            "--fusewire",
+        ])
+        .arg(fusewire)
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let rows = report["suites"][0]["rows"].as_array().unwrap();
+    let median = |row: usize, cell: usize| rows[row]["cells"][cell]["slices"][1]["p50_us"].as_f64().unwrap();
+    assert_eq!(rows[0]["workload"], "read-4k");
+    assert!(median(0, 0) >= 2000.0 && median(0, 1) < 2000.0, "{}", rows[0]);
+    assert!(median(1, 0) < 2000.0, "{}", rows[1]);
+    let said = text(&output);
+    for needle in ["## Goals", "| slow, operations per second | read-4k ×8 on tmpfs |", "≥ 3800", "slow/fast"]
+    {
+        assert!(said.contains(needle), "`{needle}` is missing in:\n{said}");
+    }
+    assert!(is_empty(work.path()));
+}
+
+/// A file of peers with one that runs the passthrough on fuser, which has no ring.
+#[test]
+fn a_peer_that_should_have_a_ring_and_has_none_is_refused() {
+    if !can_mount() {
+        return;
+    }
+    let (work, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = out.path().join("peers.toml");
+    let line = |ring: bool| {
+        format!("peer = {{ programs = [\"fuser_passthrough\"], run = \"{{src}} {{mnt}}\", ring = {ring} }}\n")
+    };
+    let run = |ring: bool| {
+        fs::write(&file, line(ring)).unwrap();
+        bench(
+            work.path(),
+            &["passthrough", "--workload", "stat", "--reps", "1", "--scale", "0.01", "-t", "peer"],
+        )
+        .env("FUSEWIRE_BENCH_PEERS_DIR", fuser().parent().unwrap())
+        .arg("--peers")
+        .arg(&file)
+        .output()
+        .unwrap()
+    };
+    let output = run(false);
+    assert!(output.status.success(), "{}", text(&output));
+    let output = run(true);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("asked for io_uring and has no ring"), "{}", text(&output));
+    assert!(is_empty(work.path()));
+}
+
+#[test]
+fn the_own_code_of_a_daemon_is_told_where_perf_is() {
+    let Some(fusewire) = can_mount().then(fusewire).flatten() else { return };
+    if !Command::new("perf").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        skip::skipped("perf is not installed");
+        return;
+    }
+    let (work, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let json = out.path().join("out.json");
+    let output = bench(work.path(), &["run", "user-time", "--reps", "1", "--warmup", "0", "--scale", "0.2"])
+        .args(["-t", "pipe", "-t", "null:channel=dev-fuse", "-t", "native", "--cpu", "any", "--fusewire"])
+        .arg(fusewire)
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let cells = report["suites"][0]["rows"][0]["cells"].as_array().unwrap();
+    let number = |cell: usize, name: &str| cells[cell]["slices"][0][name].as_f64();
+    let (own, daemon) =
+        (number(1, "own_us").unwrap(), number(1, "cpu_us").unwrap() - number(1, "client_us").unwrap());
+    assert!(own > 0.0 && own < daemon, "{}", cells[1]);
+    assert!(number(0, "own_us").unwrap() < own, "an echo is less code than a filesystem: {}", cells[0]);
+    assert_eq!((number(2, "own_us"), number(2, "user_us")), (None, None));
     assert!(is_empty(work.path()));
 }
 

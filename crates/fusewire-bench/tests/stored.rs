@@ -21,14 +21,14 @@ fn result(cpu: &[f64]) -> Value {
             let cpu = cpu * factor;
             json!({
                 "rep": rep, "ops": 8000, "bytes": 0, "seconds": 0.1, "cpu_us": cpu, "client_us": cpu / 2.0,
+                "user_us": cpu / 5.0, "own_us": null,
                 "ops_per_s": 80_000.0, "p50_us": cpu, "p99_us": cpu * 2.0, "p999_us": cpu * 3.0, "switches": 2.0,
                 "resident": 5_000_000, "others": [0.001, 0.2],
             })
         };
         cpu.iter().enumerate().map(slice).collect()
     };
-    let workload =
-        json!({"name": "stat", "about": "", "threads": [1], "ops": 8000, "passes": 1, "op": "stat"});
+    let workload = json!({"name": "stat", "about": "", "threads": [1], "ops": 8000, "passes": 1, "sampled": false, "op": "stat"});
     json!({
         "schema": 2, "version": "0", "made": "2026-01-01T00:00:00Z", "command": ["fusewire-bench"],
         "machine": {"kernel": "6.18", "arch": "x86_64", "cpu": "c", "cpus": 2, "memory": 1 << 30, "load": 0.0},
@@ -37,8 +37,11 @@ fn result(cpu: &[f64]) -> Value {
             "plan": {"workloads": [workload], "threads": [], "reps": cpu.len(), "warmup": 0, "scale": 1.0, "retries": 0,
                      "quiet": 0.12, "pin": "free"},
             "targets": [{"name": "native", "kind": "directory"},
-                        {"name": "fusewire", "kind": {"daemon": {"command": ["f", "{src}", "{mnt}"], "shows": "source"}}}],
+                        {"name": "fusewire", "kind": {"daemon": {"command": ["f", "{src}", "{mnt}"], "shows": "source",
+                                                     "ring": false, "ends_by_unmount": false}}}],
             "pairs": [{"subject": "fusewire", "baseline": "native"}],
+            "goals": [{"about": "g", "workloads": [], "threads": [], "subject": "fusewire", "baseline": "native",
+                       "metric": "cpu", "at-most": 9.0, "at-least": null, "rows": "each"}],
             "rows": [{"lower": "tmpfs", "workload": "stat", "threads": 1, "cells": [
                 {"target": "native", "slices": slices(0.1), "error": null},
                 {"target": "fusewire", "slices": slices(1.0), "error": null},
@@ -82,6 +85,88 @@ fn a_regression_beyond_noise_fails_and_noise_does_not() {
 }
 
 #[test]
+fn a_comparison_that_shows_nothing_does_not_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let few = store(dir.path(), "few.json", &result(&[10.0, 10.1, 10.2, 10.3]));
+    let many = store(dir.path(), "many.json", &result(&[20.0, 20.1, 20.2, 20.3, 20.4]));
+    let output = bench(&["compare", &few, &many]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("--reps 5 or more"), "{}", text(&output));
+
+    let mut noisy = result(&[10.0, 10.1, 10.2, 10.3, 10.4]);
+    for cell in noisy["suites"][0]["rows"][0]["cells"].as_array_mut().unwrap() {
+        for slice in cell["slices"].as_array_mut().unwrap() {
+            slice["others"] = json!([0.1, 0.2]);
+        }
+    }
+    let noisy = store(dir.path(), "noisy.json", &noisy);
+    assert_eq!(bench(&["compare", &noisy, &noisy]).status.code(), Some(1));
+    assert_eq!(bench(&["compare", "--with-noisy", &noisy, &noisy]).status.code(), Some(0));
+}
+
+#[test]
+fn damaged_and_strange_results_are_told_with_their_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = result(&[10.0, 10.1, 10.2, 10.3, 10.4]);
+    let whole = store(dir.path(), "good.json", &good);
+    let mut hollow = good.clone();
+    hollow["suites"][0]["rows"][0]["cells"][1]["slices"][2]["cpu_us"] = Value::Null;
+    let hollow = store(dir.path(), "hollow.json", &hollow);
+    let path = dir.path().join("cut.json");
+    fs::write(&path, &good.to_string()[..700]).unwrap();
+    let cut = path.display().to_string();
+    for (file, name) in [(&hollow, "hollow.json"), (&cut, "cut.json")] {
+        for args in [["compare", &whole, file], ["compare", file, &whole]] {
+            let output = bench(&args);
+            assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+            assert!(text(&output).contains(name) && !text(&output).contains("panicked"), "{}", text(&output));
+        }
+    }
+    let mut other = good;
+    other["suites"][0]["name"] = "another".into();
+    let other = store(dir.path(), "other.json", &other);
+    let output = bench(&["compare", &whole, &other]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("no row and target in common"), "{}", text(&output));
+}
+
+#[test]
+fn other_machines_and_rows_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let cpu = [10.0, 10.1, 10.2, 10.3, 10.4];
+    let old = store(dir.path(), "old.json", &result(&cpu));
+    let mut new = result(&cpu);
+    new["machine"]["cpus"] = 64.into();
+    let mut row = new["suites"][0]["rows"][0].clone();
+    row["threads"] = 2.into();
+    new["suites"][0]["rows"].as_array_mut().unwrap().push(row);
+    let new = store(dir.path(), "new.json", &new);
+    let output = bench(&["compare", &old, &new]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    for needle in [
+        "there were 2 CPUs and are 64; consider --relative-to",
+        "only the new result has passthrough/stat x2",
+    ] {
+        assert!(text(&output).contains(needle), "{}", text(&output));
+    }
+}
+
+#[test]
+fn a_missing_program_is_told_with_its_package() {
+    for (preset, package) in
+        [("dio-read", "apt-get install fio"), ("user-time", "apt-get install linux-perf")]
+    {
+        let output = Command::new(env!("CARGO_BIN_EXE_fusewire-bench"))
+            .args(["run", preset, "-t", "native"])
+            .env("PATH", "/nonexistent")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output).contains(package), "{}", text(&output));
+    }
+}
+
+#[test]
 fn what_stops_working_fails() {
     let dir = tempfile::tempdir().unwrap();
     let cpu = [10.0, 10.1, 10.2, 10.3, 10.4];
@@ -108,6 +193,31 @@ fn a_stored_result_becomes_the_same_report_again() {
     assert!(fs::read_to_string(&html).unwrap().contains("<svg"));
     let second = bench(&["report", &json]);
     assert_eq!(second.stdout, output.stdout);
+}
+
+#[test]
+fn a_result_of_an_earlier_version_can_still_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut old = result(&[10.0, 10.2, 10.4]);
+    let suite = &mut old["suites"][0];
+    suite.as_object_mut().unwrap().remove("goals").unwrap();
+    suite["plan"]["workloads"][0].as_object_mut().unwrap().remove("sampled").unwrap();
+    for slice in suite["rows"][0]["cells"][1]["slices"].as_array_mut().unwrap() {
+        slice.as_object_mut().unwrap().retain(|key, _| key != "user_us" && key != "own_us");
+    }
+    let output = bench(&["report", &store(dir.path(), "old.json", &old)]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("| tmpfs | stat | 1 |"), "{}", text(&output));
+}
+
+#[test]
+fn goals_are_told_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let stored = store(dir.path(), "r.json", &result(&[10.0, 10.2, 10.4]));
+    let output = bench(&["report", &stored]);
+    let line =
+        "| g | fusewire/native, CPU µs per operation | stat ×1 on tmpfs | 10.0 [10.0, 10.0] | ≤ 9 | missed |";
+    assert!(text(&output).contains(line), "{}", text(&output));
 }
 
 #[test]

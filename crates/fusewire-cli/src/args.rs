@@ -158,12 +158,15 @@ pub struct MountArgs {
     /// With --fs mem: room for the content of files, such as 512M [default: 1G]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub size: Option<u64>,
+    /// With --fs null: how long each read and write takes, as on a slow disk, such as 2ms [default: 0s]
+    #[arg(long, value_name = "TIME", value_parser = delay)]
+    pub delay: Option<Duration>,
     /// Mount options, separated by commas; may be repeated
     ///
     /// As for mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, strictatime, lazytime, nosymfollow, sync,
     /// dirsync, allow_other, default_permissions, max_read=BYTES, fsname=NAME, subtype=NAME, auto_unmount. Then each
     /// long option of this command as a word: fs=, cache=, entry_timeout=, attr_timeout=, negative_timeout=,
-    /// file_handles=, channel=, memory=, threads=, poll=, max_write=, size=, log=, log_file=, private. What fstab needs
+    /// file_handles=, channel=, memory=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, private. What fstab needs
     /// (defaults, nofail, _netdev, user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -377,6 +380,25 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads how long a backend takes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn delay(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(10);
+    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
+    let value = match (number.parse::<u64>(), unit) {
+        (Ok(value), "us") => Duration::from_micros(value),
+        (Ok(value), "ms") => Duration::from_millis(value),
+        (Ok(value), "s") => Duration::from_secs(value),
+        _ => return Err("a whole number with a unit is needed, such as 500us, 2ms or 1s".into()),
+    };
+    if value > LONGEST {
+        return Err(format!("it must be at most {} s", LONGEST.as_secs()));
+    }
+    Ok(value)
+}
+
 /// Reads the length of the longest write.
 ///
 /// # Errors
@@ -455,6 +477,11 @@ mod tests {
         assert_eq!(bytes("8G"), Ok(8 << 30));
         for wrong in ["", "K", "1T", "-1", "1.5M", "99999999999999999999", "18446744073709551615G", "1Ü"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(delay("500us"), Ok(Duration::from_micros(500)));
+        assert_eq!(delay("2ms"), Ok(Duration::from_millis(2)));
+        for wrong in ["", "2", "ms", "-1ms", "1.5ms", "2min", "11s", "18446744073709551615s"] {
+            assert!(delay(wrong).is_err(), "{wrong}");
         }
         assert_eq!(max_write("1M"), Ok(1 << 20));
         assert!(max_write("4095").is_err() && max_write("4G").is_err());

@@ -16,11 +16,14 @@ pub struct NullOptions {
     pub size: u64,
     /// For how long the kernel may answer from names and attributes that it has seen. Default a second.
     pub ttl: Duration,
+    /// How long a read or a write takes. The thread that serves it sleeps meanwhile, as in a system call on a slow disk;
+    /// everything else is answered at once. Default zero.
+    pub delay: Duration,
 }
 
 impl Default for NullOptions {
     fn default() -> Self {
-        Self { files: 1000, size: 1 << 20, ttl: Duration::from_secs(1) }
+        Self { files: 1000, size: 1 << 20, ttl: Duration::from_secs(1), delay: Duration::ZERO }
     }
 }
 
@@ -106,6 +109,13 @@ impl NullFs {
         Entry::new(node, self.attr(node))
     }
 
+    /// What the backend takes.
+    fn wait(&self) {
+        if !self.options.delay.is_zero() {
+            std::thread::sleep(self.options.delay);
+        }
+    }
+
     /// Numbers of the files that are listed after `cookie`.
     fn listed(&self, node: NodeId, cookie: u64) -> std::ops::Range<u64> {
         let end = if node == NodeId::ROOT { self.options.files } else { 0 };
@@ -159,12 +169,14 @@ impl FileSystem for NullFs {
     }
 
     async fn read(&self, _cx: &Context, op: op::Read, out: &mut Sink<'_>) -> Result<()> {
+        self.wait();
         let left = self.options.size.saturating_sub(op.offset).min(u64::from(op.size));
         out.put_zeros(left as usize);
         Ok(())
     }
 
     async fn write(&self, _cx: &Context, op: op::Write<'_>) -> Result<u32> {
+        self.wait();
         Ok(op.data.len() as u32)
     }
 
@@ -191,11 +203,12 @@ impl FileSystem for NullFs {
     }
 
     async fn getxattr(&self, _cx: &Context, _op: op::Getxattr<'_>, _out: &mut XattrSink<'_>) -> Result<()> {
-        Err(Errno::NODATA)
+        // The kernel remembers that: otherwise it would ask for `security.capability` at each write.
+        Err(Errno::NOSYS)
     }
 
     async fn listxattr(&self, _cx: &Context, _op: op::Listxattr, _out: &mut XattrSink<'_>) -> Result<()> {
-        Ok(())
+        Err(Errno::NOSYS)
     }
 
     async fn create(&self, _cx: &Context, op: op::Create<'_>) -> Result<(Entry, Opened)> {
@@ -298,5 +311,23 @@ mod tests {
         let names = kernel.readdir(NodeId::ROOT, 0).unwrap();
         let numbers: Vec<_> = names.iter().filter_map(|name| number(name)).collect();
         assert_eq!((names.len(), numbers), (302, (0..300).collect()));
+    }
+
+    #[test]
+    fn only_data_takes_the_time_of_the_backend() {
+        use fusewire::channel::FakeKernel;
+        let delay = Duration::from_millis(50);
+        let kernel = FakeKernel::start(NullFs::new(NullOptions { delay, ..Default::default() })).unwrap();
+        let node = NodeId::new(kernel.lookup(NodeId::ROOT, c"1").unwrap().nodeid);
+        let handle = kernel.open(node, 2).unwrap().fh;
+        let begin = std::time::Instant::now();
+        (0..20).for_each(|_| assert!(kernel.getattr(node).is_ok()));
+        assert!(begin.elapsed() < delay * 20, "GETATTR waits too");
+        let begin = std::time::Instant::now();
+        assert_eq!(kernel.read(node, handle, 0, 100).unwrap().len(), 100);
+        assert!(begin.elapsed() >= delay);
+        let begin = std::time::Instant::now();
+        assert_eq!(kernel.write(node, handle, 0, b"gone"), Ok(4));
+        assert!(begin.elapsed() >= delay);
     }
 }

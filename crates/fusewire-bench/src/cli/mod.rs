@@ -46,7 +46,8 @@ enum Action {
     ///
     /// A number is worse if its median is worse by more than --threshold, and its turns are worse than those before by
     /// more than chance, which a Mann-Whitney test tells. At least five turns on each side are needed. Rows in which
-    /// others disturbed are not judged. Exit status 1 if anything is worse, or failed in the new result only.
+    /// others disturbed are not judged. Exit status 1 if anything is worse, or failed in the new result only, or if nothing
+    /// could be judged.
     Compare(CompareArgs),
     /// Tables and plots of a stored result
     Report(ReportArgs),

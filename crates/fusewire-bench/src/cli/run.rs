@@ -8,6 +8,7 @@ use clap::Args;
 use super::surroundings::Surroundings;
 use super::{OutputArgs, PlaceArgs};
 use crate::client::Pin;
+use crate::goal::Goal;
 use crate::machine::Machine;
 use crate::program;
 use crate::results::{Pair, Results, SuiteResult};
@@ -131,8 +132,8 @@ impl MeasureArgs {
                 }
             }
             if !rows.is_empty() {
-                let (name, title) = (suite.name, suite.title);
-                measured.push(SuiteResult { name, title, plan, profile, targets, pairs, rows });
+                let Suite { name, title, goals, .. } = suite;
+                measured.push(SuiteResult { name, title, plan, profile, targets, pairs, goals, rows });
             }
             if done.is_err() {
                 break;
@@ -179,11 +180,12 @@ impl MeasureArgs {
         program::check_needs(&plan.workloads)?;
         let profile = self.place.targets.profile.or(suite.profile).unwrap_or(Profile::Auto);
         let targets = self.place.targets.resolve(&suite.targets, profile)?;
-        let pairs = self.pairs(&targets)?;
+        let pairs = self.pairs(&targets, &suite.goals)?;
         Ok(Prepared { suite, plan, profile, targets, pairs })
     }
 
-    fn pairs(&self, targets: &[Target]) -> Result<Vec<Pair>> {
+    /// What was asked for; else the usual, and what the goals are about.
+    fn pairs(&self, targets: &[Target], goals: &[Goal]) -> Result<Vec<Pair>> {
         let is_there = |name: &str| targets.iter().any(|target| target.name == name);
         if let Some(name) = self.subject.iter().chain(&self.baseline).find(|name| !is_there(name)) {
             let names: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
@@ -202,7 +204,16 @@ impl MeasureArgs {
             given => given.iter().map(String::as_str).collect(),
         };
         let pair = |subject: &str| Pair { subject: subject.into(), baseline: baseline.into() };
-        Ok(subjects.into_iter().filter(|subject| *subject != baseline).map(pair).collect())
+        let mut pairs: Vec<Pair> =
+            subjects.into_iter().filter(|subject| *subject != baseline).map(pair).collect();
+        if self.subject.is_empty() && self.baseline.is_none() {
+            for pair in goals.iter().filter_map(Goal::pair) {
+                if is_there(&pair.subject) && is_there(&pair.baseline) && !pairs.contains(&pair) {
+                    pairs.push(pair);
+                }
+            }
+        }
+        Ok(pairs)
     }
 }
 
@@ -225,18 +236,29 @@ mod tests {
     }
 
     fn pairs(words: &[&str], targets: &[&str]) -> Result<Vec<String>> {
-        let daemon = Kind::Daemon { command: vec!["x".into()], shows: Shows::Source };
+        let daemon = Kind::Daemon {
+            command: vec!["x".into()],
+            shows: Shows::Source,
+            ring: false,
+            ends_by_unmount: false,
+        };
         let kind = |name: &str| if name == "native" { Kind::Directory } else { daemon.clone() };
         let targets: Vec<_> =
             targets.iter().map(|name| Target { name: (*name).into(), kind: kind(name) }).collect();
-        let pairs = parse(words).pairs(&targets)?;
+        let of_goal = |subject: &str, baseline: &str| Goal {
+            subject: subject.into(),
+            baseline: Some(baseline.into()),
+            ..crate::goal::tests::goal(1.0)
+        };
+        let goals = [of_goal("c", "b"), of_goal("c", "a"), of_goal("c", "elsewhere")];
+        let pairs = parse(words).pairs(&targets, &goals)?;
         Ok(pairs.iter().map(|pair| format!("{}/{}", pair.subject, pair.baseline)).collect())
     }
 
     #[test]
     fn the_usual_comparisons_need_no_words() {
         assert_eq!(pairs(&[], &["native", "fusewire", "fuser"]).unwrap(), ["fusewire/fuser"]);
-        assert_eq!(pairs(&[], &["native", "a", "b", "c"]).unwrap(), ["b/a", "c/a"]);
+        assert_eq!(pairs(&[], &["native", "a", "b", "c"]).unwrap(), ["b/a", "c/a", "c/b"]);
         assert_eq!(pairs(&[], &["native", "fuser"]).unwrap(), ["fuser/native"]);
         assert_eq!(pairs(&[], &["native"]).unwrap(), [""; 0]);
         let asked = pairs(&["--subject", "a", "--baseline", "native"], &["native", "a", "b"]).unwrap();

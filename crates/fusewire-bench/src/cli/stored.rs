@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use crate::compare::{self, Rules, Verdict};
+use crate::compare::{self, LEAST_TURNS, Rules, Verdict};
 use crate::report;
 use crate::results::{self, Metric, Results};
 
@@ -123,6 +123,12 @@ impl CompareArgs {
         let changes = compare::compare(&old, &new, &rules)?;
         print!("{}", changes.markdown(self.all));
         match changes.count(Verdict::Worse) + changes.count(Verdict::Fails) {
+            0 if changes.count(Verdict::Noisy) + changes.count(Verdict::TooFew) == changes.changes.len() => {
+                bail!(
+                    "nothing could be judged: measure with --reps {LEAST_TURNS} or more on a quieter machine, or judge noisy rows \
+                 too, with --with-noisy"
+                )
+            }
             0 => Ok(()),
             1 => bail!("one regression beyond noise"),
             more => bail!("{more} regressions beyond noise"),

@@ -75,6 +75,7 @@ impl Surroundings {
                 None if one.uses_files() => tree.verify(&one.root),
                 None => Ok(()),
             };
+            let ready = ready.and_then(|()| one.check_ring());
             mounted.push(one);
             ready.with_context(|| format!("{} does not work", target.name))?;
         }

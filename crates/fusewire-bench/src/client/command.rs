@@ -98,6 +98,7 @@ mod tests {
             ops: 1,
             passes: 1,
             busy_others: false,
+            sampled: false,
             op,
         };
         fs::write(place.path().join("seed"), "corn").unwrap();

@@ -23,8 +23,8 @@ pub fn run(pass: &Pass<'_>, job: &FioJob, stop: &AtomicBool) -> Result<Cost> {
     let done = start(pass, &job_file(pass, job, false)?, stop)?;
     let mut cost = cost_in(&done.output)?;
     cost.programs = done.used.cpu;
-    // fio's own numbers are whole milliseconds for each thread, cut off: too coarse for a short pass.
-    cost.cpu = done.used.cpu.saturating_sub(pass.start_cost);
+    // fio's own numbers are whole milliseconds for each thread, cut off: too coarse for a short pass, but what it surely took.
+    cost.cpu = cost.cpu.max(done.used.cpu.saturating_sub(pass.start_cost));
     Ok(cost)
 }
 
@@ -94,6 +94,15 @@ struct JobOutput {
     read: Direction,
     write: Direction,
     ctx: u64,
+    /// Percent of `job_runtime`.
+    #[serde(default)]
+    usr_cpu: f64,
+    /// Percent of `job_runtime`.
+    #[serde(default)]
+    sys_cpu: f64,
+    /// Milliseconds of all threads together.
+    #[serde(default)]
+    job_runtime: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -113,7 +122,7 @@ struct Latency {
     bins: BTreeMap<String, u64>,
 }
 
-/// Reads fio's output. CPU time is not in it.
+/// Reads fio's output. Its CPU time is at most what was used.
 fn cost_in(output: &[u8]) -> Result<Cost> {
     // Warnings may stand before it.
     let begin = output.iter().position(|byte| *byte == b'{').unwrap_or(0);
@@ -136,6 +145,8 @@ fn cost_in(output: &[u8]) -> Result<Cost> {
     // It counts whole milliseconds.
     cost.wall = cost.wall.max(Duration::from_millis(1));
     cost.switches = job.ctx;
+    let share = ((job.usr_cpu + job.sys_cpu) / 100.0).clamp(0.0, 1.0);
+    cost.cpu = Duration::from_millis(job.job_runtime).mul_f64(share);
     Ok(cost)
 }
 
@@ -156,6 +167,7 @@ mod tests {
             ops: 0,
             passes: 1,
             busy_others: false,
+            sampled: false,
             op: Op::Fio(job),
         }
     }
@@ -215,13 +227,13 @@ mod tests {
     #[test]
     fn output_becomes_cost() {
         let text = br#"fio: a warning
-            {"jobs": [{"error": 0, "ctx": 7,
+            {"jobs": [{"error": 0, "ctx": 7, "usr_cpu": 10.0, "sys_cpu": 40.0, "job_runtime": 14,
             "read": {"io_bytes": 8192, "total_ios": 2, "short_ios": 0, "runtime": 5,
                      "clat_ns": {"bins": {"1000": 1, "3000": 1}}},
             "write": {"io_bytes": 4096, "total_ios": 1, "short_ios": 0, "runtime": 9, "clat_ns": {"bins": {"9000": 1}}}}]}"#;
         let cost = cost_in(text).unwrap();
         assert_eq!((cost.ops, cost.bytes, cost.switches), (3, 12288, 7));
-        assert_eq!(cost.wall, Duration::from_millis(9));
+        assert_eq!((cost.wall, cost.cpu), (Duration::from_millis(9), Duration::from_millis(7)));
         assert_eq!(cost.latency.len(), 3);
         assert!(cost.latency.value_at_quantile(0.5).abs_diff(3000) < 10);
         let short = String::from_utf8_lossy(text).replacen("\"short_ios\": 0", "\"short_ios\": 4", 1);

@@ -13,6 +13,7 @@ fn workload(op: Op, ops: u64) -> Workload {
         ops,
         passes: 1,
         busy_others: false,
+        sampled: false,
         op,
     }
 }

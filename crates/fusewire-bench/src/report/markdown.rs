@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use crate::client::Pin;
+use crate::goal::{Verdict, figure};
 use crate::report::{machine_line, mib, noise_text, ratio_text};
 use crate::results::{Cell, Metric, Pair, Results, Row, Slice, SuiteResult};
-use crate::stats::geometric_mean;
+use crate::stats::{Summary, geometric_mean};
 
 /// The whole report.
 pub fn markdown(results: &Results) -> String {
@@ -32,10 +33,94 @@ fn suite_report(suite: &SuiteResult, out: &mut String) {
             Pin::One(cpu) => format!("pinned to CPU {cpu}"),
         }
     );
+    goals(suite, out);
     cpu_table(suite, out);
     means(suite, out);
+    ratio_table(suite, out);
     detail_table(suite, out);
     errors(suite, out);
+}
+
+fn goals(suite: &SuiteResult, out: &mut String) {
+    if suite.goals.is_empty() {
+        return;
+    }
+    out.push_str(
+        "## Goals\n\nMeasured is the median [first, third quartile] of the turns in the worst row, then in the others that miss.\n\n\
+         | goal | number | row | measured | wanted | |\n|---|---|---|--:|--:|---|\n",
+    );
+    for line in goal_lines(suite) {
+        let _ = writeln!(out, "| {} |", line.join(" | "));
+    }
+    out.push('\n');
+}
+
+/// A line for each goal with its worst row, and one for each other row that misses it.
+pub fn goal_lines(suite: &SuiteResult) -> Vec<[String; 6]> {
+    let mut lines = Vec::new();
+    for goal in &suite.goals {
+        let measured = goal.measured(suite);
+        let reached = measured.iter().filter(|one| one.verdict.is_good()).count();
+        let first = [goal.about.clone(), goal.what()];
+        if measured.is_empty() {
+            let [about, what] = first;
+            let word = Verdict::NotMeasured.word().to_owned();
+            lines.push([about, what, "-".into(), "-".into(), goal.bound_text(), word]);
+            continue;
+        }
+        let shown = measured.iter().enumerate().filter(|(index, one)| *index == 0 || !one.verdict.is_good());
+        for (index, one) in shown {
+            let [about, what] = if index == 0 { first.clone() } else { Default::default() };
+            let mut word = one.verdict.word().to_owned();
+            if index == 0 && measured.len() > 1 {
+                let _ = write!(word, "; {reached} of {} rows reach it", measured.len());
+            }
+            if one.is_noisy {
+                word.push_str("; noisy");
+            }
+            let spread = &one.summary;
+            let number = format!("{} [{}, {}]", figure(spread.median), figure(spread.q1), figure(spread.q3));
+            lines.push([about, what, one.row.clone(), number, goal.bound_text(), word]);
+        }
+    }
+    lines
+}
+
+fn ratio_table(suite: &SuiteResult, out: &mut String) {
+    if suite.pairs.is_empty() {
+        return;
+    }
+    let titles = Metric::RATIOS.map(Metric::title).join(" | ");
+    let _ = writeln!(
+        out,
+        "\n## Ratios\n\nMedian [first, third quartile] of the ratios of neighbouring turns.\n\n\
+         | lower | workload | threads | ratio | {titles} | others |\n|---|---|--:|---|{}--:|",
+        "--:|".repeat(Metric::RATIOS.len())
+    );
+    for row in &suite.rows {
+        for (pair, ratios) in ratio_lines(suite, row) {
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} | {} | {} | {} |",
+                row.lower,
+                row.workload,
+                row.threads,
+                pair_name(pair),
+                ratios.join(" | "),
+                noise_text(row, suite.plan.quiet, "**")
+            );
+        }
+    }
+}
+
+/// Each pair that this row has, with its ratios.
+pub fn ratio_lines<'a>(suite: &'a SuiteResult, row: &Row) -> Vec<(&'a Pair, Vec<String>)> {
+    let line = |pair: &'a Pair| {
+        let ratios: Vec<_> = Metric::RATIOS.iter().map(|metric| row.ratio(pair, *metric)).collect();
+        let text = |ratio: Option<Summary>| ratio.map_or_else(|| "-".into(), ratio_text);
+        ratios.iter().any(Option::is_some).then(|| (pair, ratios.into_iter().map(text).collect()))
+    };
+    suite.pairs.iter().filter_map(line).collect()
 }
 
 fn cpu_table(suite: &SuiteResult, out: &mut String) {
@@ -73,7 +158,8 @@ fn cpu_table(suite: &SuiteResult, out: &mut String) {
     }
 }
 
-fn pair_name(pair: &Pair) -> String {
+/// As it heads a column.
+pub fn pair_name(pair: &Pair) -> String {
     format!("{}/{}", pair.subject, pair.baseline)
 }
 
@@ -138,7 +224,7 @@ fn detail_table(suite: &SuiteResult, out: &mut String) {
 }
 
 /// Columns of the table of details behind the target.
-pub const DETAILS: [&str; 10] = [
+pub const DETAILS: [&str; 12] = [
     "ops/s",
     "MB/s",
     "p50 us",
@@ -146,6 +232,8 @@ pub const DETAILS: [&str; 10] = [
     "p99.9 us",
     "client us/op",
     "daemon us/op",
+    "its user us/op",
+    "own code us/op",
     "switches/op",
     "daemon MiB",
     "outliers",
@@ -156,6 +244,9 @@ pub fn detail(cell: &Cell) -> Vec<String> {
     let median = |number: fn(&Slice) -> f64| cell.summary(number).map_or(0.0, |s| s.median);
     let megabytes = median(|slice| slice.bytes as f64 / slice.seconds / 1e6);
     let outliers = cell.summary(|slice| slice.cpu_us).map_or(0, |s| s.outliers);
+    let some = |metric: Metric| {
+        cell.summary(|slice| metric.of(slice)).map_or_else(|| "-".into(), |s| format!("{:.2}", s.median))
+    };
     vec![
         per_second(median(|slice| slice.ops_per_s)),
         if megabytes > 0.0 { format!("{megabytes:.0}") } else { "-".into() },
@@ -164,6 +255,8 @@ pub fn detail(cell: &Cell) -> Vec<String> {
         format!("{:.1}", median(|slice| slice.p999_us)),
         format!("{:.1}", median(|slice| slice.client_us)),
         format!("{:.1}", median(|slice| slice.cpu_us - slice.client_us)),
+        some(Metric::User),
+        some(Metric::Own),
         format!("{:.2}", median(|slice| slice.switches)),
         mib(median(|slice| slice.resident as f64) as u64),
         outliers.to_string(),
@@ -191,6 +284,7 @@ fn errors(suite: &SuiteResult, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::goal::tests::goal;
     use crate::results::tests::{cell, results, row};
 
     #[test]
@@ -200,7 +294,9 @@ mod tests {
         let mut failed = cell("b", &[]);
         failed.error = Some("no space".into());
         let quiet = row("stat", 1, vec![cell("a", &[4.0, 5.0, 6.0]), cell("b", &[8.0, 10.0, 12.0])]);
-        let text = markdown(&results(vec![quiet, noisy, row("open", 1, vec![cell("a", &[1.0]), failed])]));
+        let mut results = results(vec![quiet, noisy, row("open", 1, vec![cell("a", &[1.0]), failed])]);
+        results.suites[0].goals.push(goal(0.75));
+        let text = markdown(&results);
         for needle in [
             "| lower | workload | threads | a | b | a/b | others |",
             "| tmpfs | stat | 1 | 5.0 (4.0) | 10.0 (8.0) | 0.50 [0.50, 0.50] | 1 % |",
@@ -209,7 +305,9 @@ mod tests {
             "- a/b, names and 4 KiB: geometric mean 0.50 of 1 rows, worst 0.50 (stat x1)",
             "- a/b, more than 4 KiB: geometric mean 1.00",
             "pinned to CPU 1",
-            "| tmpfs | stat | 1 | b | 100000 | 41 | 10.0 | 20.0 | 30.0 | 2.5 | 7.5 | 2.00 | 5.0 | 0 |",
+            "| tmpfs | stat | 1 | b | 100000 | 41 | 10.0 | 20.0 | 30.0 | 2.5 | 7.5 | 1.00 | - | 2.00 | 5.0 | 0 |",
+            "| tmpfs | stat | 1 | a/b | 0.50 [0.50, 0.50] | 2.00 [2.00, 2.00] | 0.50 [0.50, 0.50] | 0.50 [0.50, 0.50] | 1 % |",
+            "| a is cheap | a/b, CPU µs per operation | read-1m ×2 on tmpfs | 1.00 [0.950, 1.05] | ≤ 0.75 | missed; 1 of 2 rows reach it; noisy |\n\n",
             "**b failed at open with 1 threads on tmpfs**: no space",
         ] {
             assert!(text.contains(needle), "`{needle}` is missing in:\n{text}");

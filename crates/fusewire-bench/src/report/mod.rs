@@ -1,5 +1,7 @@
 //! What is made of the numbers for people.
 
+#[cfg(test)]
+mod browser;
 mod html;
 mod markdown;
 mod plot;

@@ -28,6 +28,8 @@ pub struct Plan {
     pub file_handles: FileHandles,
     /// Room for data in a filesystem in memory, bytes.
     pub size: Option<u64>,
+    /// How long the null filesystem takes for data.
+    pub delay: Option<Duration>,
     /// What to log.
     pub log: LogArgs,
     /// Whether another FUSE mount is on top at the mount point already.
@@ -48,7 +50,7 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 15] = [
+const WORDS: [&str; 16] = [
     "fs=",
     "cache=",
     "entry_timeout=",
@@ -61,6 +63,7 @@ const WORDS: [&str; 15] = [
     "poll=",
     "max_write=",
     "size=",
+    "delay=",
     "log=",
     "log_file=",
     "private",
@@ -81,6 +84,7 @@ impl Plan {
             timeouts: Timeouts::default(),
             file_handles: FileHandles::default(),
             size: None,
+            delay: None,
             log: LogArgs { log: None, log_file: None, ..log.clone() },
             hides: false,
             ignored: Vec::new(),
@@ -137,6 +141,7 @@ impl Plan {
             }
             "max_write" => self.server.max_write = Some(args::max_write(value).map_err(wrong)?),
             "size" => self.size = Some(args::bytes(value).map_err(wrong)?),
+            "delay" => self.delay = Some(args::delay(value).map_err(wrong)?),
             "log" => self.log.log = Some(value.to_owned()),
             "log_file" => self.log.log_file = Some(value.into()),
             _ => *private = true,
@@ -167,6 +172,7 @@ impl Plan {
         set(&mut self.server.poll, &args.run.poll);
         set_some(&mut self.server.max_write, &args.run.max_write);
         set_some(&mut self.size, &args.size);
+        set_some(&mut self.delay, &args.delay);
         set_some(&mut self.log.log, &log.log);
         set_some(&mut self.log.log_file, &log.log_file);
         self.server.mount.read_only |= args.read_only;
@@ -205,6 +211,9 @@ impl Plan {
             ))),
             FsKind::Passthrough | FsKind::Null if self.size.is_some() => {
                 Err(Failure::usage(format!("size belongs to --fs mem, and this is {}", self.fs)))
+            }
+            FsKind::Passthrough | FsKind::Mem if self.delay.is_some() => {
+                Err(Failure::usage(format!("delay belongs to --fs null, and this is {}", self.fs)))
             }
             _ => Ok(()),
         }
@@ -300,6 +309,9 @@ mod tests {
         assert!(refusal(&["none", "/b"]).contains("--fs mem none MNT"));
         assert!(refusal(&["--fs", "mem", "/a", "/b"]).contains("--fs mem none /b"));
         assert!(refusal(&["--fs", "null", "-o", "size=1G", "none", "/b"]).contains("size"));
+        assert!(refusal(&["--delay", "2ms", "/a", "/b"]).contains("--fs null"));
+        assert!(refusal(&["--fs", "null", "-o", "delay=2", "none", "/b"]).contains("500us, 2ms or 1s"));
+        assert!(refusal(&["--fs", "null", "-o", "delay=11s", "none", "/b"]).contains("at most 10 s"));
     }
 
     #[test]

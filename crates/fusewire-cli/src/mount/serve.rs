@@ -33,7 +33,9 @@ pub fn run(plan: &Plan, is_daemon: bool) -> Outcome<()> {
             serve(MemFs::new(MemOptions { capacity, ttl: ttl(plan), ..defaults }), plan, is_daemon)
         }
         FsKind::Null => {
-            serve(NullFs::new(NullOptions { ttl: ttl(plan), ..NullOptions::default() }), plan, is_daemon)
+            let defaults = NullOptions::default();
+            let delay = plan.delay.unwrap_or(defaults.delay);
+            serve(NullFs::new(NullOptions { ttl: ttl(plan), delay, ..defaults }), plan, is_daemon)
         }
     }
 }
