@@ -1,4 +1,6 @@
-//! A filesystem whose files each behave in a way of their own, and what it takes to mount it for a test.
+//! A laboratory: a filesystem whose files each behave in a way of their own, and what it takes to mount it for a test.
+
+#![allow(dead_code)] // Each test uses a part.
 
 use fusewire::{
     mount::Unmount,
@@ -6,7 +8,7 @@ use fusewire::{
     server::{Ended, Options, Server, ServerHandle},
     *,
 };
-use rustix::thread::{CpuSet, Pid};
+use rustix::thread::Pid;
 use std::{
     fs::File,
     future::poll_fn,
@@ -323,10 +325,6 @@ shared! {
 }
 
 impl Mounted {
-    pub fn new() -> Self {
-        Self::with(Options::default())
-    }
-
     pub fn with(options: Options) -> Self {
         Self::start(Lab::default(), options)
     }
@@ -398,14 +396,14 @@ fn watchdog() {
 #[macro_export]
 macro_rules! real { ($($(#[$doc:meta])* fn $name:ident() $body:block)*) => {
     $($(#[$doc])* #[test] fn $name() {
-        if $crate::lab::in_namespace(stringify!($name)) {
+        if $crate::lab::in_namespace(module_path!(), stringify!($name)) {
             $body
         }
     })*
 }; }
 
 /// Run this very test in a mount namespace of its own, as its environment says then.
-pub fn in_namespace(name: &str) -> bool {
+pub fn in_namespace(module: &str, name: &str) -> bool {
     const INSIDE: &str = "FUSEWIRE_TEST_INSIDE";
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     if std::env::var_os(INSIDE).is_some() {
@@ -416,69 +414,23 @@ pub fn in_namespace(name: &str) -> bool {
         eprintln!("skipped: mounting needs root and /dev/fuse");
         return false;
     }
+    if let Some(missing) = crate::missing() {
+        eprintln!("skipped: {missing}");
+        return false;
+    }
+    let path = match module.split_once("::") {
+        Some((_, module)) => format!("{module}::{name}"),
+        None => name.to_owned(),
+    };
     // They measure times, so they must not disturb each other.
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .args([&path, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
         .status()
         .expect("unshare(1)");
     assert!(status.success(), "inside of its namespace the test failed: {status}");
     false
-}
-
-/// Wait until it is so, for a while.
-pub fn wait_until(so: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !so() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "it does not happen");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// CPU time of this process so far.
-pub fn process_cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-/// Memory of this process that is there, MiB.
-pub fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() / 256
-}
-
-/// Threads and descriptors of this process.
-pub fn leftovers() -> usize {
-    let count = |dir| std::fs::read_dir(dir).unwrap().count();
-    count("/proc/self/task") + count("/proc/self/fd")
-}
-
-pub fn cpus_of(thread: Pid) -> Vec<usize> {
-    let set = rustix::thread::sched_getaffinity(Some(thread)).unwrap_or_default();
-    (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
-}
-
-pub fn allowed_cpus() -> Vec<usize> {
-    cpus_of(rustix::thread::gettid())
-}
-
-pub fn pin(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    rustix::thread::sched_setaffinity(None, &set).unwrap();
-}
-
-/// `SCHED_*` of a thread of this process.
-pub fn policy_of(thread: Pid) -> u32 {
-    /// `policy` in proc(5), counted from the state, which is the field after the name.
-    const POLICY: usize = 41 - 3;
-    let stat = std::fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero())).unwrap();
-    stat.rsplit_once(") ").unwrap().1.split(' ').nth(POLICY).unwrap().parse().unwrap()
-}
-
-pub fn policy_of_thread() -> u32 {
-    policy_of(rustix::thread::gettid())
 }
