@@ -58,7 +58,8 @@ real! {
         let before = resident();
         let most = AtomicU64::new(0);
         crowd(150, |i| {
-            let mut data = vec![0; (1 << 20) + 4096];
+            // So large that the allocator gives it back at once.
+            let mut data = vec![0; 33 << 20];
             assert_eq!(file.read_at(aligned(&mut data), (i as u64) << 20).unwrap(), 1 << 20);
             most.fetch_max(resident(), Ordering::Relaxed);
         });
@@ -86,5 +87,26 @@ real! {
         let begin = Instant::now();
         assert_eq!(mount.join(), Ended::Aborted);
         assert!(begin.elapsed() < 10_000 * MS, "{:?}", begin.elapsed());
+    }
+
+    /// Threads that a handler starts have the policy and the CPUs of the process, not those of a reader.
+    fn threads_of_handlers_are_ordinary_threads() {
+        let mount = Mounted::with(options());
+        let usual = (policy_of_thread(), allowed_cpus());
+        let begin = Instant::now();
+        let file = File::open(mount.at("spawn")).unwrap();
+        let plain = File::open(mount.at("plain")).unwrap();
+        while begin.elapsed() < 3000 * MS {
+            // A load under which the reader is moved to its caller, and then a handler that starts a thread.
+            (0..3000).for_each(|i| read_at(&plain, i * 4096));
+            read_at(&file, 0);
+        }
+        drop((file, plain));
+        std::thread::sleep(1000 * MS);
+        let threads = mount.fs.threads.lock().unwrap().clone();
+        assert!(threads.len() > 2);
+        let odd: Vec<_> = threads.iter().map(|&tid| (policy_of(tid), cpus_of(tid))).filter(|one| *one != usual).collect();
+        assert!(odd.is_empty(), "{} of {} threads: {odd:?} instead of {usual:?}", odd.len(), threads.len());
+        mount.end();
     }
 }

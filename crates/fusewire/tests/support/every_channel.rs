@@ -415,25 +415,4 @@ real! {
         assert!(*worst < 250 * MS, "{worst:?}");
         mount.end();
     }
-
-    /// Threads that a handler starts have the policy and the CPUs of the process, not those of a reader.
-    fn threads_of_handlers_are_ordinary_threads() {
-        let mount = Mounted::with(options());
-        let usual = (policy_of_thread(), allowed_cpus());
-        let begin = Instant::now();
-        let file = File::open(mount.at("spawn")).unwrap();
-        let plain = File::open(mount.at("plain")).unwrap();
-        while begin.elapsed() < 3000 * MS {
-            // A load under which the reader is moved to its caller, and then a handler that starts a thread.
-            (0..3000).for_each(|i| read_at(&plain, i * 4096));
-            read_at(&file, 0);
-        }
-        drop((file, plain));
-        std::thread::sleep(1000 * MS);
-        let threads = mount.fs.threads.lock().unwrap().clone();
-        assert!(threads.len() > 2);
-        let odd: Vec<_> = threads.iter().map(|&tid| (policy_of(tid), cpus_of(tid))).filter(|one| *one != usual).collect();
-        assert!(odd.is_empty(), "{} of {} threads: {odd:?} instead of {usual:?}", odd.len(), threads.len());
-        mount.end();
-    }
 }

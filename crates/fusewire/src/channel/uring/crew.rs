@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     channel::{
+        dev_fuse::allowed_cpus,
         layer::Layer,
         watch::{Status, Watch, Watched, Window},
     },
@@ -71,13 +72,12 @@ impl Crew {
     fn left(&self) {
         if self.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.watch.close();
-            self.kicker.close();
         }
     }
 
-    /// A queue has got further entries, while requests may have been waiting for one.
-    pub(super) fn kick(&self, queue: u16) {
-        self.kicker.kick(queue);
+    /// A queue has got so many entries more, while requests may have been waiting for one.
+    pub(super) fn kick(&self, queue: u16, entries: usize) {
+        self.kicker.kick(queue, entries);
     }
 
     /// Wait for all threads to end.
@@ -147,7 +147,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             alive: AtomicUsize::new(starts.len()),
             refused: AtomicBool::new(false),
             entries: AtomicUsize::new(queues.entries.saturating_sub(first)),
-            kicker: Kicker::new(mountpoint.to_owned()),
+            kicker: Kicker::new(mountpoint, allowed_cpus()),
             threads: Mutex::new(threads),
             members: Mutex::new(
                 statuses.into_iter().enumerate().map(|(group, status)| (status, group)).collect(),

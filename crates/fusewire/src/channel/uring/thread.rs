@@ -174,7 +174,7 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
     }
     if stands_in {
         local.submit_if_queued();
-        local.queues.iter().for_each(|&queue| crew.kick(queue));
+        local.queues.iter().for_each(|&queue| crew.kick(queue, 1));
     }
     while !local.closed.get() && tasks.live() > 0 {
         status.reads();
@@ -220,9 +220,10 @@ fn grow<'t, F: FileSystem, L: Layer>(
             Err(error) => tracing::warn!(%error, "no memory for a further request"),
         }
     }
-    if local.slots[queue].get() > there {
+    let more = local.slots[queue].get() - there;
+    if more > 0 {
         local.submit_if_queued();
-        local.crew.kick(local.queues[queue]);
+        local.crew.kick(local.queues[queue], more);
     }
 }
 
