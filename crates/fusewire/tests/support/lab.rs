@@ -74,15 +74,21 @@ pub struct Lab {
     pub hide_device: bool,
     pub begun: AtomicU64,
     pub served: AtomicU64,
+    /// References that lookups have handed out, and that the kernel has given back.
+    pub looked_up: AtomicU64,
+    pub forgotten: AtomicU64,
     pub cancelled: AtomicU64,
     pub poller: AtomicU64,
     pub release: AtomicBool,
     pub ended: Arc<AtomicUsize>,
     pub alive: Arc<()>,
+    pub retrievals: AtomicU64,
     pub retrieved: Mutex<Option<(u64, u64, Vec<u8>)>>,
     pub sizes: Mutex<Vec<usize>>,
     pub threads: Mutex<Vec<Pid>>,
     pub lower: Option<File>,
+    /// Features it does without.
+    pub without: InitFlags,
     pub notifier: Mutex<Option<notify::Notifier>>,
 }
 
@@ -233,6 +239,7 @@ impl FileSystem for Lab {
 
     async fn lookup(&self, _: &Context, op: op::Lookup<'_>) -> Result<Entry> {
         let node = node_of(op.name.as_bytes()).ok_or(Errno::NOENT)?;
+        self.looked_up.fetch_add(1, Ordering::AcqRel);
         Ok(Entry::new(node, attr(node)))
     }
 
@@ -278,7 +285,12 @@ impl FileSystem for Lab {
         Ok(if self.release.load(Ordering::Acquire) { 1 } else { 0 })
     }
 
+    fn forget(&self, op: op::Forget) {
+        self.forgotten.fetch_add(op.count, Ordering::AcqRel);
+    }
+
     async fn retrieved(&self, _: &Context, op: op::Retrieved<'_>) {
+        self.retrievals.fetch_add(1, Ordering::AcqRel);
         *self.retrieved.lock().unwrap() = Some((op.unique, op.offset, op.data.to_vec()));
     }
 }
@@ -298,6 +310,13 @@ struct Shared(Arc<Lab>);
 
 macro_rules! shared { ($($method:ident($op:ty) -> $reply:ty;)*) => {
     impl FileSystem for Shared {
+        fn init(&self, config: &mut Config) -> Result<()> {
+            config.without(self.0.without);
+            Ok(())
+        }
+        fn forget(&self, op: op::Forget) {
+            self.0.forget(op);
+        }
         fn started(&self, session: &Started) {
             self.0.started(session);
         }
