@@ -4,14 +4,13 @@
 //! every request back until each queue has an entry, so nothing that can fail may be left to do.
 
 use super::{
-    kick::Kicker,
+    kick,
     offer::RingSize,
     queues::Queues,
     thread::{self, Post},
 };
 use crate::{
     channel::{
-        dev_fuse::allowed_cpus,
         layer::Layer,
         watch::{Status, Watch, Watched, Window},
     },
@@ -28,7 +27,6 @@ use rustix::{
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -46,7 +44,7 @@ pub(crate) struct Crew {
     refused: AtomicBool,
     /// Entries that may still be made.
     entries: AtomicUsize,
-    kicker: Kicker,
+    device: OwnedFd,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What each thread does, and which group of queues it serves.
     members: Mutex<Vec<(Arc<Status>, usize)>>,
@@ -69,6 +67,11 @@ impl Crew {
         self.entries.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
+    /// How many there may still be.
+    pub(super) fn entries_left(&self) -> usize {
+        self.entries.load(Ordering::Relaxed)
+    }
+
     fn left(&self) {
         if self.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.watch.close();
@@ -77,7 +80,7 @@ impl Crew {
 
     /// A queue has got so many entries more, while requests may have been waiting for one.
     pub(super) fn kick(&self, queue: u16, entries: usize) {
-        self.kicker.kick(queue, entries);
+        kick::kick(&self.device, queue, entries);
     }
 
     /// Wait for all threads to end.
@@ -138,7 +141,6 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         session: &Arc<Session<F>>,
         layer: Arc<L>,
         device: OwnedFd,
-        mountpoint: &Path,
     ) -> io::Result<Arc<Crew>> {
         let Self { queues, starts, threads, statuses } = self;
         let first = queues.groups.iter().map(Vec::len).sum();
@@ -147,7 +149,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             alive: AtomicUsize::new(starts.len()),
             refused: AtomicBool::new(false),
             entries: AtomicUsize::new(queues.entries.saturating_sub(first)),
-            kicker: Kicker::new(mountpoint, allowed_cpus()),
+            device,
             threads: Mutex::new(threads),
             members: Mutex::new(
                 statuses.into_iter().enumerate().map(|(group, status)| (status, group)).collect(),
@@ -162,7 +164,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
                 crew.left();
             }
         }
-        let mut guard = Guard { crew: crew.clone(), queues, session: session.clone(), layer, device };
+        let mut guard = Guard { crew: crew.clone(), queues, session: session.clone(), layer };
         let watch = Builder::new().name("fusewire-watch".into()).stack_size(256 << 10).spawn(move || {
             let crew = guard.crew.clone();
             crew.watch.run(&mut guard);
@@ -228,13 +230,12 @@ struct Guard<F, L> {
     queues: Queues,
     session: Arc<Session<F>>,
     layer: Arc<L>,
-    device: OwnedFd,
 }
 
 impl<F: FileSystem, L: Layer> Guard<F, L> {
     /// One thread more for the queues of a group whose threads are all stuck.
     fn hire(&self, group: usize) -> io::Result<()> {
-        let (thread, start, status) = make(self.device.try_clone()?, self.queues.clone(), group, false)?;
+        let (thread, start, status) = make(self.crew.device.try_clone()?, self.queues.clone(), group, false)?;
         self.session.join();
         self.crew.alive.fetch_add(1, Ordering::AcqRel);
         let (session, layer, crew) = (self.session.clone(), self.layer.clone(), self.crew.clone());

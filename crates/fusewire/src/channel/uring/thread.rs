@@ -201,7 +201,8 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
     status.ends();
 }
 
-/// All entries of a queue are in the hands of handlers that wait for something: it gets as many again.
+/// All entries of a queue are in the hands of handlers that wait for something: it gets as many again, but leaves most of
+/// what memory allows to other queues.
 fn grow<'t, F: FileSystem, L: Layer>(
     session: &'t Session<F>,
     layer: &L,
@@ -210,9 +211,9 @@ fn grow<'t, F: FileSystem, L: Layer>(
     (queue, payload): (usize, usize),
 ) {
     let there = local.slots[queue].get();
-    for _ in 0..there.max(1).min(limits::SLOTS_PER_READER.saturating_sub(there)) {
+    let most = there.max(1).min(limits::SLOTS_PER_READER.saturating_sub(there));
+    for _ in 0..most.min(local.crew.entries_left().div_ceil(4)) {
         if !local.crew.take_entry() {
-            tracing::debug!(queue = local.queues[queue], there, "no memory left for entries");
             break;
         }
         match Entry::new(payload) {
@@ -224,6 +225,8 @@ fn grow<'t, F: FileSystem, L: Layer>(
     if more > 0 {
         local.submit_if_queued();
         local.crew.kick(local.queues[queue], more);
+    } else {
+        tracing::debug!(queue = local.queues[queue], there, "no memory left for entries");
     }
 }
 
