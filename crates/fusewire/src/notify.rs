@@ -14,19 +14,6 @@ use std::{
 };
 use zerocopy::{Immutable, IntoBytes};
 
-/// Numbers of retrieve notifications that channels send for themselves begin with these bits.
-const OWN: u64 = 0xF05E << 48;
-
-/// Such a number. Odd: those of requests are even.
-pub(crate) fn own(number: u64) -> u64 {
-    OWN | (number << 1 & ((1 << 48) - 1)) | 1
-}
-
-/// Is it one?
-pub(crate) fn is_own(unique: u64) -> bool {
-    unique & (0xFFFF << 48) == OWN
-}
-
 /// Sends notifications to the kernel. Cheap to clone; usable from any thread, also from inside a handler.
 #[derive(Clone, Debug)]
 pub struct Notifier(Arc<Queue>);
@@ -135,7 +122,7 @@ impl Notifier {
 
     /// Ask for page-cache content; it arrives at [`FileSystem::retrieved`](crate::FileSystem::retrieved) with `unique`.
     ///
-    /// Choose odd numbers below 2^48: over a ring, the kernel finds what is answered by its number, and those of requests are
+    /// Choose odd numbers: over a ring, the kernel finds what is answered by its number, and those of requests are
     /// even.
     pub fn retrieve(&self, unique: u64, node: NodeId, offset: u64, size: u32) -> Result<()> {
         let out =

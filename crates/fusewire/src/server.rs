@@ -183,8 +183,10 @@ impl Server {
             None => options.threads.unwrap_or_else(|| dev_fuse::allowed_cpus().len()),
         };
         // The ring first: from the answer to INIT until it is ready, the kernel holds requests back.
-        let ring =
-            ring.map(|ring| ring.start(&session, layer.clone(), device)).transpose().map_err(threads)?;
+        let ring = ring
+            .map(|ring| ring.start(&session, layer.clone(), device, mountpoint))
+            .transpose()
+            .map_err(threads)?;
         let readers = (options.threads, ring.is_some());
         let pool = Pool::start(&session, layer, mounted.device, readers).map_err(threads)?;
         let handle = ServerHandle { mount: Arc::new(mounted.mount), session, channel, threads: serving };

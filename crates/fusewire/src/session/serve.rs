@@ -4,7 +4,7 @@ use super::{Config, Started, Stats};
 use crate::{
     context::{Context, InFlight},
     fs::FileSystem,
-    notify::{self, Notifier, Queue},
+    notify::{Notifier, Queue},
     proto::{
         decode::{Op, decode},
         dispatch::dispatch,
@@ -243,7 +243,6 @@ impl<F: FileSystem> Session<F> {
                 }
                 return Some(Err(Errno::AGAIN));
             }
-            Ok(Op::Retrieved(op)) if notify::is_own(op.unique) => return None,
             Ok(op) => op,
             Err(errno) => {
                 tracing::warn!(header = ?message.header, %errno, "request refused");

@@ -434,7 +434,6 @@ pub fn in_namespace(module: &str, name: &str) -> bool {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     if std::env::var_os(INSIDE).is_some() {
         std::thread::spawn(watchdog);
-        if std::env::var_os("RT_TRACE").is_some() { tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::TRACE).with_ansi(false).init(); } // TEMP
         // For those who abort as an administrator would. It may be there already.
         let fusectl = Path::new(CONNECTIONS);
         _ = rustix::mount::mount("none", fusectl, "fusectl", rustix::mount::MountFlags::empty(), c"");

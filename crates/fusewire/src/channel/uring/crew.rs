@@ -4,7 +4,7 @@
 //! every request back until each queue has an entry, so nothing that can fail may be left to do.
 
 use super::{
-    kick,
+    kick::Kicker,
     offer::RingSize,
     queues::Queues,
     thread::{self, Post},
@@ -27,6 +27,7 @@ use rustix::{
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -44,7 +45,7 @@ pub(crate) struct Crew {
     refused: AtomicBool,
     /// Entries that may still be made.
     entries: AtomicUsize,
-    device: OwnedFd,
+    kicker: Kicker,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What each thread does, and which group of queues it serves.
     members: Mutex<Vec<(Arc<Status>, usize)>>,
@@ -80,7 +81,7 @@ impl Crew {
 
     /// A queue has got so many entries more, while requests may have been waiting for one.
     pub(super) fn kick(&self, queue: u16, entries: usize) {
-        kick::kick(&self.device, queue, entries);
+        self.kicker.kick(queue, entries);
     }
 
     /// Wait for all threads to end.
@@ -141,6 +142,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         session: &Arc<Session<F>>,
         layer: Arc<L>,
         device: OwnedFd,
+        mountpoint: &Path,
     ) -> io::Result<Arc<Crew>> {
         let Self { queues, starts, threads, statuses } = self;
         let first = queues.groups.iter().map(Vec::len).sum();
@@ -149,7 +151,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             alive: AtomicUsize::new(starts.len()),
             refused: AtomicBool::new(false),
             entries: AtomicUsize::new(queues.entries.saturating_sub(first)),
-            device,
+            kicker: Kicker::new(mountpoint),
             threads: Mutex::new(threads),
             members: Mutex::new(
                 statuses.into_iter().enumerate().map(|(group, status)| (status, group)).collect(),
@@ -164,7 +166,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
                 crew.left();
             }
         }
-        let mut guard = Guard { crew: crew.clone(), queues, session: session.clone(), layer };
+        let mut guard = Guard { crew: crew.clone(), queues, session: session.clone(), layer, device };
         let watch = Builder::new().name("fusewire-watch".into()).stack_size(256 << 10).spawn(move || {
             let crew = guard.crew.clone();
             crew.watch.run(&mut guard);
@@ -230,12 +232,13 @@ struct Guard<F, L> {
     queues: Queues,
     session: Arc<Session<F>>,
     layer: Arc<L>,
+    device: OwnedFd,
 }
 
 impl<F: FileSystem, L: Layer> Guard<F, L> {
     /// One thread more for the queues of a group whose threads are all stuck.
     fn hire(&self, group: usize) -> io::Result<()> {
-        let (thread, start, status) = make(self.crew.device.try_clone()?, self.queues.clone(), group, false)?;
+        let (thread, start, status) = make(self.device.try_clone()?, self.queues.clone(), group, false)?;
         self.session.join();
         self.crew.alive.fetch_add(1, Ordering::AcqRel);
         let (session, layer, crew) = (self.session.clone(), self.layer.clone(), self.crew.clone());
