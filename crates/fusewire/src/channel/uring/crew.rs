@@ -46,6 +46,10 @@ pub(crate) struct Crew {
     /// Entries that may still be made.
     entries: AtomicUsize,
     kicker: Kicker,
+    /// The connection is gone.
+    ended: AtomicBool,
+    /// What wakes each thread.
+    wakes: Mutex<Vec<Arc<OwnedFd>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What each thread does, and which group of queues it serves.
     members: Mutex<Vec<(Arc<Status>, usize)>>,
@@ -82,6 +86,22 @@ impl Crew {
     /// A queue has got so many entries more, while requests may have been waiting for one.
     pub(super) fn kick(&self, queue: u16, entries: usize) {
         self.kicker.kick(queue, entries);
+    }
+
+    /// This is what wakes a thread that begins.
+    pub(super) fn joins(&self, wake: &Arc<OwnedFd>) {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner).push(wake.clone());
+    }
+
+    /// The connection is gone. A thread all of whose entries hold requests would not learn it from the kernel.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        let wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        wakes.iter().for_each(|wake| _ = rustix::io::write(wake, &1u64.to_ne_bytes()));
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Wait for all threads to end.
@@ -152,6 +172,8 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             refused: AtomicBool::new(false),
             entries: AtomicUsize::new(queues.entries.saturating_sub(first)),
             kicker: Kicker::new(mountpoint),
+            ended: AtomicBool::new(false),
+            wakes: Mutex::default(),
             threads: Mutex::new(threads),
             members: Mutex::new(
                 statuses.into_iter().enumerate().map(|(group, status)| (status, group)).collect(),

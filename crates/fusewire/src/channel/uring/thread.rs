@@ -150,6 +150,7 @@ impl Local {
 pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew: &Arc<Crew>, post: Post) {
     let Post { ring, entries, queues, payload, wake, status, stands_in } = post;
     status.begins();
+    crew.joins(&wake);
     let ready = Ready::new({
         let wake = wake.clone();
         move || _ = rustix::io::write(&wake, &1u64.to_ne_bytes())
@@ -176,6 +177,9 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         local.submit_if_queued();
         local.queues.iter().for_each(|&queue| crew.kick(queue, 1));
     }
+    if crew.has_ended() {
+        local.close();
+    }
     while !local.closed.get() && tasks.live() > 0 {
         status.reads();
         let woken = local.wait();
@@ -184,6 +188,9 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         if woken {
             drain(&wake);
             tasks.poll_woken();
+            if crew.has_ended() {
+                local.close();
+            }
         }
         while let Some(id) = { local.due.borrow_mut().pop() } {
             tasks.poll(id);
