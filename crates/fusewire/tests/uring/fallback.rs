@@ -120,14 +120,14 @@ real! {
         keep_log();
         let (dir, open) = (tempfile::tempdir().unwrap(), std::fs::read_dir("/proc/self/fd").unwrap().count() as u64);
         let usual = getrlimit(Resource::Nofile).current.unwrap();
-        let (mut refused, mut fallen_back, mut over_ring) = (0, 0, 0);
+        let (mut refused, mut fallen_back, mut over_ring, mut too_few) = (0, 0, 0, 0);
         for more in 0..60 {
             limit_files(open + more);
             match Server::mount(Lab::default(), dir.path(), &auto()) {
                 Ok(server) => {
                     match server.handle().channel() {
                         Channel::Uring => over_ring += 1,
-                        _ => fallen_back += 1,
+                        _ => (fallen_back, too_few) = (fallen_back + 1, open + more),
                     }
                     // Callers need descriptors, too.
                     limit_files(usual);
@@ -146,7 +146,7 @@ real! {
         }
         eprintln!("refused {refused} times, /dev/fuse {fallen_back} times, io_uring {over_ring} times");
         assert!(refused > 0 && fallen_back > 0 && over_ring > 0);
-        limit_files(open + 12);
+        limit_files(too_few);
         let forced = Server::mount(Lab::default(), dir.path(), &options());
         limit_files(usual);
         let Err(error) = forced else { panic!("there is a ring") };
