@@ -12,7 +12,6 @@ mod fallback;
 mod filter;
 #[path = "../support/lab.rs"]
 mod lab;
-mod spreading;
 mod sys;
 mod teardown;
 
