@@ -194,6 +194,9 @@ impl Server {
             .map_err(threads)?;
         let readers = (options.threads, ring.is_some());
         let pool = Pool::start(&session, layer, mounted.device, readers).map_err(threads)?;
+        if let Some(ring) = ring.clone() {
+            pool.at_end(move || ring.end());
+        }
         let handle = ServerHandle { mount: Arc::new(mounted.mount), session, channel, threads: serving };
         Ok(Self { handle, pool, ring })
     }

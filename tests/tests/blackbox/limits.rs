@@ -153,3 +153,39 @@ fn a_known_file_costs_less_than_200_bytes() {
     assert!(each < 200, "{each} bytes of memory for each of {files} files");
     mount.stop();
 }
+
+/// The kernel forgets what was removed, and tells by messages that over io_uring come by a way of their own.
+#[test]
+fn files_made_and_removed_leave_nothing_behind() {
+    const FILES: usize = 100_000;
+    let Some(sandbox) = sandbox::enter() else { return };
+    let mount = mount::passthrough(&sandbox).start();
+    let pid = mount.pid().as_raw_nonzero();
+    let descriptors = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let work = |files: usize| {
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let mount = &mount;
+                scope.spawn(move || {
+                    for i in 0..files / 4 {
+                        let path = mount.join(format!("{thread}-{i}"));
+                        drop(File::create_new(&path).unwrap());
+                        std::fs::remove_file(&path).unwrap();
+                    }
+                });
+            }
+        });
+    };
+    work(2000);
+    std::thread::sleep(Duration::from_secs(1));
+    let (open, resident) = (descriptors(), mount.resident_kib());
+    work(FILES);
+    // RELEASE and FORGET are sent without anybody waiting for them.
+    fusewire_tests::wait::assert_within(Duration::from_secs(20), "descriptors are closed", || {
+        descriptors() <= open + 16
+    });
+    // A node that is kept takes a hundred bytes at least.
+    let grown = mount.resident_kib().saturating_sub(resident);
+    assert!(grown < 6 << 10, "{grown} KiB more after {FILES} files");
+    mount.stop();
+}

@@ -46,9 +46,10 @@ pub(super) fn while_mounting<T>(
     mount: impl FnOnce() -> T,
 ) -> io::Result<Outcome<T>> {
     let over = Over::new()?;
+    let connection = table::ConnectionOf::open(device)?;
     thread::scope(|scope| {
         let answering = thread::Builder::new().name("fusewire-init".into()).spawn_scoped(scope, || {
-            if !wait_connected(device, &over.flag) {
+            if !wait_connected(&connection, &over.flag) {
                 return None;
             }
             let answered = catch_unwind(AssertUnwindSafe(|| answer(device)));
@@ -90,11 +91,11 @@ impl Over {
 ///
 /// On a descriptor in this state `read` and even `poll` block until it is mounted, and nothing but a signal ends
 /// that; if mounting failed before, the thread would hang for ever. fdinfo tells without blocking.
-fn wait_connected(device: BorrowedFd<'_>, over: &AtomicBool) -> bool {
+fn wait_connected(connection: &table::ConnectionOf, over: &AtomicBool) -> bool {
     loop {
         // Read before asking, or a connection made in between would be missed.
         let is_over = over.load(Ordering::Acquire);
-        if matches!(table::connection_of(device), Ok(Some(_))) {
+        if matches!(connection.now(), Ok(Some(_))) {
             return true;
         }
         if is_over {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
@@ -202,8 +203,23 @@ pub(super) fn deepest_fuse_above(path: &Path) -> Option<PathBuf> {
 /// The connection that a `/dev/fuse` descriptor serves, where the kernel tells it (about Linux 6.18); none as
 /// long as nothing was mounted with it.
 pub(super) fn connection_of(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
-    Ok(connection_in(&text))
+    ConnectionOf::open(fd)?.now()
+}
+
+/// The same for who asks again and again, and must not fail for want of a descriptor.
+#[derive(Debug)]
+pub(super) struct ConnectionOf(File);
+
+impl ConnectionOf {
+    pub fn open(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        File::open(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).map(Self)
+    }
+
+    pub fn now(&self) -> io::Result<Option<u64>> {
+        let mut text = [0; 1024];
+        let len = self.0.read_at(&mut text, 0)?;
+        Ok(connection_in(&String::from_utf8_lossy(&text[..len])))
+    }
 }
 
 /// Reads lines such as `pos:\t0`.

@@ -1,6 +1,7 @@
 //! System calls that rustix does not wrap: the only `unsafe` of the crate beside mounting.
 #![allow(unsafe_code)]
 
+pub(crate) mod asker;
 pub(crate) mod device;
 pub(crate) mod memory;
 pub(crate) mod sched;

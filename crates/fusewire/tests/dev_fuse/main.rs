@@ -1,114 +1,39 @@
-//! The `/dev/fuse` channel under real loads: handlers that wait, block, panic or never end, interrupts, ends of all kinds.
+//! The `/dev/fuse` channel under real loads.
 //!
 //! Needs root and `/dev/fuse`, and passes with a word of explanation where there are none. Each test is a process in a mount
 //! namespace of its own; a watchdog aborts the connections of one that takes too long, and then the process.
 
+#[path = "../support/callers.rs"]
+mod callers;
+#[path = "../support/every_channel.rs"]
+mod every_channel;
+#[path = "../support/lab.rs"]
 mod lab;
 
-use fusewire::{
-    mount::{Unmount, unmount_path},
-    server::{Ended, Options, Server},
-    *,
-};
+use callers::*;
+use fusewire::server::{Channel, Ended, Options};
 use lab::*;
-use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::File,
-    io::ErrorKind,
-    os::unix::{fs::FileExt, process::ExitStatusExt},
-    process::{Child, Command},
-    sync::{
-        Arc, Barrier,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    os::unix::fs::FileExt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
 };
 
-const MS: Duration = Duration::from_millis(1);
-/// Longer than a request that nothing holds up ever takes, also on a busy machine; shorter than what could hold it up here.
-const HELD_UP: Duration = Duration::from_millis(400);
-
-/// Run `work` on so many threads at once.
-fn crowd(threads: usize, work: impl Fn(usize) + Sync) {
-    std::thread::scope(|scope| {
-        for i in 0..threads {
-            let work = &work;
-            scope.spawn(move || work(i));
-        }
-    });
+/// Whatever the kernel's switch for the ring says.
+fn options() -> Options {
+    Options { channel: Channel::DevFuse, ..Default::default() }
 }
 
-/// Read 4 KiB at `offset` and compare.
-fn read_at(file: &File, offset: u64) {
-    let mut data = [0; 4096];
-    assert_eq!(file.read_at(&mut data, offset).unwrap(), 4096);
-    assert_eq!(data[..], pattern(offset, 4096)[..], "the data of another request");
-}
-
-/// Longest time that a `stat` takes during `time`.
-fn worst_stat(mount: &Mounted, time: Duration) -> Duration {
-    let (begin, mut worst) = (Instant::now(), Duration::ZERO);
-    while begin.elapsed() < time {
-        let one = Instant::now();
-        std::fs::metadata(mount.at("plain")).unwrap();
-        worst = worst.max(one.elapsed());
-        std::thread::sleep(5 * MS);
-    }
-    worst
-}
-
-/// 1 MiB from a page border on.
-fn aligned(bytes: &mut [u8]) -> &mut [u8] {
-    let skip = bytes.as_ptr().align_offset(4096);
-    &mut bytes[skip..][..1 << 20]
-}
-
-fn cat(mount: &Mounted, name: &str) -> Child {
-    let child = Command::new("cat").arg(mount.at(name)).stdout(std::process::Stdio::null()).spawn().unwrap();
-    wait_until(|| mount.fs.begun.load(Ordering::Acquire) > 0);
-    child
-}
-
-/// Wait for a child as long as it may take.
-fn ends_within(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
-    let begin = Instant::now();
-    while begin.elapsed() < limit {
-        if let Some(status) = child.try_wait().unwrap() {
-            return Some(status);
-        }
-        std::thread::sleep(MS);
-    }
+/// Every kernel has it.
+fn missing() -> Option<String> {
     None
 }
 
-/// Handlers that await a timer or another thread's word, hundreds at once, on few readers and on many.
-fn hundreds_wait(threads: usize) {
-    let mount = Mounted::with(Options { threads: Some(threads), ..Default::default() });
-    for name in ["timer", "thread", "stale"] {
-        let file = File::open(mount.at(name)).unwrap();
-        crowd(400, |i| {
-            for round in 0..5 {
-                read_at(&file, (round * 1000 + i as u64) * 4096);
-            }
-        });
-    }
-    let reads = mount.count(abi::Opcode::Read);
-    assert_eq!(reads, 3 * 400 * 5);
-    mount.end();
-}
-
 real! {
-    fn hundreds_of_handlers_wait_on_one_reader() {
-        hundreds_wait(1);
-    }
-
-    fn hundreds_of_handlers_wait_on_eight_readers() {
-        hundreds_wait(8);
-    }
-
     /// Where `/dev/fuse` cannot be opened again, readers share the one descriptor there is.
     fn readers_can_share_a_descriptor() {
-        let mount = Mounted::start(Lab { hide_device: true, ..Lab::default() }, Options { threads: Some(4), ..Default::default() });
+        let mount = Mounted::start(Lab { hide_device: true, ..Lab::default() }, Options { threads: Some(4), ..options() });
         let files = ["timer", "plain", "sleep2"].map(|name| File::open(mount.at(name)).unwrap());
         crowd(16, |i| {
             for round in 0..50 {
@@ -126,179 +51,28 @@ real! {
         mount.end();
     }
 
-    fn an_idle_mount_takes_no_time_after_a_stuck_handler() {
-        let mount = Mounted::new();
-        let file = File::open(mount.at("sleep2")).unwrap();
-        crowd(8, |i| (0..50).for_each(|round| read_at(&file, (round * 8 + i as u64) * 4096)));
-        drop(file);
-        std::thread::sleep(1000 * MS);
-        let before = process_cpu();
-        std::thread::sleep(1000 * MS);
-        let took = process_cpu() - before;
-        assert!(took < 20 * MS, "{took:?} of CPU time while idle");
-        mount.end();
-    }
-
-    /// Handlers that block for 2 ms each, of 8 callers: nearly 4000 a second, and others are not held up.
-    fn blocking_handlers_run_side_by_side() {
-        let mount = Mounted::new();
-        let (stop, served) = (AtomicBool::new(false), AtomicU64::new(0));
-        let (rate, worst) = std::thread::scope(|scope| {
-            for i in 0..8 {
-                let (mount, stop, served) = (&mount, &stop, &served);
-                scope.spawn(move || {
-                    let file = File::open(mount.at("sleep2")).unwrap();
-                    while !stop.load(Ordering::Relaxed) {
-                        read_at(&file, i * 4096);
-                        served.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-            }
-            std::thread::sleep(500 * MS);
-            let (begin, before) = (Instant::now(), served.load(Ordering::Relaxed));
-            let worst = worst_stat(&mount, 3000 * MS);
-            let rate = (served.load(Ordering::Relaxed) - before) as f64 / begin.elapsed().as_secs_f64();
-            stop.store(true, Ordering::Relaxed);
-            (rate, worst)
+    /// Hundreds of large requests at once take much memory, but only as long as they last.
+    fn memory_of_large_requests_is_given_back() {
+        let mount = Mounted::with(Options { threads: Some(1), ..options() });
+        let file = File::open(mount.at("timer")).unwrap();
+        let before = resident();
+        let most = AtomicU64::new(0);
+        crowd(150, |i| {
+            // So large that the allocator gives it back at once.
+            let mut data = vec![0; 33 << 20];
+            assert_eq!(file.read_at(aligned(&mut data), (i as u64) << 20).unwrap(), 1 << 20);
+            most.fetch_max(resident(), Ordering::Relaxed);
         });
-        eprintln!("{rate:.0} of 4000 per second; worst stat {worst:?}");
-        // One after the other they would be 500 a second, with two readers 1000. How near to 4000 depends on what else runs.
-        assert!(rate > 1400.0, "{rate:.0} per second of 4000");
-        assert!(worst < HELD_UP, "a stat took {worst:?}");
-        mount.end();
-    }
-
-    fn a_handler_stuck_for_seconds_stalls_nobody() {
-        let mount = Mounted::new();
-        let file = File::open(mount.at("stuck")).unwrap();
-        std::thread::scope(|scope| {
-            for i in 0..5 {
-                let file = &file;
-                scope.spawn(move || read_at(file, i * 4096));
-                let worst = worst_stat(&mount, 100 * MS);
-                assert!(worst < HELD_UP, "a stat took {worst:?} with {i} others stuck");
-            }
-            let worst = worst_stat(&mount, 1000 * MS);
-            assert!(worst < HELD_UP, "a stat took {worst:?}");
-        });
+        let (peak, after) = (most.into_inner(), resident());
+        eprintln!("resident before {before}, at most {peak}, afterwards {after} MiB");
+        assert!(peak > before + 100 && after < before + 64, "{before} MiB, then {after} MiB");
         drop(file);
         mount.end();
-    }
-
-    fn a_handler_that_computes_for_seconds_stalls_nobody() {
-        let mount = Mounted::new();
-        let file = File::open(mount.at("spin")).unwrap();
-        let worst = std::thread::scope(|scope| {
-            scope.spawn(|| read_at(&file, 0));
-            worst_stat(&mount, 1500 * MS)
-        });
-        assert!(worst < 200 * MS, "a stat took {worst:?}");
-        drop(file);
-        mount.end();
-    }
-
-    /// The watch sleeps while nothing comes; a handler that goes on by itself and then blocks is noticed all the same.
-    fn a_handler_that_waits_long_and_then_blocks_stalls_nobody() {
-        let mount = Mounted::new();
-        let file = File::open(mount.at("late")).unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(|| read_at(&file, 0));
-            // It awaits for 500 ms, then blocks for two seconds.
-            std::thread::sleep(700 * MS);
-            let begin = Instant::now();
-            std::fs::metadata(mount.at("plain")).unwrap();
-            assert!(begin.elapsed() < 100 * MS, "a stat took {:?}", begin.elapsed());
-        });
-        drop(file);
-        mount.end();
-    }
-
-    /// A handler that is woken again and again (it yields) does not keep its reader from reading.
-    fn a_handler_that_yields_lets_others_in() {
-        let mount = Mounted::with(Options { threads: Some(1), ..Default::default() });
-        let (yields, plain) = (File::open(mount.at("yield")).unwrap(), File::open(mount.at("plain")).unwrap());
-        std::thread::scope(|scope| {
-            scope.spawn(|| read_at(&yields, 0));
-            wait_until(|| mount.fs.begun.load(Ordering::Acquire) > 0);
-            std::thread::sleep(50 * MS);
-            let begin = Instant::now();
-            read_at(&plain, 4096);
-            let took = begin.elapsed();
-            mount.fs.release.store(true, Ordering::Release);
-            assert!(took < 100 * MS, "a read took {took:?}");
-        });
-        drop((yields, plain));
-        mount.end();
-    }
-
-    fn interrupts_reach_a_handler_that_waits_for_them() {
-        let mount = Mounted::new();
-        let mut child = cat(&mount, "cancel");
-        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-        let status = ends_within(&mut child, 2000 * MS).expect("the interrupted request is answered");
-        assert_eq!(status.signal(), Some(Signal::TERM.as_raw()));
-        assert_eq!(mount.fs.cancelled.load(Ordering::Acquire), 1);
-        mount.end();
-    }
-
-    fn interrupts_reach_a_blocking_call() {
-        let mount = Mounted::new();
-        let mut child = cat(&mount, "block");
-        std::thread::sleep(50 * MS);
-        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-        ends_within(&mut child, 2000 * MS).expect("the interrupted request is answered");
-        assert_eq!(mount.fs.cancelled.load(Ordering::Acquire), 1);
-        mount.end();
-    }
-
-    fn a_panic_is_answered_with_an_error_of_input_and_output() {
-        let mount = Mounted::new();
-        for name in ["panic", "panic-later", "panic-blocking"] {
-            let file = File::open(mount.at(name)).unwrap();
-            for _ in 0..20 {
-                let error = file.read_at(&mut [0; 4096], 0).unwrap_err();
-                assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()), "{name}");
-            }
-        }
-        read_at(&File::open(mount.at("plain")).unwrap(), 0);
-        assert_eq!(mount.handle().stats().panics, 60);
-        mount.end();
-    }
-
-    /// The kernel refuses errors above 511; then nobody would be answered.
-    fn an_error_that_the_kernel_refuses_does_not_leave_the_caller_waiting() {
-        let mount = Mounted::new();
-        let file = File::open(mount.at("wrong-error")).unwrap();
-        let error = file.read_at(&mut [0; 4096], 0).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()));
-        drop(file);
-        mount.end();
-    }
-
-    fn abort_ends_pending_handlers_and_their_callers() {
-        let mount = Mounted::new();
-        let file = File::open(mount.at("cancel")).unwrap();
-        std::thread::scope(|scope| {
-            let callers: Vec<_> = (0..50).map(|i| {
-                let file = &file;
-                scope.spawn(move || file.read_at(&mut [0; 4096], i * 4096).unwrap_err().kind())
-            }).collect();
-            wait_until(|| mount.fs.begun.load(Ordering::Acquire) == 50);
-            mount.handle().abort().unwrap();
-            for caller in callers {
-                assert_eq!(caller.join().unwrap(), ErrorKind::ConnectionAborted);
-            }
-        });
-        wait_until(|| mount.fs.cancelled.load(Ordering::Acquire) == 50);
-        drop(file);
-        let begin = Instant::now();
-        assert_eq!(mount.join(), Ended::Aborted);
-        assert!(begin.elapsed() < 2000 * MS, "{:?}", begin.elapsed());
     }
 
     /// Handlers that never end are given up after a while, also those of a reader all of whose slots are taken.
     fn abort_gives_up_handlers_that_never_end() {
-        let mount = Mounted::with(Options { threads: Some(1), ..Default::default() });
+        let mount = Mounted::with(Options { threads: Some(1), ..options() });
         let file = File::open(mount.at("never")).unwrap();
         let begun = &mount.fs.begun;
         std::thread::scope(|scope| {
@@ -315,227 +89,9 @@ real! {
         assert!(begin.elapsed() < 10_000 * MS, "{:?}", begin.elapsed());
     }
 
-    fn unmounting_lazily_with_pending_handlers_answers_them() {
-        let mount = Mounted::new();
-        let file = Arc::new(File::open(mount.at("timer")).unwrap());
-        let gate = Arc::new(Barrier::new(21));
-        let readers: Vec<_> = (0..20).map(|i| {
-            let (file, gate) = (file.clone(), gate.clone());
-            std::thread::spawn(move || {
-                gate.wait();
-                read_at(&file, i * 4096);
-            })
-        }).collect();
-        gate.wait();
-        std::thread::sleep(5 * MS);
-        mount.handle().unmount(Unmount::Lazy).unwrap();
-        drop(file);
-        readers.into_iter().for_each(|reader| reader.join().unwrap());
-        assert_eq!(mount.join(), Ended::Unmounted);
-    }
-
-    fn unmounting_from_outside_ends_the_server() {
-        let mount = Mounted::new();
-        read_at(&File::open(mount.at("plain")).unwrap(), 0);
-        assert!(Command::new("umount").arg(&mount.path).status().unwrap().success());
-        assert_eq!(mount.join(), Ended::Unmounted);
-    }
-
-    fn unmounting_by_path_ends_the_server() {
-        let mount = Mounted::new();
-        unmount_path(&mount.path, false, false).unwrap();
-        assert_eq!(mount.join(), Ended::Unmounted);
-    }
-
-    /// Mounting, a little load, and unmounting, again and again: no thread and no descriptor stays behind.
-    fn fifty_mounts_leave_nothing_behind() {
-        for i in 0..53 {
-            let mount = Mounted::with(Options { threads: Some(1 + i % 4), ..Default::default() });
-            let name = ["plain", "timer", "sleep2"][i % 3];
-            let file = File::open(mount.at(name)).unwrap();
-            crowd(4, |i| read_at(&file, i as u64 * 4096));
-            drop(file);
-            mount.end();
-            if i == 2 {
-                SETTLED.store(leftovers(), Ordering::Relaxed);
-            }
-        }
-        let settled = SETTLED.load(Ordering::Relaxed);
-        wait_until(|| leftovers() <= settled + 2);
-    }
-
-    /// A server that is dropped without `join` unmounts, and its filesystem ends.
-    fn a_dropped_server_ends() {
-        let dir = tempfile::tempdir().unwrap();
-        let fs = Lab::default();
-        let (ended, alive) = (fs.ended.clone(), Arc::downgrade(&fs.alive));
-        let server = Server::mount(fs, dir.path(), &Options::default()).unwrap();
-        read_at(&File::open(dir.path().join("plain")).unwrap(), 0);
-        drop(server);
-        wait_until(|| ended.load(Ordering::Acquire) == 1);
-        wait_until(|| alive.upgrade().is_none());
-        wait_until(|| !File::open("/proc/self/mountinfo").and_then(std::io::read_to_string).unwrap().contains("fusewire"));
-    }
-
-    /// Notifications about the very node that is being handled wait for nobody.
-    fn notifications_from_handlers_do_not_deadlock() {
-        let mount = Mounted::new();
-        let file = File::open(mount.at("notify")).unwrap();
-        crowd(8, |i| {
-            for round in 0..200 {
-                read_at(&file, (round * 8 + i as u64) * 4096);
-                std::fs::metadata(mount.at("notify")).unwrap();
-            }
-        });
-        drop(file);
-        let notifier = mount.handle().notifier();
-        notifier.flush();
-        assert_eq!(notifier.failures(), 0);
-        mount.end();
-    }
-
-    fn stored_pages_are_read_and_retrieved() {
-        let mount = Mounted::new();
-        let file = File::open(mount.at("cached")).unwrap();
-        let notifier = mount.handle().notifier();
-        notifier.store(CACHED, 4096, &[b'!'; 4096]).unwrap();
-        notifier.flush();
-        let mut data = [0; 4096];
-        file.read_at(&mut data, 4096).unwrap();
-        assert_eq!(data, [b'!'; 4096]);
-        assert_eq!(mount.count(abi::Opcode::Read), 0, "it was read although it is in the cache");
-        notifier.retrieve(77, CACHED, 4096, 4096).unwrap();
-        wait_until(|| mount.fs.retrieved.lock().unwrap().is_some());
-        let (unique, offset, content) = mount.fs.retrieved.lock().unwrap().take().unwrap();
-        assert_eq!((unique, offset), (77, 4096));
-        assert_eq!(content, [b'!'; 4096]);
-        drop(file);
-        mount.end();
-    }
-
-    fn a_poll_wakeup_wakes_who_polls() {
-        use rustix::event::{PollFd, PollFlags, poll};
-        let mount = Mounted::new();
-        let file = File::open(mount.at("events")).unwrap();
-        let limit = rustix::time::Timespec { tv_sec: 10, tv_nsec: 0 };
-        std::thread::scope(|scope| {
-            let poller = scope.spawn(|| {
-                let mut fds = [PollFd::new(&file, PollFlags::IN)];
-                (poll(&mut fds, Some(&limit)).unwrap(), fds[0].revents())
-            });
-            wait_until(|| mount.fs.poller.load(Ordering::Acquire) != 0);
-            std::thread::sleep(20 * MS);
-            assert!(!poller.is_finished());
-            mount.fs.release.store(true, Ordering::Release);
-            let begin = Instant::now();
-            mount.handle().notifier().poll_wakeup(mount.fs.poller.load(Ordering::Acquire)).unwrap();
-            let (n, events) = poller.join().unwrap();
-            assert!(n == 1 && events.contains(PollFlags::IN) && begin.elapsed() < 1000 * MS);
-        });
-        drop(file);
-        mount.end();
-    }
-
-    /// Everything at once for some seconds: as many requests are counted as were made, and all data is right.
-    fn no_request_is_lost_under_a_mixed_load() {
-        let mount = Mounted::new();
-        let names = ["plain", "timer", "sleep2", "thread", "stale", "notify"];
-        let (begin, reads) = (Instant::now(), AtomicU64::new(0));
-        crowd(16, |i| {
-            let file = File::open(mount.at(names[i % names.len()])).unwrap();
-            let mut round = 0;
-            while begin.elapsed() < 4000 * MS {
-                read_at(&file, (round * 16 + i as u64) * 4096);
-                reads.fetch_add(1, Ordering::Relaxed);
-                round += 1;
-                if round % 16 == 0 {
-                    std::fs::metadata(mount.at(names[round as usize / 16 % names.len()])).unwrap();
-                }
-            }
-        });
-        let stats = mount.handle().stats();
-        assert_eq!(mount.count(abi::Opcode::Read), reads.load(Ordering::Relaxed));
-        assert_eq!((stats.panics, mount.fs.served.load(Ordering::Relaxed)), (0, reads.load(Ordering::Relaxed)));
-        eprintln!("{} reads", reads.load(Ordering::Relaxed));
-        mount.end();
-    }
-
-    /// Data begins at a page border, in requests and in answers. Told by a mount underneath that bypasses the page cache: to
-    /// and from memory that begins anywhere else, the kernel makes two requests out of one of the greatest length.
-    fn data_is_aligned_for_direct_io() {
-        let below = Mounted::new();
-        let lower = File::options().read(true).write(true).open(below.at("plain")).unwrap();
-        let mount = Mounted::start(Lab { lower: Some(lower), ..Lab::default() }, Options::default());
-        assert_eq!(mount.handle().agreed().max_write, 1 << 20);
-        let file = File::options().read(true).write(true).open(mount.at("direct")).unwrap();
-        let (mut data, mut back) = (vec![0; (1 << 20) + 4096], vec![0; (1 << 20) + 4096]);
-        let (data, back) = (aligned(&mut data), aligned(&mut back));
-        for round in 0..4 {
-            data.copy_from_slice(&pattern(round << 20, 1 << 20));
-            assert_eq!(file.write_at(data, round << 20).unwrap(), 1 << 20);
-            assert_eq!(file.read_at(back, round << 20).unwrap(), 1 << 20);
-            assert!(back == data);
-            back.fill(0);
-        }
-        assert_eq!(*mount.fs.sizes.lock().unwrap(), [1 << 20; 4]);
-        assert_eq!(*below.fs.sizes.lock().unwrap(), [1 << 20; 8]);
-        drop(file);
-        mount.end();
-        below.end();
-    }
-
-    /// Hundreds of large requests at once take much memory, but only as long as they last.
-    fn memory_of_large_requests_is_given_back() {
-        let mount = Mounted::with(Options { threads: Some(1), ..Default::default() });
-        let file = File::open(mount.at("timer")).unwrap();
-        let before = resident();
-        let most = AtomicU64::new(0);
-        crowd(150, |i| {
-            let mut data = vec![0; (1 << 20) + 4096];
-            assert_eq!(file.read_at(aligned(&mut data), (i as u64) << 20).unwrap(), 1 << 20);
-            most.fetch_max(resident(), Ordering::Relaxed);
-        });
-        let (peak, after) = (most.into_inner(), resident());
-        eprintln!("resident before {before}, at most {peak}, afterwards {after} MiB");
-        assert!(peak > before + 100 && after < before + 64, "{before} MiB, then {after} MiB");
-        drop(file);
-        mount.end();
-    }
-
-    /// Who computes on the caller's CPU does not starve the reader for long.
-    fn a_busy_cpu_delays_requests_only_shortly() {
-        let cpus = allowed_cpus();
-        let cpu = *cpus.last().unwrap();
-        let mount = Mounted::new();
-        let stop = AtomicBool::new(false);
-        let times = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                pin(cpu);
-                while !stop.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            });
-            pin(cpu);
-            let begin = Instant::now();
-            let mut times = Vec::new();
-            while begin.elapsed() < 5000 * MS {
-                let one = Instant::now();
-                std::fs::metadata(mount.at("plain")).unwrap();
-                times.push(one.elapsed());
-            }
-            stop.store(true, Ordering::Relaxed);
-            times
-        });
-        let worst = times.iter().max().unwrap();
-        let long = times.iter().filter(|&&time| time > 10 * MS).count();
-        eprintln!("{} stats, worst {worst:?}, {long} of them longer than 10 ms", times.len());
-        assert!(*worst < 250 * MS, "{worst:?}");
-        mount.end();
-    }
-
     /// Threads that a handler starts have the policy and the CPUs of the process, not those of a reader.
     fn threads_of_handlers_are_ordinary_threads() {
-        let mount = Mounted::new();
+        let mount = Mounted::with(options());
         let usual = (policy_of_thread(), allowed_cpus());
         let begin = Instant::now();
         let file = File::open(mount.at("spawn")).unwrap();
@@ -554,5 +110,3 @@ real! {
         mount.end();
     }
 }
-
-static SETTLED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);

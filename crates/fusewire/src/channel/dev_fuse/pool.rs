@@ -22,7 +22,7 @@ use rustix::{
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     thread::{Builder, JoinHandle},
 };
 
@@ -39,11 +39,18 @@ pub enum Ended {
 const LINGER: u32 = 50;
 
 /// State of the readers.
-#[derive(Debug)]
 pub(crate) struct Pool {
     state: Mutex<State>,
     changed: Condvar,
     watch: Watch,
+    /// Called when the connection ends.
+    at_end: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +96,17 @@ impl Pool {
         self.lock().ended.get_or_insert(ended);
         self.changed.notify_all();
         self.watch.close();
+        if let Some(tell) = self.at_end.get() {
+            tell();
+        }
+    }
+
+    /// Call `tell` when the connection ends: at once if it has. May be used once.
+    pub(crate) fn at_end(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let tell = self.at_end.get_or_init(|| Box::new(tell));
+        if self.lock().ended.is_some() {
+            tell();
+        }
     }
 
     /// A reader has ended.
@@ -152,8 +170,12 @@ impl Pool {
         device: OwnedFd,
         (threads, beside_ring): (Option<usize>, bool),
     ) -> io::Result<Arc<Self>> {
-        let pool =
-            Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), watch: Watch::default() });
+        let pool = Arc::new(Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            watch: Watch::default(),
+            at_end: OnceLock::new(),
+        });
         let cloneable = sys::device::clone_device(&device)
             .inspect_err(|error| tracing::info!(%error, "readers share one /dev/fuse descriptor"))
             .is_ok();

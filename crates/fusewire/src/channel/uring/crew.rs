@@ -48,6 +48,10 @@ pub(crate) struct Crew {
     /// Entries that may still be made.
     entries: AtomicUsize,
     kicker: Kicker,
+    /// The connection is gone.
+    ended: AtomicBool,
+    /// What wakes each thread.
+    wakes: Mutex<Vec<Arc<OwnedFd>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What each thread does, and which group of queues it serves.
     members: Mutex<Vec<(Arc<Status>, usize)>>,
@@ -70,16 +74,36 @@ impl Crew {
         self.entries.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
+    /// How many there may still be.
+    pub(super) fn entries_left(&self) -> usize {
+        self.entries.load(Ordering::Relaxed)
+    }
+
     fn left(&self) {
         if self.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.watch.close();
-            self.kicker.close();
         }
     }
 
-    /// A queue has got further entries, while requests may have been waiting for one.
-    pub(super) fn kick(&self, queue: u16) {
-        self.kicker.kick(queue);
+    /// A queue has got so many entries more, while requests may have been waiting for one.
+    pub(super) fn kick(&self, queue: u16, entries: usize) {
+        self.kicker.kick(queue, entries);
+    }
+
+    /// This is what wakes a thread that begins.
+    pub(super) fn joins(&self, wake: &Arc<OwnedFd>) {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner).push(wake.clone());
+    }
+
+    /// The connection is gone. A thread all of whose entries hold requests would not learn it from the kernel.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        let wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        wakes.iter().for_each(|wake| _ = rustix::io::write(wake, &1u64.to_ne_bytes()));
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Wait for all threads to end.
@@ -160,7 +184,9 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             alive: AtomicUsize::new(starts.len()),
             refused: AtomicBool::new(false),
             entries: AtomicUsize::new(queues.entries.saturating_sub(first)),
-            kicker: Kicker::new(mountpoint.to_owned()),
+            kicker: Kicker::new(mountpoint),
+            ended: AtomicBool::new(false),
+            wakes: Mutex::default(),
             threads: Mutex::new(threads),
             members: Mutex::new(
                 statuses.into_iter().enumerate().map(|(group, status)| (status, group)).collect(),

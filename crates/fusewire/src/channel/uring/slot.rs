@@ -17,6 +17,9 @@ use zerocopy::{FromBytes, IntoBytes};
 /// Room for answers that are a structure: made beside the payload, which may hold the request's name or data.
 const SMALL: usize = 1024;
 
+/// The largest error that may be answered: from 512 on they are the kernel's own (`ERESTARTSYS`).
+const LAST_ERRNO: i32 = 511;
+
 /// Where an entry is.
 #[derive(Debug)]
 enum Phase {
@@ -136,6 +139,11 @@ fn message<'a>(head: &'a UringReqHeader, payload: &'a [u8], agreed: Agreed) -> M
     let header =
         abi::InHeader::read_from_prefix(&head.in_out).map_or_else(|_| Default::default(), |read| read.0);
     let args = Operation::of(header.opcode).map_or(0, |row| Message::args_len(row, agreed.flags));
+    // The answer to a retrieve notification (Linux 6.18) has its arguments with the data, and nothing where they belong.
+    if header.len as usize == size_of::<abi::InHeader>() + payload.len() && args <= payload.len() {
+        let (args, payload) = payload.split_at(args);
+        return Message { header, args, payload };
+    }
     Message { header, args: &head.op_in[..args.min(head.op_in.len())], payload }
 }
 
@@ -175,6 +183,11 @@ impl Slot for UringSlot {
         // Every request is committed, also one that has no answer: its entry is needed for the next.
         let (error, len) = match answer {
             Some(Ok(len)) => (0, len),
+            // The kernel makes EINVAL of what is out of range.
+            Some(Err(errno)) if errno.raw_os_error() > LAST_ERRNO => {
+                tracing::error!(unique, %errno, "an answer that is no error; EIO instead");
+                (-Errno::IO.raw_os_error(), 0)
+            }
             Some(Err(errno)) => (-errno.raw_os_error(), 0),
             None => (0, 0),
         };

@@ -168,6 +168,7 @@ impl Local {
 pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew: &Arc<Crew>, post: Post) {
     let Post { ring, entries, queues, payload, wake, status, board, stands_in } = post;
     status.begins();
+    crew.joins(&wake);
     let ready = Ready::new({
         let wake = wake.clone();
         move || _ = rustix::io::write(&wake, &1u64.to_ne_bytes())
@@ -194,7 +195,10 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
     }
     if stands_in {
         local.submit_if_queued();
-        local.queues.iter().for_each(|&queue| crew.kick(queue));
+        local.queues.iter().for_each(|&queue| crew.kick(queue, 1));
+    }
+    if crew.has_ended() {
+        local.close();
     }
     while !local.closed.get() && tasks.live() > 0 {
         status.reads();
@@ -204,6 +208,9 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         if woken {
             drain(&wake);
             tasks.poll_woken();
+            if crew.has_ended() {
+                local.close();
+            }
         }
         while let Some(id) = { local.due.borrow_mut().pop() } {
             tasks.poll(id);
@@ -221,7 +228,8 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
     status.ends();
 }
 
-/// All entries of a queue are in the hands of handlers that wait for something: it gets as many again.
+/// All entries of a queue are in the hands of handlers that wait for something: it gets as many again, but leaves most of
+/// what memory allows to other queues.
 fn grow<'t, F: FileSystem, L: Layer>(
     session: &'t Session<F>,
     layer: &L,
@@ -230,9 +238,9 @@ fn grow<'t, F: FileSystem, L: Layer>(
     (queue, payload): (usize, usize),
 ) {
     let there = local.slots[queue].get();
-    for _ in 0..there.max(1).min(limits::SLOTS_PER_READER.saturating_sub(there)) {
+    let most = there.max(1).min(limits::SLOTS_PER_READER.saturating_sub(there));
+    for _ in 0..most.min(local.crew.entries_left().div_ceil(4)) {
         if !local.crew.take_entry() {
-            tracing::debug!(queue = local.queues[queue], there, "no memory left for entries");
             break;
         }
         match Entry::new(payload) {
@@ -240,9 +248,12 @@ fn grow<'t, F: FileSystem, L: Layer>(
             Err(error) => tracing::warn!(%error, "no memory for a further request"),
         }
     }
-    if local.slots[queue].get() > there {
+    let more = local.slots[queue].get() - there;
+    if more > 0 {
         local.submit_if_queued();
-        local.crew.kick(local.queues[queue]);
+        local.crew.kick(local.queues[queue], more);
+    } else {
+        tracing::debug!(queue = local.queues[queue], there, "no memory left for entries");
     }
 }
 

@@ -1,4 +1,6 @@
-//! A filesystem whose files each behave in a way of their own, and what it takes to mount it for a test.
+//! A laboratory: a filesystem whose files each behave in a way of their own, and what it takes to mount it for a test.
+
+#![allow(dead_code)] // Each test uses a part.
 
 use fusewire::{
     mount::Unmount,
@@ -6,7 +8,7 @@ use fusewire::{
     server::{Ended, Options, Server, ServerHandle},
     *,
 };
-use rustix::thread::{CpuSet, Pid};
+use rustix::thread::Pid;
 use std::{
     fs::File,
     future::poll_fn,
@@ -72,15 +74,21 @@ pub struct Lab {
     pub hide_device: bool,
     pub begun: AtomicU64,
     pub served: AtomicU64,
+    /// References that lookups have handed out, and that the kernel has given back.
+    pub looked_up: AtomicU64,
+    pub forgotten: AtomicU64,
     pub cancelled: AtomicU64,
     pub poller: AtomicU64,
     pub release: AtomicBool,
     pub ended: Arc<AtomicUsize>,
     pub alive: Arc<()>,
+    pub retrievals: AtomicU64,
     pub retrieved: Mutex<Option<(u64, u64, Vec<u8>)>>,
     pub sizes: Mutex<Vec<usize>>,
     pub threads: Mutex<Vec<Pid>>,
     pub lower: Option<File>,
+    /// Features it does without.
+    pub without: InitFlags,
     pub notifier: Mutex<Option<notify::Notifier>>,
 }
 
@@ -217,6 +225,11 @@ impl Lab {
 }
 
 impl FileSystem for Lab {
+    fn init(&self, config: &mut Config) -> Result<()> {
+        config.without(self.without);
+        Ok(())
+    }
+
     fn started(&self, session: &Started) {
         *self.notifier.lock().unwrap() = Some(session.notifier.clone());
         if self.hide_device {
@@ -231,6 +244,7 @@ impl FileSystem for Lab {
 
     async fn lookup(&self, _: &Context, op: op::Lookup<'_>) -> Result<Entry> {
         let node = node_of(op.name.as_bytes()).ok_or(Errno::NOENT)?;
+        self.looked_up.fetch_add(1, Ordering::AcqRel);
         Ok(Entry::new(node, attr(node)))
     }
 
@@ -276,7 +290,12 @@ impl FileSystem for Lab {
         Ok(if self.release.load(Ordering::Acquire) { 1 } else { 0 })
     }
 
+    fn forget(&self, op: op::Forget) {
+        self.forgotten.fetch_add(op.count, Ordering::AcqRel);
+    }
+
     async fn retrieved(&self, _: &Context, op: op::Retrieved<'_>) {
+        self.retrievals.fetch_add(1, Ordering::AcqRel);
         *self.retrieved.lock().unwrap() = Some((op.unique, op.offset, op.data.to_vec()));
     }
 }
@@ -296,6 +315,12 @@ struct Shared(Arc<Lab>);
 
 macro_rules! shared { ($($method:ident($op:ty) -> $reply:ty;)*) => {
     impl FileSystem for Shared {
+        fn init(&self, config: &mut Config) -> Result<()> {
+            self.0.init(config)
+        }
+        fn forget(&self, op: op::Forget) {
+            self.0.forget(op);
+        }
         fn started(&self, session: &Started) {
             self.0.started(session);
         }
@@ -323,10 +348,6 @@ shared! {
 }
 
 impl Mounted {
-    pub fn new() -> Self {
-        Self::with(Options::default())
-    }
-
     pub fn with(options: Options) -> Self {
         Self::start(Lab::default(), options)
     }
@@ -383,6 +404,9 @@ impl Drop for Mounted {
 
 static WATCHED: Mutex<Vec<ServerHandle>> = Mutex::new(Vec::new());
 
+/// Where the kernel lists connections.
+pub const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+
 /// How long one test may take.
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -398,87 +422,44 @@ fn watchdog() {
 #[macro_export]
 macro_rules! real { ($($(#[$doc:meta])* fn $name:ident() $body:block)*) => {
     $($(#[$doc])* #[test] fn $name() {
-        if $crate::lab::in_namespace(stringify!($name)) {
+        if $crate::lab::in_namespace(module_path!(), stringify!($name)) {
             $body
         }
     })*
 }; }
 
 /// Run this very test in a mount namespace of its own, as its environment says then.
-pub fn in_namespace(name: &str) -> bool {
+pub fn in_namespace(module: &str, name: &str) -> bool {
     const INSIDE: &str = "FUSEWIRE_TEST_INSIDE";
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     if std::env::var_os(INSIDE).is_some() {
         std::thread::spawn(watchdog);
+        // For those who abort as an administrator would. It may be there already.
+        let fusectl = Path::new(CONNECTIONS);
+        _ = rustix::mount::mount("none", fusectl, "fusectl", rustix::mount::MountFlags::empty(), c"");
         return true;
     }
     if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
         eprintln!("skipped: mounting needs root and /dev/fuse");
         return false;
     }
+    if let Some(missing) = crate::missing() {
+        eprintln!("skipped: {missing}");
+        return false;
+    }
+    let path = match module.split_once("::") {
+        Some((_, module)) => format!("{module}::{name}"),
+        None => name.to_owned(),
+    };
     // They measure times, so they must not disturb each other.
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .args([&path, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
         .status()
         .expect("unshare(1)");
     assert!(status.success(), "inside of its namespace the test failed: {status}");
     false
-}
-
-/// Wait until it is so, for a while.
-pub fn wait_until(so: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !so() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "it does not happen");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// CPU time of this process so far.
-pub fn process_cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-/// Memory of this process that is there, MiB.
-pub fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() / 256
-}
-
-/// Threads and descriptors of this process.
-pub fn leftovers() -> usize {
-    let count = |dir| std::fs::read_dir(dir).unwrap().count();
-    count("/proc/self/task") + count("/proc/self/fd")
-}
-
-pub fn cpus_of(thread: Pid) -> Vec<usize> {
-    let set = rustix::thread::sched_getaffinity(Some(thread)).unwrap_or_default();
-    (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
-}
-
-pub fn allowed_cpus() -> Vec<usize> {
-    cpus_of(rustix::thread::gettid())
-}
-
-pub fn pin(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    rustix::thread::sched_setaffinity(None, &set).unwrap();
-}
-
-/// `SCHED_*` of a thread of this process.
-pub fn policy_of(thread: Pid) -> u32 {
-    /// `policy` in proc(5), counted from the state, which is the field after the name.
-    const POLICY: usize = 41 - 3;
-    let stat = std::fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero())).unwrap();
-    stat.rsplit_once(") ").unwrap().1.split(' ').nth(POLICY).unwrap().parse().unwrap()
-}
-
-pub fn policy_of_thread() -> u32 {
-    policy_of(rustix::thread::gettid())
 }
