@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
@@ -199,11 +200,25 @@ pub(super) fn deepest_fuse_above(path: &Path) -> Option<PathBuf> {
     mounts.max_by_key(|mountpoint| mountpoint.components().count())
 }
 
-/// The connection that a `/dev/fuse` descriptor serves, where the kernel tells it (about Linux 6.18); none as
-/// long as nothing was mounted with it.
-pub(super) fn connection_of(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
-    Ok(connection_in(&text))
+/// What the kernel tells about a `/dev/fuse` descriptor, kept open: to ask again takes no descriptor, of which there may
+/// be none left.
+#[derive(Debug)]
+pub(super) struct FdInfo(File);
+
+impl FdInfo {
+    /// Must not outlive the descriptor: its number may be given to another one.
+    pub fn open(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        File::open(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).map(Self)
+    }
+
+    /// The connection that the descriptor serves, where the kernel tells it (about Linux 6.18); none as long as nothing
+    /// was mounted with it.
+    pub fn connection(&self) -> io::Result<Option<u64>> {
+        // Longer than the lines of any descriptor; the kernel writes them anew for each read at the beginning.
+        let mut text = [0; 1024];
+        let length = self.0.read_at(&mut text, 0)?;
+        Ok(connection_in(&String::from_utf8_lossy(&text[..length])))
+    }
 }
 
 /// Reads lines such as `pos:\t0`.
