@@ -21,6 +21,10 @@ const STEPS: &[Step] = &[
         let mut command = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
         must(command.env("RUSTDOCFLAGS", "--deny warnings"))
     }),
+    ("fuzz", || {
+        // What the targets run is compiled with the tests; here only whether the crate still fits.
+        must(&mut cargo(&["tree", "--locked", "--depth", "0", "--manifest-path", "fuzz/Cargo.toml"]))
+    }),
     ("build", build),
     ("ring", ring),
     ("test", test),

@@ -27,20 +27,20 @@ Examples:
       A filesystem in memory, gone at the end.
 
 Who may use the mount:
-  Mounted by root, every user may, and the kernel checks owners and permission bits, as on the directory itself
-  (allow_other and default_permissions); --private keeps it to root. Mounted by anyone else, only that user may;
-  --allow-other opens it if /etc/fuse.conf says user_allow_other. What others do is then done with the rights of
+  Mounted by root, every user may, and the kernel checks owners and permission bits, as on the directory itself \
+  (allow_other and default_permissions); --private keeps it to root. Mounted by anyone else, only that user may; \
+  --allow-other opens it if /etc/fuse.conf says user_allow_other. What others do is then done with the rights of \
   the user who mounted, after the kernel has checked permission bits.
 
 Where the mount point may be:
-  On SRC itself, and above it: the directory was opened before it was covered. Not inside SRC: the mount would
+  On SRC itself, and above it: the directory was opened before it was covered. Not inside SRC: the mount would \
   contain itself, and a walk through it would make fusewire wait for its own answers.
 
 In /etc/fstab, once `fusewire install-helper` has been run:
   /srv/data  /mnt/data  fuse.fusewire  cache=auto,nofail  0  0
 
 Requests over io_uring:
-  From Linux 6.14 on, if that is switched on before mounting: echo Y > /sys/module/fuse/parameters/enable_uring,
+  From Linux 6.14 on, if that is switched on before mounting: echo Y > /sys/module/fuse/parameters/enable_uring, \
   as root. Which way was taken is said at the beginning, with -v also why.
 
 Polling:
@@ -50,8 +50,8 @@ Polling:
   polls while a CPU is free. With -vv each change is said, and why.
 
 Signals:
-  SIGINT and SIGTERM unmount and finish what is being worked on. If the mount is in use it is detached, the users
-  are named, and it ends with the last of them; a second signal cuts them off. SIGHUP ends a mount in the foreground
+  SIGINT and SIGTERM unmount and finish what is being worked on. If the mount is in use it is detached, the users \
+  are named, and it ends with the last of them; a second signal cuts them off. SIGHUP ends a mount in the foreground \
   like SIGTERM and does nothing to one in the background.
 
 As a systemd service: Type=notify, ExecStart=/usr/bin/fusewire mount SRC MNT.";
@@ -68,7 +68,7 @@ Examples:
   fusewire probe /srv/data                    and what a mount of /srv/data could rely on
   fusewire probe --json | jq .channel         for a program: what --channel auto comes to, and why
 
-Nothing is changed and nothing is left behind. The kernel is asked by starting a FUSE session that is attached
+Nothing is changed and nothing is left behind. The kernel is asked by starting a FUSE session that is attached \
 nowhere. In DIR, files without a name (O_TMPFILE) are tried, which are gone at once.";
 
 /// Mount directories through FUSE.
@@ -204,13 +204,13 @@ pub struct CacheArgs {
     #[arg(long, value_name = "HOW")]
     pub cache: Option<CacheKind>,
     /// How long the kernel trusts a name it has seen
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub entry_timeout: Option<Duration>,
     /// How long the kernel trusts sizes, times and modes
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub attr_timeout: Option<Duration>,
     /// How long the kernel trusts that a name does not exist
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub negative_timeout: Option<Duration>,
 }
 

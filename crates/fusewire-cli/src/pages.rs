@@ -93,6 +93,7 @@ fn roff(notes: &str) -> String {
 pub fn write_manual(dir: &Path) -> Outcome<()> {
     let failed = |path: &Path, error: io::Error| {
         Failure::new(format!("cannot write manual pages to {}: {error}", path.display()))
+            .or_try("a directory that you may write to, such as ~/.local/share/man/man1")
     };
     let pages = manual().map_err(|error| failed(dir, error))?;
     std::fs::create_dir_all(dir).map_err(|error| failed(dir, error))?;

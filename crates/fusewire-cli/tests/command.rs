@@ -50,6 +50,23 @@ fn help_teaches_with_examples() {
         );
     }
     assert!(stdout(&fusewire(&["--version"])).starts_with("fusewire "));
+    let long: Vec<_> = stdout(&fusewire(&["mount", "--help"])).lines().map(str::len).collect();
+    assert!(long.iter().all(|len| *len <= 110), "{long:?}");
+    // Text that is wrapped twice shows lines of one or two words in the middle of a paragraph.
+    let text = stdout(&fusewire(&["mount", "--help"]));
+    let notes: Vec<_> = text.split("Who may use the mount:").nth(1).expect("notes").lines().collect();
+    let ragged = notes.windows(2).find(|pair| {
+        (1..40).contains(&pair[0].trim().len()) && pair[1].starts_with("  ") && pair[0].starts_with("  ")
+    });
+    assert_eq!(ragged, None);
+}
+
+#[test]
+fn a_negative_number_is_a_wrong_number() {
+    for option in ["--entry-timeout", "--attr-timeout", "--negative-timeout"] {
+        let output = fusewire(&["mount", option, "-1", "/a", "/b"]);
+        assert_refused(&output, 2, &[option, "a number of seconds is needed"]);
+    }
 }
 
 #[test]
@@ -238,5 +255,5 @@ fn pages_and_completions_are_generated() {
         assert_eq!(output.status.code(), Some(0));
         assert!(stdout(&output).contains("install-helper"), "{shell}");
     }
-    assert_refused(&fusewire(&["man", "/proc/none"]), 1, &["/proc/none"]);
+    assert_refused(&fusewire(&["man", "/proc/none"]), 1, &["/proc/none", "try:"]);
 }

@@ -20,9 +20,11 @@ fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<Errno> {
     Errno::from_io_error(&result.expect_err("should have failed"))
 }
 
-/// The errors of a connection that is gone: ENOTCONN for new requests, ECONNABORTED for those under way.
+/// The errors of a connection that is gone: ENOTCONN for new requests, ECONNABORTED for those under way; over the ring also
+/// ECANCELED, for what the thread was to be given that has died.
 fn is_disconnected(error: Option<Errno>) -> bool {
     matches!(error, Some(Errno::NOTCONN | Errno::CONNABORTED))
+        || (command::is_over_ring() && error == Some(Errno::CANCELED))
 }
 
 /// Clients that wait in one directory: lookups of new names, creations, a listing.

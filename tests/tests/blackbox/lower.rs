@@ -6,6 +6,7 @@ use fusewire_tests::program::program;
 use fusewire_tests::sandbox::{self, Sandbox};
 use fusewire_tests::wait::{self, SOON};
 use fusewire_tests::{need, skip_unless};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use std::fs::File;
@@ -72,7 +73,7 @@ fn a_full_ext4_answers_enospc() {
     assert_eq!(fill(&mount.join("large")), Errno::NOSPC);
     let file = File::create(mount.join("allocated"));
     if let Ok(file) = file {
-        let refused = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 1 << 30);
+        let refused = fallocate(&file, FallocateFlags::empty(), 0, 1 << 30);
         assert_eq!(refused, Err(Errno::NOSPC));
     }
     mount.stop();
@@ -113,6 +114,27 @@ fn a_user_over_quota_gets_edquot() {
     program("btrfs").args(["qgroup", "limit", "8M"]).arg(&subvolume).ok();
     let mount = mount::passthrough(&sandbox).source(&subvolume).start();
     assert_eq!(fill(&mount.join("large")), Errno::DQUOT);
+    mount.stop();
+}
+
+#[test]
+fn collapsing_and_inserting_ranges_is_refused_and_changes_nothing() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let mount = mount::passthrough(&sandbox).start();
+    let text: Vec<u8> = (0..5 << 12).map(|at: u32| (at >> 10) as u8).collect();
+    std::fs::write(mount.join("file"), &text).unwrap();
+    let file = File::options().read(true).write(true).open(mount.join("file")).unwrap();
+    for mode in [FallocateFlags::COLLAPSE_RANGE, FallocateFlags::INSERT_RANGE] {
+        assert_eq!(fallocate(&file, mode, 4096, 4096), Err(Errno::OPNOTSUPP), "{mode:?}");
+    }
+    assert_eq!(std::fs::read(mount.below("file")).unwrap(), text);
+    // What is handed on arrives.
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(&file, punch, 4096, 4096).unwrap();
+    let stored = std::fs::read(mount.below("file")).unwrap();
+    assert!(stored.len() == text.len() && stored[4096..8192].iter().all(|byte| *byte == 0));
+    assert_eq!(stored[8192..], text[8192..]);
+    drop(file);
     mount.stop();
 }
 

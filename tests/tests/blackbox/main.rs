@@ -1,6 +1,7 @@
 //! The black-box tests, one module per subject.
 
 mod cli;
+mod examples;
 mod faults;
 mod harness;
 mod limits;

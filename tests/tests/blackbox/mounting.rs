@@ -96,6 +96,35 @@ fn a_wrong_command_line_ends_with_code_2() {
 }
 
 #[test]
+fn with_too_few_descriptors_a_mount_fails_and_does_not_hang() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    skip_unless!(command::other_server().is_none(), "the stand-in server needs others");
+    let (source, point) = (sandbox.make_dir("src"), sandbox.make_dir("mnt"));
+    let line = r#"ulimit -n "$1"; exec "$2" mount --daemon --channel "$3" "$4" "$5""#;
+    let (binary, channel) = (command::binary(), command::channel());
+    let mut refused = 0;
+    for limit in 8..=24 {
+        let limit = limit.to_string();
+        let done =
+            shell(line, &[Path::new(&limit), &binary, Path::new(&channel), &source, &point]).limit(20).run();
+        match done.code() {
+            // It works, for those who need few descriptors themselves.
+            Some(0) => drop(run(command::unmount(&point)).ok()),
+            Some(1) => {
+                refused += 1;
+                // The ring's switch cannot be read without a descriptor either.
+                let why = ["Too many open files", "enable_uring"];
+                assert!(why.iter().any(|why| done.stderr.contains(why)), "{limit}: {done}");
+            }
+            _ => panic!("{limit}: {done}"),
+        }
+        assert!(mountinfo::at(&point).is_none(), "{limit}: left mounted");
+        wait::assert_within(SOON, "the server has ended", || sandbox.processes().is_empty());
+    }
+    assert!(refused > 0, "8 descriptors are enough for a mount");
+}
+
+#[test]
 fn unmount_of_what_is_not_mounted_fails() {
     let Some(sandbox) = sandbox::enter() else { return };
     let dir = sandbox.make_dir("dir");
@@ -273,7 +302,7 @@ fn the_background_process_is_ready_when_the_command_returns() {
 fn relative_paths_and_odd_names_are_mounted() {
     let Some(sandbox) = sandbox::enter() else { return };
     let (source, point) =
-        (sandbox.make_dir("a source, with = and \\ in it"), sandbox.make_dir("mount, point \n x"));
+        (sandbox.make_dir("a source, with = and \\ and \n in it"), sandbox.make_dir("mount, point \n x"));
     std::fs::write(source.join("file"), "text").unwrap();
     let (binary, words) = command::MountLine::new(command::Filesystem::Passthrough)
         .program_and_words(Path::new(source.file_name().unwrap()), Path::new(point.file_name().unwrap()));
@@ -284,6 +313,17 @@ fn relative_paths_and_odd_names_are_mounted() {
     running.signal(rustix::process::Signal::INT);
     assert_eq!(running.end_within(SOON).and_then(|status| status.code()), Some(0));
     assert!(mountinfo::at(&point).is_none());
+}
+
+#[test]
+fn an_ordinary_user_may_mount_a_name_with_a_line_break() {
+    need!("fusermount3", "setpriv");
+    let Some(sandbox) = sandbox::enter() else { return };
+    let source = sandbox.make_dir("two\nlines");
+    std::fs::write(source.join("file"), "text").unwrap();
+    let mount = mount::passthrough(&sandbox).source(&source).user("daemon").start();
+    as_user("daemon", "cat").arg(mount.join("file")).ok();
+    mount.stop();
 }
 
 #[test]

@@ -106,6 +106,39 @@ fn writing_and_chown_take_suid_and_sgid_away() {
     });
 }
 
+/// `chown(-1, -1)`: no change of owner is one, too.
+fn assert_voids_set_ids(dir: &Path, mode_of: impl Fn(&str) -> u32) {
+    for name in ["of-owner", "of-root", "of-stranger"] {
+        std::fs::write(dir.join(name), "x").unwrap();
+        std::os::unix::fs::chown(dir.join(name), Some(4321), Some(8765)).unwrap();
+        sandbox::chmod(&dir.join(name), 0o6777);
+    }
+    std::os::unix::fs::chown(dir.join("of-root"), None, None).unwrap();
+    as_ids(4321, 8765, "", "chown : of-owner", dir).ok();
+    // The directory refuses this; here it has no effect.
+    as_ids(9999, 9999, "", "chown : of-stranger || true", dir).ok();
+    assert_eq!(["of-root", "of-owner", "of-stranger"].map(mode_of), [0o777, 0o777, 0o6777]);
+}
+
+#[test]
+fn a_chown_that_changes_nothing_takes_suid_and_sgid_away() {
+    let mode_in = |dir: &Path, name: &str| dir.join(name).metadata().unwrap().mode() & 0o7777;
+    public(|sandbox, mount| {
+        let bare = mount.source().with_extension("bare");
+        std::fs::create_dir(&bare).unwrap();
+        sandbox::chmod(sandbox.dir(), 0o755);
+        sandbox::chmod(&bare, 0o777);
+        assert_voids_set_ids(&bare, |name| mode_in(&bare, name));
+        assert_voids_set_ids(mount.path(), |name| mode_in(&mount.below(""), name));
+        assert_eq!(mode_in(mount.path(), "of-owner"), 0o777);
+    });
+    let Some(sandbox) = sandbox::enter() else { return };
+    let mount = mount::mem(&sandbox).start();
+    sandbox::chmod(mount.path(), 0o777);
+    assert_voids_set_ids(mount.path(), |name| mode_in(mount.path(), name));
+    mount.stop();
+}
+
 #[test]
 fn file_capabilities_are_lost_by_writing() {
     need!("setcap", "getcap");

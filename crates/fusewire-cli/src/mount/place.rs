@@ -60,7 +60,7 @@ fn explain(failure: Failure, path: &Path, error: &io::Error) -> Failure {
         Some(Errno::NOENT) => failure.or_try(format!("mkdir -p {path}")),
         Some(Errno::NOTDIR) => failure.or_try("a directory; single files cannot be shown"),
         Some(Errno::ACCESS) => failure.or_try("as root, or as a user who may read that directory"),
-        Some(Errno::NOTCONN | Errno::CONNABORTED) => failure
+        Some(Errno::NOTCONN | Errno::CONNABORTED | Errno::CANCELED) => failure
             .or_try(format!("end the FUSE mount there whose daemon is gone: fusewire unmount --lazy {path}")),
         _ => failure,
     }

@@ -210,12 +210,31 @@ impl Plan {
                 self.mountpoint.display()
             ))),
             FsKind::Passthrough | FsKind::Null if self.size.is_some() => {
-                Err(Failure::usage(format!("size belongs to --fs mem, and this is {}", self.fs)))
+                Err(Failure::usage(format!("size belongs to --fs mem, and this is {}", self.fs))
+                    .or_try("the same without it, or fusewire mount --fs mem --size BYTES none MNT"))
             }
             FsKind::Passthrough | FsKind::Mem if self.delay.is_some() => {
                 Err(Failure::usage(format!("delay belongs to --fs null, and this is {}", self.fs)))
             }
+            FsKind::Mem | FsKind::Null => self.consistent_without_directory(),
             _ => Ok(()),
+        }
+    }
+}
+
+impl Plan {
+    /// Options that would have no effect are mistakes.
+    fn consistent_without_directory(&self) -> Outcome<()> {
+        let idle = [
+            ("file_handles", self.file_handles != FileHandles::default()),
+            ("negative_timeout", self.timeouts.negative.is_some()),
+        ];
+        match idle.iter().find(|(_, given)| *given) {
+            Some((option, _)) => {
+                let what = format!("{option} belongs to --fs passthrough, and this is {}", self.fs);
+                Err(Failure::usage(what).or_try("the same without it"))
+            }
+            None => Ok(()),
         }
     }
 }
@@ -312,6 +331,13 @@ mod tests {
         assert!(refusal(&["--delay", "2ms", "/a", "/b"]).contains("--fs null"));
         assert!(refusal(&["--fs", "null", "-o", "delay=2", "none", "/b"]).contains("500us, 2ms or 1s"));
         assert!(refusal(&["--fs", "null", "-o", "delay=11s", "none", "/b"]).contains("at most 10 s"));
+        for option in ["file_handles=always", "negative_timeout=1"] {
+            let text = refusal(&["--fs", "mem", "-o", option, "none", "/b"]);
+            assert!(
+                text.contains(option.split('=').next().unwrap_or_default()) && text.contains("try:"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

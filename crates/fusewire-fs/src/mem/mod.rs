@@ -15,8 +15,8 @@ mod xattr;
 
 use data::PAGE;
 use fusewire::{
-    Attr, Config, Context, Entry, Errno, Extended, FileLock, FileSystem, FileType, FopenFlags, InitFlags,
-    Opened, Result, SetTime, StatFs, Timestamp, op,
+    Attr, Caller, Config, Context, Entry, Errno, Extended, FileLock, FileSystem, FileType, FopenFlags,
+    InitFlags, Opened, Result, SetTime, StatFs, Timestamp, op,
     reply::{DirPlusSink, DirSink, Sink, XattrSink},
 };
 use node::{Body, Directory, Node};
@@ -164,17 +164,18 @@ impl State {
         Ok(())
     }
 
-    fn setattr(&mut self, op: &op::Setattr) -> Result<()> {
+    fn setattr(&mut self, caller: Option<Caller>, op: &op::Setattr) -> Result<()> {
         let changes = &op.changes;
         if let Some(size) = changes.size {
             // The only change that can fail comes first.
             self.truncate(op.node, size, changes.kill_suid_gid)?;
         }
         let node = self.node_mut(op.node)?;
-        // A change of owner voids set-user-id whoever makes it, and a request to change nothing at all is what the
-        // kernel sends of `chown(-1, -1)` and when such bits must go because of a write.
+        // A change of owner voids set-user-id whoever makes it. A request to change nothing at all is what the kernel
+        // sends of `chown(-1, -1)`, and before a write that says the same; it has not checked whose file it is.
         let owner = changes.uid.is_some() || changes.gid.is_some();
-        if owner || changes.kill_suid_gid || *changes == Default::default() {
+        let may_void = caller.is_some_and(|caller| caller.uid == 0 || caller.uid == node.uid);
+        if owner || changes.kill_suid_gid || (may_void && *changes == Default::default()) {
             node.kill_suid_gid();
         }
         if owner {
@@ -247,9 +248,9 @@ impl FileSystem for MemFs {
         Ok((node.attr(self.options.ttl), Extended { btime: Some(node.btime), ..Default::default() }))
     }
 
-    async fn setattr(&self, _cx: &Context, op: op::Setattr) -> Result<Attr> {
+    async fn setattr(&self, cx: &Context, op: op::Setattr) -> Result<Attr> {
         let mut state = self.state();
-        state.setattr(&op)?;
+        state.setattr(cx.caller(), &op)?;
         Ok(state.node(op.node)?.attr(self.options.ttl))
     }
 

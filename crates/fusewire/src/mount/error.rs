@@ -156,7 +156,11 @@ pub enum MountError {
         source: io::Error,
     },
     /// The table of mounts could not be read.
-    #[error("cannot read the table of mounts, {}: {source}; is /proc mounted?", super::table::MOUNTINFO)]
+    #[error(
+        "cannot read the table of mounts, {}: {source}{}",
+        super::table::MOUNTINFO,
+        remedy(table_hint(source))
+    )]
     Table {
         /// What the kernel said.
         source: io::Error,
@@ -200,6 +204,7 @@ impl MountError {
                  whether AppArmor or SELinux forbids it"
             }
             Errno::NODEV => "this kernel has no FUSE, or its module is not loaded; try: modprobe fuse",
+            Errno::MFILE => MORE_FILES,
             Errno::NOSPC => "the limit of mounts is reached; see /proc/sys/fs/mount-max",
             Errno::BUSY => "something is mounted there already; unmount it or choose another directory",
             _ => "",
@@ -228,6 +233,7 @@ impl MountError {
             Errno::NODEV | Errno::NXIO => "the kernel module is not loaded; try: modprobe fuse",
             Errno::PERM => "the device is not allowed in this container; start it with --device /dev/fuse",
             Errno::ACCESS => "its permissions forbid it; usual is mode 0666: chmod 0666 /dev/fuse",
+            Errno::MFILE => MORE_FILES,
             _ => "",
         };
         Self::Device { source: source.into(), hint }
@@ -238,6 +244,7 @@ impl MountError {
             Some(Errno::NOENT) => format!("create it first: mkdir -p {}", quoted(path)),
             Some(Errno::NOTDIR) => "a part of the path that should be a directory is none".to_owned(),
             Some(Errno::LOOP) => "its symbolic links lead in a circle".to_owned(),
+            Some(Errno::MFILE) => MORE_FILES.to_owned(),
             Some(Errno::ACCESS) => {
                 "a directory on the way forbids it; on a FUSE mount of another user this is so even for root, unless \
                  it was mounted with allow_other"
@@ -246,6 +253,15 @@ impl MountError {
             _ => String::new(),
         };
         Self::MountPoint { path: path.to_owned(), source, hint }
+    }
+}
+
+const MORE_FILES: &str = "raise the limit of open files: ulimit -n, or LimitNOFILE= of the service";
+
+fn table_hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE) => MORE_FILES,
+        _ => "is /proc mounted?",
     }
 }
 

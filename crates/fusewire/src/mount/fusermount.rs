@@ -205,6 +205,10 @@ fn hint(message: &str) -> &'static str {
         ),
         ("too many FUSE", "unmount some, or raise mount_max in /etc/fuse.conf"),
         (
+            "determine username",
+            "the number of this user has no line in /etc/passwd: add one (useradd), or run this as root",
+        ),
+        (
             "/dev/fuse: Permission denied",
             "its permissions forbid it; usual is mode 0666: chmod 0666 /dev/fuse",
         ),
@@ -258,6 +262,7 @@ mod tests {
         for needle in ["/m", "/bin/fusermount3", "only allowed if", "write a line user_allow_other"] {
             assert!(text.contains(needle), "{text}");
         }
+        assert!(hint("/usr/bin/fusermount3: could not determine username").contains("/etc/passwd"));
     }
 
     #[test]

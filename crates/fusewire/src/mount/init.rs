@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{sys, table};
+use super::{sys, table::FdInfo};
 
 /// How long to sleep between looks at whether the mount attempt has come as far as sending INIT.
 const CONNECT_POLL: Duration = Duration::from_micros(200);
@@ -31,25 +31,35 @@ pub(super) struct Outcome<T> {
     pub answered: Option<io::Result<()>>,
 }
 
-/// Makes mounting with this descriptor wait for INIT, where the kernel can (Linux 6.18).
-pub(super) fn make_synchronous(device: BorrowedFd<'_>) -> bool {
-    // Without the line in fdinfo there is no safe moment to begin reading; see `wait_connected`.
-    table::connection_of(device).is_ok() && sys::request_sync_init(device).is_ok()
+/// A descriptor with which mounting waits for INIT.
+pub(super) struct Synchronous<'a> {
+    device: BorrowedFd<'a>,
+    info: FdInfo,
+}
+
+impl<'a> Synchronous<'a> {
+    /// Makes mounting with this descriptor wait for INIT, where the kernel can (Linux 6.18).
+    pub fn make(device: BorrowedFd<'a>) -> Option<Self> {
+        // Without the line in fdinfo there is no safe moment to begin reading; see `wait_connected`.
+        let info = FdInfo::open(device).ok()?;
+        info.connection().ok()?;
+        sys::request_sync_init(device).ok()?;
+        Some(Self { device, info })
+    }
 }
 
 /// Runs `mount`, which waits for the answer to INIT, and on a second thread `answer`, which gives it.
 ///
 /// If `answer` fails or panics, INIT is refused, so that `mount` comes back. A panic goes on in the caller.
 pub(super) fn while_mounting<T>(
-    device: BorrowedFd<'_>,
+    Synchronous { device, info }: Synchronous<'_>,
     answer: impl FnOnce(BorrowedFd<'_>) -> io::Result<()> + Send,
     mount: impl FnOnce() -> T,
 ) -> io::Result<Outcome<T>> {
     let over = Over::new()?;
-    let connection = table::ConnectionOf::open(device)?;
     thread::scope(|scope| {
         let answering = thread::Builder::new().name("fusewire-init".into()).spawn_scoped(scope, || {
-            if !wait_connected(&connection, &over.flag) {
+            if !wait_connected(&info, &over.flag) {
                 return None;
             }
             let answered = catch_unwind(AssertUnwindSafe(|| answer(device)));
@@ -91,11 +101,11 @@ impl Over {
 ///
 /// On a descriptor in this state `read` and even `poll` block until it is mounted, and nothing but a signal ends
 /// that; if mounting failed before, the thread would hang for ever. fdinfo tells without blocking.
-fn wait_connected(connection: &table::ConnectionOf, over: &AtomicBool) -> bool {
+fn wait_connected(info: &FdInfo, over: &AtomicBool) -> bool {
     loop {
         // Read before asking, or a connection made in between would be missed.
         let is_over = over.load(Ordering::Acquire);
-        if matches!(connection.now(), Ok(Some(_))) {
+        if matches!(info.connection(), Ok(Some(_))) {
             return true;
         }
         if is_over {

@@ -37,7 +37,7 @@ pub use table::{MountEntry, fuse_mounts};
 use fusectl::AbortSwitch;
 use guard::Guard;
 use place::Place;
-use table::Identity;
+use table::{FdInfo, Identity};
 
 /// A mounted filesystem whose INIT has been answered.
 ///
@@ -178,7 +178,7 @@ fn finish(
 
 /// Whether the mount is the one the descriptor was mounted with, as far as the kernel tells.
 fn is_served_by(device: BorrowedFd<'_>, identity: Identity) -> bool {
-    match table::connection_of(device) {
+    match FdInfo::open(device).and_then(|info| info.connection()) {
         Ok(Some(connection)) => connection == table::connection(identity.device),
         _ => identity.entry().is_ok_and(|entry| entry.is_some_and(|entry| entry.is_fuse())),
     }
@@ -303,8 +303,12 @@ impl Drop for Mount {
 /// [`MountError::NotMounted`] if `path` is no mount point, [`MountError::NotFuse`] if something else is mounted there,
 /// [`MountError::Busy`] if it is in use; else what the kernel or `fusermount3` said.
 pub fn unmount_path(path: &Path, lazy: bool, force: bool) -> Result<(), MountError> {
-    let resolved = place::resolve(path).map_err(|error| place::explain(path, error))?;
-    let identity = Identity::at(&resolved).map_err(|error| place::explain(path, error.into()))?;
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => MountError::NotMounted { path: path.to_owned(), hint: error.to_string() },
+        _ => place::explain(path, error),
+    };
+    let resolved = place::resolve(path).map_err(failed)?;
+    let identity = Identity::at(&resolved).map_err(|error| failed(error.into()))?;
     let entry = identity.entry().map_err(|source| MountError::Table { source })?;
     let entry = match entry {
         Some(entry) if entry.mountpoint == resolved => entry,

@@ -43,7 +43,7 @@ impl<'a> Context<'a> {
     ) -> Result<Hidden<'a>, MountError> {
         self.configure(device, options)?;
         let refused = |source| MountError::Init { path: self.place.path.clone(), source };
-        if sync_init && init::make_synchronous(device) {
+        if let Some(device) = sync_init.then(|| init::Synchronous::make(device)).flatten() {
             let create = || fsconfig_create(&self.fd);
             let outcome = init::while_mounting(device, answer, create).map_err(refused)?;
             if let Some(Err(error)) = outcome.answered {

@@ -64,8 +64,8 @@ fn name(kind: FileType) -> &'static str {
 
 /// Says which mount is dead if that is the reason.
 pub(super) fn explain(path: &Path, error: io::Error) -> MountError {
-    // The latter for a moment, while the ring of a server that was killed is being taken down.
-    if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) {
+    // The latter two for a moment, while the ring of a server that was killed is being taken down.
+    if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED)) {
         let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let resolved = resolve(path).unwrap_or(full);
         let dead = table::deepest_fuse_above(&resolved).unwrap_or(resolved);
@@ -163,5 +163,13 @@ mod tests {
         assert!(text("missing").contains("mkdir -p"), "{}", text("missing"));
         assert!(text("file/x").contains("should be a directory"), "{}", text("file/x"));
         std::fs::remove_dir_all(folder).expect("clean up");
+    }
+
+    #[test]
+    fn a_mount_without_server_is_named_whichever_way_it_shows() {
+        for number in [libc::ENOTCONN, libc::ECONNABORTED, libc::ECANCELED] {
+            let error = explain(Path::new("/"), io::Error::from_raw_os_error(number));
+            assert!(matches!(error, MountError::Dead { .. }), "{error}");
+        }
     }
 }

@@ -200,25 +200,24 @@ pub(super) fn deepest_fuse_above(path: &Path) -> Option<PathBuf> {
     mounts.max_by_key(|mountpoint| mountpoint.components().count())
 }
 
-/// The connection that a `/dev/fuse` descriptor serves, where the kernel tells it (about Linux 6.18); none as
-/// long as nothing was mounted with it.
-pub(super) fn connection_of(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
-    ConnectionOf::open(fd)?.now()
-}
-
-/// The same for who asks again and again, and must not fail for want of a descriptor.
+/// What the kernel tells about a `/dev/fuse` descriptor, kept open: to ask again takes no descriptor, of which there may
+/// be none left.
 #[derive(Debug)]
-pub(super) struct ConnectionOf(File);
+pub(super) struct FdInfo(File);
 
-impl ConnectionOf {
+impl FdInfo {
+    /// Must not outlive the descriptor: its number may be given to another one.
     pub fn open(fd: BorrowedFd<'_>) -> io::Result<Self> {
         File::open(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).map(Self)
     }
 
-    pub fn now(&self) -> io::Result<Option<u64>> {
+    /// The connection that the descriptor serves, where the kernel tells it (about Linux 6.18); none as long as nothing
+    /// was mounted with it.
+    pub fn connection(&self) -> io::Result<Option<u64>> {
+        // Longer than the lines of any descriptor; the kernel writes them anew for each read at the beginning.
         let mut text = [0; 1024];
-        let len = self.0.read_at(&mut text, 0)?;
-        Ok(connection_in(&String::from_utf8_lossy(&text[..len])))
+        let length = self.0.read_at(&mut text, 0)?;
+        Ok(connection_in(&String::from_utf8_lossy(&text[..length])))
     }
 }
 
