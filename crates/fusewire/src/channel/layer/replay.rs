@@ -27,6 +27,9 @@ const LISTED: usize = 100;
 /// Longest record that is believed, bytes: the largest request there is, and a page.
 const LONGEST: usize = crate::limits::MAX_WRITE_EVER as usize + 4096;
 
+/// Features that say by which way requests travel, which is the fake kernel's own when they are asked again.
+const WAYS: InitFlags = InitFlags::OVER_IO_URING.union(InitFlags::HAS_IO_URING_BUFPOOL);
+
 /// A recording that was opened.
 #[derive(Debug)]
 pub struct Replay {
@@ -184,7 +187,7 @@ impl Replay {
         let kernel = FakeKernel::with(fs, options, ()).map_err(start)?;
         let mut run =
             Run { kernel, numbers: Numbers::default(), sent: HashMap::new(), report: Report::default() };
-        run.report.missing_features = self.features() - run.kernel.agreed().flags;
+        run.report.missing_features = self.features() - run.kernel.agreed().flags - WAYS;
         run.report.complete = true;
         while let Some((kind, body)) = self.record(&mut run.report)? {
             match kind {
