@@ -3,6 +3,7 @@
 
 pub(crate) mod asker;
 pub(crate) mod device;
+pub(crate) mod fork;
 pub(crate) mod memory;
 pub(crate) mod sched;
 pub(crate) mod signal;

@@ -391,7 +391,7 @@ real! {
         let cpu = *cpus.last().unwrap();
         let mount = Mounted::with(options());
         // What else runs on this machine may delay anybody now and then, but not each time.
-        let mut worst = || stats_beside_a_busy_thread(&mount, cpu).into_iter().max().unwrap();
+        let worst = || stats_beside_a_busy_thread(&mount, cpu).into_iter().max().unwrap();
         let best = (0..3).map(|_| worst()).inspect(|worst| eprintln!("worst {worst:?}")).find(|&worst| worst < 250 * MS);
         assert!(best.is_some(), "three times in a row a stat took 250 ms");
         mount.end();
@@ -399,7 +399,7 @@ real! {
 }
 
 /// How long each `stat` takes, for some seconds, while another thread computes on the same CPU.
-fn stats_beside_a_busy_thread(mount: &Mounted, cpu: usize) -> Vec<Duration> {
+fn stats_beside_a_busy_thread(mount: &Mounted, cpu: usize) -> Vec<std::time::Duration> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

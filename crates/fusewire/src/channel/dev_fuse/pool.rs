@@ -12,7 +12,7 @@ use crate::{
     fs::FileSystem,
     limits,
     session::Session,
-    sys,
+    sys::{self, fork::NotInherited},
     types::Errno,
 };
 use rustix::{
@@ -179,7 +179,7 @@ impl Pool {
         let cloneable = sys::device::clone_device(&device)
             .inspect_err(|error| tracing::info!(%error, "readers share one /dev/fuse descriptor"))
             .is_ok();
-        let (session, device) = (session.clone(), Arc::new(device));
+        let (session, device) = (session.clone(), Arc::new(NotInherited::new(device)));
         let crew =
             Crew { session: session.clone(), layer, device, cloneable, beside_ring, pool: pool.clone() };
         let cpus = allowed_cpus();
@@ -228,7 +228,7 @@ const SMALL_STACK: usize = 256 << 10;
 struct Crew<F, L> {
     session: Arc<Session<F>>,
     layer: Arc<L>,
-    device: Arc<OwnedFd>,
+    device: Arc<NotInherited>,
     /// Each reader can have a descriptor of its own.
     cloneable: bool,
     beside_ring: bool,
@@ -239,7 +239,7 @@ impl<F: FileSystem, L: Layer> Crew<F, L> {
     fn hire(&self, spare: bool, first: bool) -> io::Result<()> {
         let device = match first || !self.cloneable {
             true => self.device.clone(),
-            false => Arc::new(sys::device::clone_device(&self.device)?),
+            false => Arc::new(NotInherited::new(sys::device::clone_device(&*self.device)?)),
         };
         let status = Arc::<Status>::default();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);

@@ -10,6 +10,7 @@ use crate::{
     fs::FileSystem,
     limits,
     session::Session,
+    sys::fork::NotInherited,
     types::Errno,
 };
 use fusewire_abi as abi;
@@ -36,7 +37,7 @@ const FORGET_PAUSE: Duration = Duration::from_millis(2);
 /// What a reader thread works with.
 pub(super) struct Post {
     /// Its `/dev/fuse` descriptor.
-    pub device: Arc<OwnedFd>,
+    pub device: Arc<NotInherited>,
     /// Other threads read from the same descriptor: its mode must not be changed for one of them.
     pub shared: bool,
     /// Wakes it while it waits: an eventfd.
@@ -52,7 +53,7 @@ pub(super) struct Post {
 /// What the slots of one reader thread share.
 #[derive(Debug)]
 pub(super) struct Reader {
-    device: Arc<OwnedFd>,
+    device: Arc<NotInherited>,
     shared: bool,
     spare: bool,
     beside_ring: bool,
@@ -76,7 +77,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn device(&self) -> &Arc<OwnedFd> {
+    pub(super) fn device(&self) -> &Arc<NotInherited> {
         &self.device
     }
 

@@ -19,7 +19,10 @@ use crate::{
     fs::FileSystem,
     limits,
     session::Session,
-    sys::uring::{Entry, Ring},
+    sys::{
+        fork::NotInherited,
+        uring::{Entry, Ring},
+    },
     types::Errno,
 };
 use rustix::{
@@ -201,6 +204,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
                 crew.left();
             }
         }
+        let device = NotInherited::new(device);
         let mut guard =
             Guard { crew: crew.clone(), queues, government, session: session.clone(), layer, device };
         let watch = Builder::new().name("fusewire-watch".into()).stack_size(256 << 10).spawn(move || {
@@ -282,14 +286,14 @@ struct Guard<F, L> {
     government: Government,
     session: Arc<Session<F>>,
     layer: Arc<L>,
-    device: OwnedFd,
+    device: NotInherited,
 }
 
 impl<F: FileSystem, L: Layer> Guard<F, L> {
     /// One thread more for the queues of a group whose threads are all stuck.
     fn hire(&self, group: usize) -> io::Result<()> {
         let (thread, start, status) =
-            make(self.device.try_clone()?, self.queues.clone(), group, Place::Anywhere)?;
+            make(self.device.as_fd().try_clone_to_owned()?, self.queues.clone(), group, Place::Anywhere)?;
         self.session.join();
         self.crew.alive.fetch_add(1, Ordering::AcqRel);
         let (session, layer, crew) = (self.session.clone(), self.layer.clone(), self.crew.clone());
