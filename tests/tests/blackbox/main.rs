@@ -2,6 +2,7 @@
 
 mod cli;
 mod examples;
+mod data;
 mod faults;
 mod harness;
 mod limits;
@@ -10,6 +11,7 @@ mod lower;
 mod mounting;
 mod posix;
 mod programs;
+mod ring;
 mod semantics;
 mod slow;
 mod soak;

@@ -107,7 +107,7 @@ impl Machine {
 fn tests(names: &[&str]) -> String {
     format!(
         "export FUSEWIRE_BIN=/usr/bin/fusewire FUSEWIRE_TEST_CHANNEL=uring FUSEWIRE_TEST_DIR=/tmp\n\
-         /test/debug/deps/blackbox --test-threads=1 {}",
+         /test/release/deps/blackbox --test-threads=1 --nocapture {}",
         names.join(" ")
     )
 }
@@ -119,14 +119,14 @@ fn programs() -> Result<Vec<Program>> {
     let program = |from: PathBuf, to: &str| Program { from, to: to.into() };
     Ok(vec![
         program(target.join("release/fusewire"), "usr/bin/fusewire"),
-        program(build_tests()?, "test/debug/deps/blackbox"),
-        program(target.join("debug/fusewire-test-actor"), "test/debug/fusewire-test-actor"),
+        program(build_tests()?, "test/release/deps/blackbox"),
+        program(target.join("release/fusewire-test-actor"), "test/release/fusewire-test-actor"),
     ])
 }
 
-/// The black-box tests' program.
+/// The black-box tests' program, optimised: the guest is slow.
 fn build_tests() -> Result<PathBuf> {
-    let words = ["test", "--no-run", "--quiet", "--package", "fusewire-tests", "--test", "blackbox"];
+    let words = ["test", "--release", "--no-run", "--quiet", "--package", "fusewire-tests", "--test", "blackbox"];
     let mut command = run::cargo(&words);
     command.args(["--message-format", "json"]).stderr(std::process::Stdio::inherit());
     let output = command.output().context("cargo test --no-run")?;

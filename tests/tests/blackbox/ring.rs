@@ -1,0 +1,58 @@
+//! The ring of FUSE over io_uring: one queue for each CPU there may ever be.
+
+use fusewire_tests::command::{Cache, is_over_ring};
+use fusewire_tests::mount;
+use fusewire_tests::sandbox;
+use fusewire_tests::skip_unless;
+use std::os::unix::fs::FileExt;
+
+/// How many CPUs there may ever be.
+fn possible() -> usize {
+    let list = std::fs::read_to_string("/sys/devices/system/cpu/possible").expect("possible CPUs");
+    list.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<usize>().ok()).expect("a number") + 1
+}
+
+#[test]
+fn memory_of_the_buffers_is_there_only_once_it_is_used() {
+    skip_unless!(is_over_ring(), "FUSEWIRE_TEST_CHANNEL is not uring");
+    let Some(sandbox) = sandbox::enter() else { return };
+    let mount = mount::passthrough(&sandbox).cache(Cache::None).option("log=debug").start();
+    let before = mount.resident_kib();
+    // The longest requests, on every CPU that is there, and many at a time.
+    let bytes = vec![0x77; 1 << 20];
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let path = mount.join(format!("file{number}"));
+            let bytes = &bytes;
+            scope.spawn(move || {
+                let file = std::fs::File::options().read(true).write(true).create(true).open(path);
+                let file = file.expect("open");
+                for round in 0..8 {
+                    file.write_all_at(bytes, round << 20).expect("write");
+                    let mut found = vec![0; 1 << 20];
+                    file.read_exact_at(&mut found, round << 20).expect("read");
+                    assert_eq!(&found, bytes);
+                }
+            });
+        }
+    });
+    let after = mount.resident_kib();
+    eprintln!("{} possible CPUs: {before} KiB resident at first, {after} KiB after use", possible());
+    assert!(after <= 64 << 10, "{after} KiB are resident");
+    mount.stop();
+}
+
+#[test]
+fn every_queue_is_served_also_those_of_cpus_that_are_not_there() {
+    skip_unless!(is_over_ring(), "FUSEWIRE_TEST_CHANNEL is not uring");
+    let Some(sandbox) = sandbox::enter() else { return };
+    let mount = mount::passthrough(&sandbox).option("log=debug").start();
+    // Until every queue has an entry, the kernel answers nobody.
+    std::fs::write(mount.join("name"), b"content").expect("write");
+    assert_eq!(std::fs::read(mount.below("name")).expect("read below"), b"content");
+    std::fs::remove_file(mount.join("name")).expect("unlink");
+    let log = mount.log();
+    let queues = format!("queues={}", possible());
+    assert!(log.contains("requests come over io_uring") && log.contains(&queues), "{log}");
+    mount.stop();
+}
