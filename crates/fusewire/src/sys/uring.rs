@@ -55,7 +55,14 @@ impl Entry {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { base: base.cast(), payload })
+        let entry = Self { base: base.cast(), payload };
+        // Neighbours become one mapping, and the first byte of a header would bring 2 MiB with it.
+        // SAFETY: the range is the mapping just made; the advice changes nothing of its content.
+        if unsafe { libc::madvise(base, PAGE + payload, libc::MADV_NOHUGEPAGE) } < 0 {
+            // A kernel without huge pages does not know it.
+            tracing::debug!(error = %io::Error::last_os_error(), "MADV_NOHUGEPAGE");
+        }
+        Ok(entry)
     }
 
     /// Header and payload.
