@@ -10,6 +10,7 @@
 pub mod channel;
 pub mod context;
 mod files;
+mod pages;
 pub mod fs;
 pub mod limits;
 pub mod mount;

@@ -4,7 +4,7 @@ use crate::{
     channel::{
         dev_fuse::{self, Pool},
         layer::Layer,
-        uring::{self, Crew, Prepared, Queues, Reason, RingSize},
+        uring::{self, Buffers, Crew, Prepared, Queues, Reason, RingSize},
     },
     fs::FileSystem,
     limits,
@@ -53,6 +53,8 @@ pub struct Options {
     pub memory: Option<u64>,
     /// How threads of the ring wait for requests.
     pub poll: Poll,
+    /// Where the data of requests is that come over the ring.
+    pub buffers: Buffers,
 }
 
 /// Why a filesystem could not be mounted or served.
@@ -292,6 +294,7 @@ fn plan_ring(options: &Options, bounds: &mut Bounds) -> Result<Queues, Reason> {
     let (threads, memory) = (options.threads, options.memory);
     let queues = Queues {
         poll: options.poll,
+        buffers: options.buffers,
         ..Queues::new(possible, &dev_fuse::allowed_cpus(), threads, wanted, memory)
     };
     bounds.max_write = bounds.max_write.min(queues.payload as u32);

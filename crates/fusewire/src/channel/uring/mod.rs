@@ -20,11 +20,13 @@ mod govern;
 mod kick;
 mod offer;
 mod policy;
+mod pool;
 mod queues;
 mod slot;
 mod thread;
 
 pub(crate) use crew::{Crew, Prepared};
+pub use pool::Buffers;
 pub use offer::{Reason, RingSize, SWITCH};
 pub(crate) use offer::{possible, switch, try_out};
 pub(crate) use queues::Queues;
