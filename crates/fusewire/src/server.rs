@@ -4,7 +4,7 @@ use crate::{
     channel::{
         dev_fuse::{self, Pool},
         layer::Layer,
-        uring::{self, Buffers, Crew, Prepared, Queues, Reason, RingSize},
+        uring::{self, Crew, Prepared, Queues, Reason, RingSize},
     },
     fs::FileSystem,
     limits,
@@ -23,6 +23,7 @@ use std::{
 pub use crate::channel::{
     dev_fuse::Ended,
     poll::{Poll, PollError},
+    uring::Buffers,
 };
 
 /// By which way requests come from the kernel.

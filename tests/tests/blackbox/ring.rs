@@ -57,3 +57,38 @@ fn every_queue_is_served_also_those_of_cpus_that_are_not_there() {
     assert!(log.contains("requests come over io_uring") && log.contains(&queues), "{log}");
     mount.stop();
 }
+
+/// What the log of a mount with `buffers` says of them.
+fn told(buffers: &str) -> Option<String> {
+    let sandbox = sandbox::enter()?;
+    let mount = mount::passthrough(&sandbox).option("log=debug").option(&format!("buffers={buffers}")).start();
+    std::fs::write(mount.join("name"), b"content").expect("write");
+    let log = mount.log();
+    mount.stop();
+    let about = log.lines().filter(|line| line.contains("payload of its own") || line.contains("pool of payloads"));
+    Some(about.collect::<Vec<_>>().join("\n"))
+}
+
+/// Whether this kernel has pools for the ring.
+fn has_pools() -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-', '+']).filter_map(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(7), Some(3))
+}
+
+#[test]
+fn where_payloads_are_is_told_with_its_reason() {
+    skip_unless!(is_over_ring(), "FUSEWIRE_TEST_CHANNEL is not uring");
+    let Some(own) = told("own") else { return };
+    assert!(own.contains("that was asked for"), "{own}");
+    let auto = told("auto").expect("a sandbox");
+    if !has_pools() {
+        assert!(auto.contains("the kernel has no pools"), "{auto}");
+        return;
+    }
+    assert!(auto.contains("pinned=false zero_copy=true"), "{auto}");
+    let pool = told("pool").expect("a sandbox");
+    assert!(pool.contains("pinned=false zero_copy=false"), "{pool}");
+    let pinned = told("pinned").expect("a sandbox");
+    assert!(pinned.contains("pinned=true zero_copy=true"), "{pinned}");
+}

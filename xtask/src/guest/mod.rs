@@ -70,12 +70,17 @@ pub fn run(words: &[&str]) -> Result<()> {
         (true, true) => ALL.to_vec(),
         (true, false) => SHORT.to_vec(),
     };
-    machine.boot(order.guest, &programs, &tests(&form))?;
-    if !order.cases.is_empty() || order.guest.possible != order.guest.cpus {
-        return Ok(());
+    if !order.cases.is_empty() {
+        return machine.boot(order.guest, &programs, &tests("auto", &form));
     }
+    let mut script = tests("zero-copy", &form);
+    if order.all {
+        let others = ["auto", "own", "pool", "pinned"].map(|buffers| tests(buffers, &["data::"]));
+        script = [&[script][..], &others].concat().join(" && ");
+    }
+    machine.boot(order.guest, &programs, &script)?;
     let many = Guest { possible: 64, ..order.guest };
-    machine.boot(many, &programs, &tests(&["ring::"]))
+    machine.boot(many, &programs, &tests("auto", &["ring::"]))
 }
 
 /// The short form, as CI runs it: whoever cannot have a guest learns why and is not held up.
@@ -103,11 +108,12 @@ impl Machine {
     }
 }
 
-/// The guest's command that runs the black-box tests with these parts in their names.
-fn tests(names: &[&str]) -> String {
+/// The guest's command that runs the black-box tests with these parts in their names over the ring, with data in these
+/// buffers.
+fn tests(buffers: &str, names: &[&str]) -> String {
     format!(
-        "export FUSEWIRE_BIN=/usr/bin/fusewire FUSEWIRE_TEST_CHANNEL=uring FUSEWIRE_TEST_DIR=/tmp\n\
-         /test/release/deps/blackbox --test-threads=1 --nocapture {}",
+        "FUSEWIRE_BIN=/usr/bin/fusewire FUSEWIRE_TEST_CHANNEL=uring FUSEWIRE_TEST_DIR=/tmp \
+         FUSEWIRE_TEST_BUFFERS={buffers} /test/release/deps/blackbox --test-threads=1 --nocapture {}",
         names.join(" ")
     )
 }
