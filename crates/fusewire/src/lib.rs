@@ -10,11 +10,11 @@
 pub mod channel;
 pub mod context;
 mod files;
-mod pages;
 pub mod fs;
 pub mod limits;
 pub mod mount;
 pub mod notify;
+mod pages;
 pub mod proto;
 pub mod reply;
 pub mod server;

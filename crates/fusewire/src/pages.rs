@@ -58,7 +58,12 @@ impl<'a> Pages<'a> {
     }
 
     /// `pread`, once, into the pages from byte `at` on.
-    pub(crate) async fn read(&self, file: BorrowedFd<'_>, (at, len): (usize, usize), offset: u64) -> Result<usize> {
+    pub(crate) async fn read(
+        &self,
+        file: BorrowedFd<'_>,
+        (at, len): (usize, usize),
+        offset: u64,
+    ) -> Result<usize> {
         let ring = files::ring().ok_or(Errno::IO)?;
         transfer::read_lent(&ring, file, self.lent(at, len), offset).await
     }
@@ -75,7 +80,8 @@ impl<'a> Pages<'a> {
         let file = memory()?;
         let mut there = 0;
         while there < len {
-            match transfer::write_lent_now(&ring, file.as_fd(), self.lent(there, len - there), there as u64)? {
+            match transfer::write_lent_now(&ring, file.as_fd(), self.lent(there, len - there), there as u64)?
+            {
                 0 => return Err(Errno::IO),
                 n => there += n,
             }

@@ -61,11 +61,13 @@ fn every_queue_is_served_also_those_of_cpus_that_are_not_there() {
 /// What the log of a mount with `buffers` says of them.
 fn told(buffers: &str) -> Option<String> {
     let sandbox = sandbox::enter()?;
-    let mount = mount::passthrough(&sandbox).option("log=debug").option(&format!("buffers={buffers}")).start();
+    let mount =
+        mount::passthrough(&sandbox).option("log=debug").option(&format!("buffers={buffers}")).start();
     std::fs::write(mount.join("name"), b"content").expect("write");
     let log = mount.log();
     mount.stop();
-    let about = log.lines().filter(|line| line.contains("payload of its own") || line.contains("pool of payloads"));
+    let about =
+        log.lines().filter(|line| line.contains("payload of its own") || line.contains("pool of payloads"));
     Some(about.collect::<Vec<_>>().join("\n"))
 }
 
@@ -91,4 +93,32 @@ fn where_payloads_are_is_told_with_its_reason() {
     assert!(pool.contains("pinned=false zero_copy=false"), "{pool}");
     let pinned = told("pinned").expect("a sandbox");
     assert!(pinned.contains("pinned=true zero_copy=true"), "{pinned}");
+}
+
+/// By how much memory grows when requests of 1 MiB read and write on a mount with `buffers`, in KiB.
+fn growth(buffers: &str) -> Option<u64> {
+    let sandbox = sandbox::enter()?;
+    let plan = mount::passthrough(&sandbox).cache(Cache::None).option(&format!("buffers={buffers}"));
+    let mount = plan.start();
+    let file = std::fs::File::options().read(true).write(true).create(true).open(mount.join("file"));
+    let file = file.expect("open");
+    let before = mount.resident_kib();
+    let bytes = vec![0x77; 1 << 20];
+    file.write_all_at(&bytes, 0).expect("write");
+    let mut found = vec![0; 1 << 20];
+    file.read_exact_at(&mut found, 0).expect("read");
+    assert_eq!(found, bytes);
+    let after = mount.resident_kib();
+    drop(file);
+    mount.stop();
+    Some(after - before)
+}
+
+#[test]
+fn data_that_is_not_copied_takes_no_memory() {
+    skip_unless!(is_over_ring() && has_pools(), "no zero copy: it takes Linux 7.3 and --channel uring");
+    let Some(copied) = growth("pool") else { return };
+    let lent = growth("zero-copy").expect("a sandbox");
+    assert!(copied >= 1 << 10, "{copied} KiB: the data was not in a pool");
+    assert!(lent < 512, "{lent} KiB: the data was copied");
 }

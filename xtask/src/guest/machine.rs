@@ -64,7 +64,8 @@ impl Guest {
         // CPUs that could be plugged in do not count for the kernel as possible; those that are never started do.
         command.args(["-smp", &possible.to_string(), "-m", &memory.to_string()]);
         command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-        let line = "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
+        let line =
+            "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
         command.args(["-append", &format!("{line} maxcpus={cpus}")]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot start QEMU")?;

@@ -132,7 +132,8 @@ fn programs() -> Result<Vec<Program>> {
 
 /// The black-box tests' program, optimised: the guest is slow.
 fn build_tests() -> Result<PathBuf> {
-    let words = ["test", "--release", "--no-run", "--quiet", "--package", "fusewire-tests", "--test", "blackbox"];
+    let words =
+        ["test", "--release", "--no-run", "--quiet", "--package", "fusewire-tests", "--test", "blackbox"];
     let mut command = run::cargo(&words);
     command.args(["--message-format", "json"]).stderr(std::process::Stdio::inherit());
     let output = command.output().context("cargo test --no-run")?;

@@ -104,16 +104,13 @@ impl Store {
         let names = found.lines().filter_map(|line| line.split(' ').next());
         // The unsigned one has the image in it; the others depend on it or are the same.
         let best = names.max_by_key(|name| (patch_level(name, version), name.contains("binary-unsigned")));
-        best.map(str::to_owned)
-            .ok_or_else(|| unavailable(format!("Debian has no kernel {version} in {RELEASES:?}: try --kernel")))
+        best.map(str::to_owned).ok_or_else(|| {
+            unavailable(format!("Debian has no kernel {version} in {RELEASES:?}: try --kernel"))
+        })
     }
 
     /// The directory `name` with packages in it, which `choose` names, with all that they depend on or alone.
-    fn unpacked(
-        &self,
-        name: &str,
-        choose: impl Fn(&Self) -> Result<(Vec<String>, bool)>,
-    ) -> Result<PathBuf> {
+    fn unpacked(&self, name: &str, choose: impl Fn(&Self) -> Result<(Vec<String>, bool)>) -> Result<PathBuf> {
         let root = self.dir.join(name);
         if root.exists() {
             return Ok(root);
@@ -147,7 +144,8 @@ impl Store {
     fn update(&self) -> Result<()> {
         let apt = self.dir.join("apt");
         let stamp = apt.join("updated");
-        let age = fs::metadata(&stamp).and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+        let age =
+            fs::metadata(&stamp).and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
         if age.is_some_and(|age| age.as_secs() < 24 * 3600) {
             return Ok(());
         }
@@ -205,7 +203,8 @@ fn patch_level(name: &str, version: &str) -> u64 {
 
 /// What a program says, if it succeeds.
 fn output(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::bail!("{}: {}", output.status, said.trim().lines().last().unwrap_or("no message"));

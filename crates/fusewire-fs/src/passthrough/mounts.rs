@@ -247,7 +247,10 @@ fn tells_at_close(fd: impl AsFd) -> bool {
 
 fn nowait(fd: impl AsFd) -> (bool, bool) {
     let kind = filesystem(fd);
-    NOWAIT.iter().find(|(known, _)| kind == Some(*known)).map_or((false, false), |&(_, writes)| (true, writes))
+    NOWAIT
+        .iter()
+        .find(|(known, _)| kind == Some(*known))
+        .map_or((false, false), |&(_, writes)| (true, writes))
 }
 
 fn births(fd: impl AsFd, stat: &Statx) -> Option<(u32, u32)> {

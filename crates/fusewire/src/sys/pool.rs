@@ -76,7 +76,12 @@ impl Ring {
     }
 
     /// Give a queue its pool. `index`: where it is in the table, if it is.
-    pub(crate) fn add_pool(&mut self, queue: u16, pool: &PayloadPool, index: Option<u16>) -> Result<(), Errno> {
+    pub(crate) fn add_pool(
+        &mut self,
+        queue: u16,
+        pool: &PayloadPool,
+        index: Option<u16>,
+    ) -> Result<(), Errno> {
         let bufpool =
             UringBufpool { uaddr: pool.base as u64, len: (pool.slot * pool.slots) as u32, reserved: 0 };
         let request = UringCmdReq { qid: queue, bufpool, ..Default::default() };
@@ -84,7 +89,12 @@ impl Ring {
     }
 
     /// A command that is over as soon as it is submitted.
-    fn command_now(&mut self, command: UringCmd, request: UringCmdReq, index: Option<u16>) -> Result<(), Errno> {
+    fn command_now(
+        &mut self,
+        command: UringCmd,
+        request: UringCmdReq,
+        index: Option<u16>,
+    ) -> Result<(), Errno> {
         let mut arguments = [0; URING_SQE_CMD_SIZE];
         arguments[..size_of_val(&request)].copy_from_slice(request.as_bytes());
         let command = opcode::UringCmd80::new(DEVICE, command as u32).cmd(arguments).buf_index(index).build();
@@ -140,7 +150,12 @@ impl Ring {
     ///
     /// # Safety
     /// As for the command: `argument` must be what it reads.
-    unsafe fn control(&self, command: libc::c_uint, argument: *mut libc::c_void, size: usize) -> io::Result<()> {
+    unsafe fn control(
+        &self,
+        command: libc::c_uint,
+        argument: *mut libc::c_void,
+        size: usize,
+    ) -> io::Result<()> {
         const USE_REGISTERED_RING: libc::c_uint = 1 << 31;
         // SAFETY: the number is that of this ring in this thread; the rest is as the caller promises.
         let done = unsafe {

@@ -26,7 +26,7 @@ mod slot;
 mod thread;
 
 pub(crate) use crew::{Crew, Prepared};
-pub use pool::Buffers;
 pub use offer::{Reason, RingSize, SWITCH};
 pub(crate) use offer::{possible, switch, try_out};
+pub use pool::Buffers;
 pub(crate) use queues::Queues;

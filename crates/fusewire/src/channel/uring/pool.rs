@@ -104,7 +104,13 @@ impl Pools {
         self.told.get_or_init(|| match made {
             Ok(made) => {
                 let (pinned, zero_copy, slots) = (made.is_pinned, made.zero_copy, made.pool.slots());
-                tracing::info!(slots, bytes = plan.slot, pinned, zero_copy, "each queue has a pool of payloads");
+                tracing::info!(
+                    slots,
+                    bytes = plan.slot,
+                    pinned,
+                    zero_copy,
+                    "each queue has a pool of payloads"
+                );
             }
             Err(errno) => tracing::warn!(%errno, "no pools: each entry has a payload of its own"),
         });
@@ -154,8 +160,7 @@ impl Shelf {
                 .make_table(plan.table.0)
                 .inspect_err(|error| tracing::info!(%error, "no table of buffers: no zero copy"))
                 .is_ok();
-        let plan =
-            Plan { pinned: plan.pinned && has_table, zero_copy: plan.zero_copy && has_table, ..plan };
+        let plan = Plan { pinned: plan.pinned && has_table, zero_copy: plan.zero_copy && has_table, ..plan };
         let queues = queues.iter().enumerate().map(|(index, &queue)| {
             let mut fresh = false;
             let made = pools.made[usize::from(queue)].get_or_init(|| {
