@@ -25,7 +25,8 @@ fn memory_of_the_buffers_is_there_only_once_it_is_used() {
             let path = mount.join(format!("file{number}"));
             let bytes = &bytes;
             scope.spawn(move || {
-                let file = std::fs::File::options().read(true).write(true).create(true).open(path);
+                let file =
+                    std::fs::File::options().read(true).write(true).create(true).truncate(true).open(path);
                 let file = file.expect("open");
                 for round in 0..8 {
                     file.write_all_at(bytes, round << 20).expect("write");
@@ -100,7 +101,8 @@ fn growth(buffers: &str) -> Option<u64> {
     let sandbox = sandbox::enter()?;
     let plan = mount::passthrough(&sandbox).cache(Cache::None).option(&format!("buffers={buffers}"));
     let mount = plan.start();
-    let file = std::fs::File::options().read(true).write(true).create(true).open(mount.join("file"));
+    let file =
+        std::fs::File::options().read(true).write(true).create(true).truncate(true).open(mount.join("file"));
     let file = file.expect("open");
     let before = mount.resident_kib();
     let bytes = vec![0x77; 1 << 20];

@@ -73,7 +73,7 @@ pub fn run(words: &[&str]) -> Result<()> {
     if !order.cases.is_empty() {
         return machine.boot(order.guest, &programs, &tests("auto", &form));
     }
-    let mut script = tests("zero-copy", &form);
+    let mut script = format!("/test/release/deps/pages --nocapture && {}", tests("zero-copy", &form));
     if order.all {
         let others = ["auto", "own", "pool", "pinned"].map(|buffers| tests(buffers, &["data::"]));
         script = [&[script][..], &others].concat().join(" && ");
@@ -125,23 +125,23 @@ fn programs() -> Result<Vec<Program>> {
     let program = |from: PathBuf, to: &str| Program { from, to: to.into() };
     Ok(vec![
         program(target.join("release/fusewire"), "usr/bin/fusewire"),
-        program(build_tests()?, "test/release/deps/blackbox"),
+        program(build_tests("fusewire", "pages")?, "test/release/deps/pages"),
+        program(build_tests("fusewire-tests", "blackbox")?, "test/release/deps/blackbox"),
         program(target.join("release/fusewire-test-actor"), "test/release/fusewire-test-actor"),
     ])
 }
 
-/// The black-box tests' program, optimised: the guest is slow.
-fn build_tests() -> Result<PathBuf> {
-    let words =
-        ["test", "--release", "--no-run", "--quiet", "--package", "fusewire-tests", "--test", "blackbox"];
+/// The program of these tests, optimised: the guest is slow.
+fn build_tests(package: &str, name: &str) -> Result<PathBuf> {
+    let words = ["test", "--release", "--no-run", "--quiet", "--package", package, "--test", name];
     let mut command = run::cargo(&words);
     command.args(["--message-format", "json"]).stderr(std::process::Stdio::inherit());
     let output = command.output().context("cargo test --no-run")?;
     let lines = String::from_utf8_lossy(&output.stdout);
     let messages = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let built = messages.filter(|message| message["target"]["name"] == "blackbox");
-    let path = built.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
-    path.context("the black-box tests cannot be built")
+    let built = messages.filter(|message| message["target"]["name"] == name);
+    let path = built.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
+    path.with_context(|| format!("the tests {name} of {package} cannot be built"))
 }
 
 fn parse(words: &[&str]) -> Result<Order> {

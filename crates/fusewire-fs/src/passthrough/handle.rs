@@ -163,7 +163,8 @@ impl Passthrough {
             reply |= FopenFlags::NOFLUSH;
         }
         // Ignored unless requests come over a ring with zero copy.
-        if self.options.zero_copy == ZeroCopy::Always || mount.is_at_once(flags) {
+        let is_large = self.options.cache != CacheProfile::None || flags.contains(OFlags::DIRECT);
+        if self.options.zero_copy == ZeroCopy::Always || is_large && mount.is_at_once(flags) {
             reply |= FopenFlags::IO_URING_ZERO_COPY;
         }
         let handle = self.insert(Open::file(node, fd, flags, mount.flush_errors), !mount.handles);

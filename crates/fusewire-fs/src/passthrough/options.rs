@@ -45,7 +45,8 @@ pub enum LockScope {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ZeroCopy {
     /// Where the lower filesystem can begin all that the open file allows without another thread of the kernel's: reads on
-    /// ext4, XFS and Btrfs, writes on the latter two; with `O_DIRECT` both on all of them.
+    /// ext4, XFS and Btrfs, writes on the latter two; with `O_DIRECT` both on all of them. Not without cache: the kernel does
+    /// not gather small requests then, and they are quicker copied.
     #[default]
     Auto,
     /// For all files: that is slower where such a thread is needed.
