@@ -1,8 +1,8 @@
 //! The black-box tests, one module per subject.
 
 mod cli;
-mod examples;
 mod data;
+mod examples;
 mod faults;
 mod harness;
 mod limits;
