@@ -16,7 +16,8 @@ fn possible() -> usize {
 fn memory_of_the_buffers_is_there_only_once_it_is_used() {
     skip_unless!(is_over_ring(), "FUSEWIRE_TEST_CHANNEL is not uring");
     let Some(sandbox) = sandbox::enter() else { return };
-    let mount = mount::passthrough(&sandbox).cache(Cache::None).option("log=debug").start();
+    let mount =
+        mount::passthrough(&sandbox).cache(Cache::None).option("log=debug").option("buffers=auto").start();
     let before = mount.resident_kib();
     // The longest requests, on every CPU that is there, and many at a time.
     let bytes = vec![0x77; 1 << 20];
@@ -121,6 +122,7 @@ fn data_that_is_not_copied_takes_no_memory() {
     skip_unless!(is_over_ring() && has_pools(), "no zero copy: it takes Linux 7.3 and --channel uring");
     let Some(copied) = growth("pool") else { return };
     let lent = growth("zero-copy").expect("a sandbox");
-    assert!(copied >= 1 << 10, "{copied} KiB: the data was not in a pool");
+    // Some pages of the slot have been used before.
+    assert!(copied >= 900, "{copied} KiB: the data was not in a pool");
     assert!(lent < 512, "{lent} KiB: the data was copied");
 }
