@@ -375,7 +375,7 @@ _fusewire() {
             return 0
             ;;
         fusewire__subcmd__mount)
-            opts="-o -r -d -v -q -h --fs --size --delay --options --read-only --allow-other --private --cache --entry-timeout --attr-timeout --negative-timeout --daemon --auto-unmount --channel --memory --threads --poll --max-write --file-handles --dry-run --sloppy --verbose --quiet --log --log-file --help"
+            opts="-o -r -d -v -q -h --fs --size --delay --options --read-only --allow-other --private --cache --entry-timeout --attr-timeout --negative-timeout --daemon --auto-unmount --channel --memory --buffers --threads --poll --max-write --file-handles --dry-run --sloppy --verbose --quiet --log --log-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -423,6 +423,10 @@ _fusewire() {
                     ;;
                 --memory)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --buffers)
+                    COMPREPLY=($(compgen -W "auto own pool pinned zero-copy" -- "${cur}"))
                     return 0
                     ;;
                 --threads)

@@ -57,6 +57,11 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l channel -d '
 dev-fuse\t'By reading and writing /dev/fuse'
 uring\t'Over io_uring, a ring for each CPU; mounting fails where that cannot be had'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l memory -d 'What the buffers of the rings may take together, such as 64M. Each CPU has one at least, never below 64K: less than 1M for each lowers the longest read and write [default: 64M, or 2M for each CPU if that is more]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l buffers -d 'Where data is on its way over io_uring: Linux 7.3 offers more than one place [default: auto]' -r -f -a "auto\t'In a pool for each CPU where the kernel has them; as root, not copied at all where that pays'
+own\t'In a buffer for each request, as before Linux 7.3'
+pool\t'In pools, and always copied'
+pinned\t'As auto, and all memory is taken at once, which spares the kernel some work; fewer requests can wait for something'
+zero-copy\t'As auto, and never copied, even where that does not pay'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l threads -d 'Threads that serve requests [default: one per CPU]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l poll -d 'How threads of the ring wait for requests: off, they sleep; auto, they sleep where their clients are, and poll only where that pays and takes no CPU from anybody; fixed:US, they poll for so many microseconds before they sleep, which is for CPUs that are reserved [default: auto]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l max-write -d 'Longest write request, such as 128K or 1M [default: what the kernel allows]' -r
@@ -91,6 +96,11 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l channel -d 'How 
 dev-fuse\t'By reading and writing /dev/fuse'
 uring\t'Over io_uring, a ring for each CPU; mounting fails where that cannot be had'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l memory -d 'What the buffers of the rings may take together, such as 64M. Each CPU has one at least, never below 64K: less than 1M for each lowers the longest read and write [default: 64M, or 2M for each CPU if that is more]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l buffers -d 'Where data is on its way over io_uring: Linux 7.3 offers more than one place [default: auto]' -r -f -a "auto\t'In a pool for each CPU where the kernel has them; as root, not copied at all where that pays'
+own\t'In a buffer for each request, as before Linux 7.3'
+pool\t'In pools, and always copied'
+pinned\t'As auto, and all memory is taken at once, which spares the kernel some work; fewer requests can wait for something'
+zero-copy\t'As auto, and never copied, even where that does not pay'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l threads -d 'Threads that serve requests [default: one per CPU]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l poll -d 'How threads of the ring wait for requests: off, they sleep; auto, they sleep where their clients are, and poll only where that pays and takes no CPU from anybody; fixed:US, they poll for so many microseconds before they sleep, which is for CPUs that are reserved [default: auto]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l max-write -d 'Longest write request, such as 128K or 1M [default: what the kernel allows]' -r

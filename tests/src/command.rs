@@ -72,6 +72,10 @@ impl MountLine {
         if let Some(cache) = self.cache {
             words.extend(["--cache".into(), cache.word().into()]);
         }
+        let told = self.options.iter().any(|option| option.starts_with("buffers="));
+        if let Some(buffers) = std::env::var("FUSEWIRE_TEST_BUFFERS").ok().filter(|_| !told) {
+            words.extend(["--buffers".into(), buffers.into()]);
+        }
         if !self.options.is_empty() {
             words.extend(["-o".into(), self.options.join(",").into()]);
         }

@@ -78,3 +78,46 @@ pub fn interrupt_on_usr1() -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Memory on whole pages: of its own, or a file's.
+#[derive(Debug)]
+pub struct Pages {
+    base: *mut u8,
+    length: usize,
+}
+
+impl Pages {
+    /// New memory, as `O_DIRECT` wants it.
+    pub fn new(length: usize) -> io::Result<Self> {
+        Self::map(length, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
+    }
+
+    /// The first `length` bytes of a file that is open for reading and writing: what is changed there changes the file.
+    pub fn of(file: &impl AsRawFd, length: usize) -> io::Result<Self> {
+        Self::map(length, libc::MAP_SHARED, file.as_raw_fd())
+    }
+
+    fn map(length: usize, flags: libc::c_int, fd: libc::c_int) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses touches nothing that exists.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, fd, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { base: base.cast(), length })
+    }
+
+    /// All of it.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping is as long, readable and writable, and borrowed exclusively by `self`. Of a file, the tests
+        // see to it that nobody shortens or changes it meanwhile.
+        unsafe { std::slice::from_raw_parts_mut(self.base, self.length) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: made by `map` with this length; nobody borrows from it any more.
+        unsafe { libc::munmap(self.base.cast(), self.length) };
+    }
+}

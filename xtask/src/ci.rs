@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: what has to hold before anything is merged.
 
 use crate::run::{cargo, is_root, must, target_dir};
-use crate::{setup, tidy};
+use crate::{guest, setup, tidy};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -27,6 +27,7 @@ const STEPS: &[Step] = &[
     }),
     ("build", build),
     ("ring", ring),
+    ("guest", guest::short),
     ("test", test),
 ];
 

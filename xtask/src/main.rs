@@ -1,6 +1,7 @@
 //! `cargo xtask`: the chores of the repository. What CI runs is `cargo xtask ci`, nothing else.
 
 mod ci;
+mod guest;
 mod run;
 mod setup;
 mod suites;
@@ -20,6 +21,7 @@ cargo xtask TASK
   posix [...]       the project's POSIX suite on mem and passthrough
   programs [...]    git, sqlite, PostgreSQL, overlayfs, cargo, ... on a mount
   faults [...]      killed, stopped and full: the tests of faults
+  guest [...]       tests on the newest kernel in a virtual machine; `guest --help` tells of options
   soak [MINUTES]    all kinds of work on one mount at once, 30 minutes if not told otherwise
 
 Words after the name of a suite go to `cargo nextest run`.";
@@ -42,6 +44,7 @@ fn perform(words: &[&str]) -> Result<()> {
         ["ci", steps @ ..] => ci::run(steps),
         ["setup"] => setup::run(),
         ["tidy"] => tidy::run(),
+        ["guest", rest @ ..] => guest::run(rest),
         ["soak", rest @ ..] => suites::soak(rest),
         [suite @ ("pjdfstest" | "fsx" | "posix" | "programs" | "faults"), rest @ ..] => {
             suites::run(suite, rest)

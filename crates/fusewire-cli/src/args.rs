@@ -166,7 +166,7 @@ pub struct MountArgs {
     /// As for mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, strictatime, lazytime, nosymfollow, sync,
     /// dirsync, allow_other, default_permissions, max_read=BYTES, fsname=NAME, subtype=NAME, auto_unmount. Then each
     /// long option of this command as a word: fs=, cache=, entry_timeout=, attr_timeout=, negative_timeout=,
-    /// file_handles=, channel=, memory=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, private. What fstab needs
+    /// file_handles=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, private. What fstab needs
     /// (defaults, nofail, _netdev, user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -231,6 +231,9 @@ pub struct RunArgs {
     /// than 1M for each lowers the longest read and write [default: 64M, or 2M for each CPU if that is more]
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory: Option<u64>,
+    /// Where data is on its way over io_uring: Linux 7.3 offers more than one place [default: auto]
+    #[arg(long, value_name = "WHERE")]
+    pub buffers: Option<BuffersKind>,
     /// Threads that serve requests [default: one per CPU]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
@@ -340,6 +343,33 @@ pub enum ChannelKind {
     Uring,
 }
 
+/// Where data is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BuffersKind {
+    /// In a pool for each CPU where the kernel has them; as root, not copied at all where that pays
+    #[default]
+    Auto,
+    /// In a buffer for each request, as before Linux 7.3
+    Own,
+    /// In pools, and always copied
+    Pool,
+    /// As auto, and all memory is taken at once, which spares the kernel some work; fewer requests can wait for something
+    Pinned,
+    /// As auto, and never copied, even where that does not pay
+    ZeroCopy,
+}
+
+impl From<BuffersKind> for fusewire::server::Buffers {
+    fn from(kind: BuffersKind) -> Self {
+        match kind {
+            BuffersKind::Auto | BuffersKind::ZeroCopy => Self::Auto,
+            BuffersKind::Own => Self::Own,
+            BuffersKind::Pool => Self::Pool,
+            BuffersKind::Pinned => Self::Pinned,
+        }
+    }
+}
+
 impl From<ChannelKind> for fusewire::server::Channel {
     fn from(kind: ChannelKind) -> Self {
         match kind {
@@ -362,7 +392,7 @@ macro_rules! named {
         }
     )*};
 }
-named!(FsKind, CacheKind, FileHandles, ChannelKind);
+named!(FsKind, CacheKind, FileHandles, ChannelKind, BuffersKind);
 
 /// Reads a time in seconds, such as `1`, `0.25` or `forever`.
 ///

@@ -106,6 +106,11 @@ fn of_this_thread() -> Option<Rc<Files>> {
     FILES.with_borrow(Clone::clone)
 }
 
+/// The ring of this thread, if it has one.
+pub(crate) fn ring() -> Option<Rc<RefCell<Ring>>> {
+    FILES.with_borrow(|files| files.as_ref().map(|files| files.ring.clone()))
+}
+
 /// `pread`, once.
 pub(crate) async fn read(file: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
     let Some(files) = of_this_thread() else { return rustix::io::pread(file, buf, offset) };

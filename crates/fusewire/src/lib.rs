@@ -14,6 +14,7 @@ pub mod fs;
 pub mod limits;
 pub mod mount;
 pub mod notify;
+mod pages;
 pub mod proto;
 pub mod reply;
 pub mod server;

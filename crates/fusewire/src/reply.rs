@@ -1,6 +1,6 @@
 //! Where replies are built: in the channel's own memory, never in a temporary.
 
-use crate::types::*;
+use crate::{pages::Pages, types::*};
 use fusewire_abi as abi;
 use std::os::fd::AsFd;
 use zerocopy::IntoBytes;
@@ -10,13 +10,27 @@ use zerocopy::IntoBytes;
 pub struct Sink<'a> {
     buf: &'a mut [u8],
     len: usize,
+    /// Where the bytes have to go in the end, if not into `buf`.
+    pages: Option<Pages<'a>>,
 }
 
 impl<'a> Sink<'a> {
     /// Over a channel's reply area, limited to what was asked for.
     pub fn new(buf: &'a mut [u8], limit: usize) -> Self {
         let n = limit.min(buf.len());
-        Self { buf: &mut buf[..n], len: 0 }
+        Self { buf: &mut buf[..n], len: 0, pages: None }
+    }
+
+    /// The bytes have to go into a client's pages, if there are any.
+    pub(crate) fn into_pages(self, pages: Option<Pages<'a>>) -> Self {
+        Self { pages, ..self }
+    }
+
+    /// Something other than a file's bytes comes next.
+    fn keep(&self) {
+        if let Some(pages) = &self.pages {
+            pages.keep(self.len);
+        }
     }
 
     /// Bytes that still fit.
@@ -36,6 +50,7 @@ impl<'a> Sink<'a> {
 
     /// Append as much of `bytes` as fits; returns how much that was.
     pub fn put(&mut self, bytes: &[u8]) -> usize {
+        self.keep();
         let n = bytes.len().min(self.room());
         self.buf[self.len..][..n].copy_from_slice(&bytes[..n]);
         self.len += n;
@@ -44,6 +59,7 @@ impl<'a> Sink<'a> {
 
     /// Append `n` zeros, as far as they fit: a hole. Returns how many that were.
     pub fn put_zeros(&mut self, n: usize) -> usize {
+        self.keep();
         let n = n.min(self.room());
         self.buf[self.len..][..n].fill(0);
         self.len += n;
@@ -65,7 +81,11 @@ impl<'a> Sink<'a> {
         let begin = self.len;
         while self.room() > 0 {
             let at = offset.saturating_add((self.len - begin) as u64);
-            match crate::files::read(file.as_fd(), &mut self.buf[self.len..], at).await {
+            let read = match self.pages.filter(Pages::is_direct) {
+                Some(pages) => pages.read(file.as_fd(), (self.len, self.room()), at).await,
+                None => crate::files::read(file.as_fd(), &mut self.buf[self.len..], at).await,
+            };
+            match read {
                 Ok(0) => break,
                 Ok(n) => self.len += n,
                 Err(Errno::INTR) => continue,
@@ -78,6 +98,7 @@ impl<'a> Sink<'a> {
 
     /// Let `fill` write into the rest of the sink and say how much it wrote (system calls that fill a buffer).
     pub fn fill(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<usize> {
+        self.keep();
         let n = fill(&mut self.buf[self.len..])?;
         self.len = (self.len + n).min(self.buf.len());
         Ok(n)
@@ -243,32 +264,46 @@ fn put_dirent(
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
     buf: &'a [u8],
+    /// Where the bytes are, if not in `buf`.
+    pages: Option<Pages<'a>>,
 }
 
 impl std::fmt::Debug for Source<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes", self.buf.len())
+        write!(f, "{} bytes", self.len())
     }
 }
 
 impl<'a> Source<'a> {
     /// Over a channel's request payload.
     pub const fn new(buf: &'a [u8]) -> Self {
-        Self { buf }
+        Self { buf, pages: None }
+    }
+
+    /// The bytes are in a client's pages.
+    pub(crate) const fn in_pages(pages: Pages<'a>) -> Self {
+        Self { buf: &[], pages: Some(pages) }
     }
 
     /// Bytes on offer.
     pub const fn len(&self) -> usize {
-        self.buf.len()
+        match &self.pages {
+            Some(pages) => pages.len(),
+            None => self.buf.len(),
+        }
     }
 
     /// Nothing on offer.
     pub const fn is_empty(&self) -> bool {
-        self.buf.is_empty()
+        self.len() == 0
     }
 
-    /// Copy out; returns how many bytes that were.
+    /// Copy out; returns how many bytes that were. Fewer than there are and than `to` holds only if the client's pages cannot
+    /// be read for want of memory or descriptors: 0 then.
     pub fn copy_to(&self, to: &mut [u8]) -> usize {
+        if let Some(pages) = &self.pages {
+            return pages.copy_to(to).unwrap_or(0);
+        }
         let n = to.len().min(self.len());
         to[..n].copy_from_slice(&self.buf[..n]);
         n
@@ -276,16 +311,23 @@ impl<'a> Source<'a> {
 
     /// Copy out into a new vector, for a filesystem that hands the bytes to somebody else.
     pub fn to_vec(&self) -> Vec<u8> {
-        self.buf.to_vec()
+        let mut bytes = vec![0; self.len()];
+        let n = self.copy_to(&mut bytes);
+        bytes.truncate(n);
+        bytes
     }
 
     /// Write everything to a file at `offset`, as [`Sink::put_file`] reads; returns how many bytes were taken, which is less than all only when
     /// the file takes no more (`ENOSPC`, `EFBIG`). Errors are those of `pwrite`, returned if nothing was taken.
     pub async fn to_file(&self, file: impl AsFd, offset: u64) -> Result<usize> {
         let mut done = 0;
-        while done < self.buf.len() {
+        while done < self.len() {
             let at = offset.saturating_add(done as u64);
-            match crate::files::write(file.as_fd(), &self.buf[done..], at).await {
+            let written = match &self.pages {
+                Some(pages) => pages.write(file.as_fd(), done, at).await,
+                None => crate::files::write(file.as_fd(), &self.buf[done..], at).await,
+            };
+            match written {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => continue,

@@ -23,6 +23,7 @@ use std::{
 pub use crate::channel::{
     dev_fuse::Ended,
     poll::{Poll, PollError},
+    uring::Buffers,
 };
 
 /// By which way requests come from the kernel.
@@ -53,6 +54,8 @@ pub struct Options {
     pub memory: Option<u64>,
     /// How threads of the ring wait for requests.
     pub poll: Poll,
+    /// Where the data of requests is that come over the ring.
+    pub buffers: Buffers,
 }
 
 /// Why a filesystem could not be mounted or served.
@@ -292,6 +295,7 @@ fn plan_ring(options: &Options, bounds: &mut Bounds) -> Result<Queues, Reason> {
     let (threads, memory) = (options.threads, options.memory);
     let queues = Queues {
         poll: options.poll,
+        buffers: options.buffers,
         ..Queues::new(possible, &dev_fuse::allowed_cpus(), threads, wanted, memory)
     };
     bounds.max_write = bounds.max_write.min(queues.payload as u32);

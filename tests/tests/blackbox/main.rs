@@ -1,6 +1,7 @@
 //! The black-box tests, one module per subject.
 
 mod cli;
+mod data;
 mod examples;
 mod faults;
 mod harness;
@@ -10,6 +11,7 @@ mod lower;
 mod mounting;
 mod posix;
 mod programs;
+mod ring;
 mod semantics;
 mod slow;
 mod soak;

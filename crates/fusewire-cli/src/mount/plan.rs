@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use fusewire::server;
 
-use crate::args::{self, CacheKind, FileHandles, FsKind, LogArgs, MountArgs};
+use crate::args::{self, BuffersKind, CacheKind, FileHandles, FsKind, LogArgs, MountArgs};
 use crate::failure::{Failure, Outcome};
 
 /// What to mount and how.
@@ -26,6 +26,8 @@ pub struct Plan {
     pub timeouts: Timeouts,
     /// Whether files are remembered by file handle.
     pub file_handles: FileHandles,
+    /// Where data is on its way.
+    pub buffers: BuffersKind,
     /// Room for data in a filesystem in memory, bytes.
     pub size: Option<u64>,
     /// How long the null filesystem takes for data.
@@ -50,7 +52,7 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 16] = [
+const WORDS: [&str; 17] = [
     "fs=",
     "cache=",
     "entry_timeout=",
@@ -59,6 +61,7 @@ const WORDS: [&str; 16] = [
     "file_handles=",
     "channel=",
     "memory=",
+    "buffers=",
     "threads=",
     "poll=",
     "max_write=",
@@ -83,6 +86,7 @@ impl Plan {
             cache: CacheKind::default(),
             timeouts: Timeouts::default(),
             file_handles: FileHandles::default(),
+            buffers: BuffersKind::default(),
             size: None,
             delay: None,
             log: LogArgs { log: None, log_file: None, ..log.clone() },
@@ -134,6 +138,7 @@ impl Plan {
             "negative_timeout" => self.timeouts.negative = Some(args::seconds(value).map_err(wrong)?),
             "channel" => self.server.channel = choice::<args::ChannelKind>(value).map_err(wrong)?.into(),
             "memory" => self.server.memory = Some(args::memory(value).map_err(wrong)?),
+            "buffers" => self.buffers = choice(value).map_err(wrong)?,
             "threads" => self.server.threads = Some(args::threads(value).map_err(wrong)?),
             "poll" => {
                 self.server.poll =
@@ -168,6 +173,8 @@ impl Plan {
         set_some(&mut self.timeouts.negative, &args.cache.negative_timeout);
         set(&mut self.server.channel, &args.run.channel.map(Into::into));
         set_some(&mut self.server.memory, &args.run.memory);
+        set(&mut self.buffers, &args.run.buffers);
+        self.server.buffers = self.buffers.into();
         set_some(&mut self.server.threads, &args.run.threads);
         set(&mut self.server.poll, &args.run.poll);
         set_some(&mut self.server.max_write, &args.run.max_write);
@@ -278,7 +285,7 @@ mod tests {
 
     #[test]
     fn words_mean_what_long_options_mean() {
-        let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,threads=3,poll=fixed:20,\
+        let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,buffers=pinned,threads=3,poll=fixed:20,\
                      max_write=64K,log=debug,log_file=/tmp/l,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
         let short = plan(&["-o", words, "/a", "/b"]).expect("plan");
         let long = plan(&[
@@ -289,6 +296,7 @@ mod tests {
             "--file-handles=never",
             "--channel=dev-fuse",
             "--memory=8M",
+            "--buffers=pinned",
             "--threads=3",
             "--poll=fixed:20",
             "--max-write=64K",

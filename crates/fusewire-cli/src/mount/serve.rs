@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 use super::background;
 use super::plan::Plan;
 use super::signals::{self, Ending};
-use crate::args::{CacheKind, FileHandles, FsKind};
+use crate::args::{BuffersKind, CacheKind, FileHandles, FsKind};
 use crate::failure::{Failure, Outcome, with_causes};
 
 /// Mounts and serves until the mount ends.
@@ -65,6 +65,10 @@ fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
         entry_timeout: plan.timeouts.entry,
         attr_timeout: plan.timeouts.attr,
         negative_timeout: plan.timeouts.negative,
+        zero_copy: match plan.buffers {
+            BuffersKind::ZeroCopy => passthrough::ZeroCopy::Always,
+            _ => passthrough::ZeroCopy::Auto,
+        },
         file_handles: match plan.file_handles {
             FileHandles::Auto => passthrough::FileHandles::Auto,
             FileHandles::Never => passthrough::FileHandles::Never,

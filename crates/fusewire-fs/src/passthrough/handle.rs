@@ -4,7 +4,7 @@ use super::{
     Passthrough, attr,
     dir::Stream,
     fds::Fd,
-    options::{CacheProfile, LockScope},
+    options::{CacheProfile, LockScope, ZeroCopy},
     sys,
 };
 use fusewire::{
@@ -161,6 +161,11 @@ impl Passthrough {
         };
         if self.options.locks == LockScope::Mount && !mount.flush_errors {
             reply |= FopenFlags::NOFLUSH;
+        }
+        // Ignored unless requests come over a ring with zero copy.
+        let is_large = self.options.cache != CacheProfile::None || flags.contains(OFlags::DIRECT);
+        if self.options.zero_copy == ZeroCopy::Always || is_large && mount.is_at_once(flags) {
+            reply |= FopenFlags::IO_URING_ZERO_COPY;
         }
         let handle = self.insert(Open::file(node, fd, flags, mount.flush_errors), !mount.handles);
         Ok(Opened::new(handle).with_flags(reply))

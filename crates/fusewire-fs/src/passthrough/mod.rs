@@ -28,7 +28,7 @@ mod sys;
 mod tests;
 mod xattr;
 
-pub use options::{CacheProfile, FileHandles, LockScope, Options};
+pub use options::{CacheProfile, FileHandles, LockScope, Options, ZeroCopy};
 
 use creds::Creds;
 use fds::{Budget, explain};

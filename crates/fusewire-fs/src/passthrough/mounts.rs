@@ -45,6 +45,10 @@ const REMOTE: &[i64] = &[
 /// change them.
 const BIRTHS: &[i64] = &[0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
 
+/// Lower filesystems of which the ring reads files at once if they are in memory, and whether it writes them so, too
+/// (`FMODE_NOWAIT`, `FOP_BUFFER_WASYNC`); for others it takes another thread: ext4, XFS, Btrfs.
+const NOWAIT: &[(i64, bool)] = &[(0xef53, false), (0x5846_5342, true), (0x9123_683e, true)];
+
 /// One lower mount.
 #[derive(Debug)]
 pub struct Mount {
@@ -58,12 +62,20 @@ pub struct Mount {
     pub handles: bool,
     /// Whether closing a file tells of errors.
     pub flush_errors: bool,
+    /// Whether the ring reads at once, and whether it writes at once.
+    nowait: (bool, bool),
     /// The device on which number and birth time tell files apart. Of others, such as the subvolumes of Btrfs, that may be
     /// inside the mount, a number may be given to a new one, with the same files in it.
     births: Option<(u32, u32)>,
 }
 
 impl Mount {
+    /// Does the ring at once all that a file opened with these flags is for?
+    pub fn is_at_once(&self, flags: OFlags) -> bool {
+        let (reads, writes) = self.nowait;
+        reads && (writes || flags.contains(OFlags::DIRECT) || flags & OFlags::RWMODE == OFlags::RDONLY)
+    }
+
     /// Does no other file have, or get later, the number and birth time of this one, unless it is born in the same tick of
     /// the clock?
     pub fn has_births(&self, stat: &Statx) -> bool {
@@ -108,10 +120,10 @@ impl Mounts {
         let stat = rustix::fs::statx(&root, c"", AtFlags::EMPTY_PATH, FIELDS)?;
         let handles = choose(&root, &stat, wanted)?;
         let flush_errors = tells_at_close(&root);
-        let births = births(&root, &stat);
+        let (births, nowait) = (births(&root, &stat), nowait(&root));
         let all: Box<[OnceLock<Mount>]> = (0..MOST).map(|_| OnceLock::new()).collect();
-        let mount =
-            Mount { index: 0, id: stat.stx_mnt_id, fd: Anchor::Root(root), handles, flush_errors, births };
+        let id = stat.stx_mnt_id;
+        let mount = Mount { index: 0, id, fd: Anchor::Root(root), handles, flush_errors, nowait, births };
         let known = HashMap::from([(mount.id, 0)]);
         if all[0].set(mount).is_err() {
             return Err(Errno::EXIST);
@@ -184,13 +196,14 @@ impl Mounts {
         // Where handles are demanded they are demanded of the directory itself: an odd mount inside is no reason to stop.
         let wanted = if self.wanted == FileHandles::Never { FileHandles::Never } else { FileHandles::Auto };
         let handles = real && choose(&fd, &now, wanted)?;
-        let (flush_errors, births) = (tells_at_close(&fd), births(&fd, &now));
+        let (flush_errors, births, nowait) = (tells_at_close(&fd), births(&fd, &now), nowait(&fd));
         let mount = Mount {
             index: place as u16,
             id: now.stx_mnt_id,
             fd: Anchor::Inside(Fd::new(fd, permit)),
             handles,
             flush_errors,
+            nowait,
             births,
         };
         tracing::debug!(mount = mount.id, index = place, handles, "mount inside the directory");
@@ -230,6 +243,14 @@ fn filesystem(fd: impl AsFd) -> Option<i64> {
 
 fn tells_at_close(fd: impl AsFd) -> bool {
     filesystem(fd).is_none_or(|kind| REMOTE.contains(&kind))
+}
+
+fn nowait(fd: impl AsFd) -> (bool, bool) {
+    let kind = filesystem(fd);
+    NOWAIT
+        .iter()
+        .find(|(known, _)| kind == Some(*known))
+        .map_or((false, false), |&(_, writes)| (true, writes))
 }
 
 fn births(fd: impl AsFd, stat: &Statx) -> Option<(u32, u32)> {

@@ -41,6 +41,18 @@ pub enum LockScope {
     Mount,
 }
 
+/// For which files to ask the kernel for reads and writes without a copy, where it offers them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZeroCopy {
+    /// Where the lower filesystem can begin all that the open file allows without another thread of the kernel's: reads on
+    /// ext4, XFS and Btrfs, writes on the latter two; with `O_DIRECT` both on all of them. Not without cache: the kernel does
+    /// not gather small requests then, and they are quicker copied.
+    #[default]
+    Auto,
+    /// For all files: that is slower where such a thread is needed.
+    Always,
+}
+
 /// How a directory is to be re-exported; [`Default`] suits a directory that others may change as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -58,6 +70,8 @@ pub struct Options {
     pub locks: LockScope,
     /// Whether to offer extended attributes and, with them, ACLs.
     pub xattr: bool,
+    /// For which files to do without copies.
+    pub zero_copy: ZeroCopy,
     /// How many descriptors to use at most; `None`: as many as the process may have. The process's own limit is raised
     /// as far as it may be either way.
     pub fd_limit: Option<u64>,
@@ -73,6 +87,7 @@ impl Default for Options {
             file_handles: FileHandles::default(),
             locks: LockScope::default(),
             xattr: true,
+            zero_copy: ZeroCopy::default(),
             fd_limit: None,
         }
     }

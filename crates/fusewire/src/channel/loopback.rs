@@ -432,11 +432,11 @@ impl Slot for LoopbackSlot {
         })
         .await?;
         let request = self.request.insert(request);
-        let message = Message::split(&request.bytes, self.agreed.flags).unwrap_or(Message {
-            header: InHeader::default(),
-            args: &[],
-            payload: &[],
-        });
+        let message = Message::split(&request.bytes, self.agreed.flags).unwrap_or(Message::new(
+            InHeader::default(),
+            &[],
+            &[],
+        ));
         Some((message, &mut self.area))
     }
 

@@ -5,7 +5,7 @@ use super::{
     op::*,
     operations::{Operation, Tail},
 };
-use crate::{limits, reply::Source, types::*};
+use crate::{limits, pages::Pages, reply::Source, types::*};
 use fusewire_abi::{self as abi, Opcode, SetattrValid};
 use std::ffi::CStr;
 use zerocopy::FromBytes;
@@ -150,6 +150,7 @@ struct Input<'a> {
     args: &'a [u8],
     rest: &'a [u8],
     extensions: &'a [u8],
+    pages: Option<Pages<'a>>,
 }
 
 impl<'a> Input<'a> {
@@ -161,7 +162,7 @@ impl<'a> Input<'a> {
             Some(_) if extensions == 0 => (m.payload, &[][..]),
             _ => return Err(Errno::INVAL),
         };
-        Ok(Self { header: m.header, args: m.args, rest, extensions })
+        Ok(Self { header: m.header, args: m.args, rest, extensions, pages: m.pages })
     }
 
     /// The fixed arguments: neither short nor long.
@@ -193,6 +194,15 @@ impl<'a> Input<'a> {
     fn data(&mut self, size: usize) -> Result<&'a [u8]> {
         let data = std::mem::take(&mut self.rest);
         if data.len() == size { Ok(data) } else { Err(Errno::INVAL) }
+    }
+
+    /// The same, wherever they are.
+    fn source(&mut self, size: usize) -> Result<Source<'a>> {
+        match self.pages {
+            Some(pages) if pages.len() == size => Ok(Source::in_pages(pages)),
+            Some(_) => Err(Errno::INVAL),
+            None => self.data(size).map(Source::new),
+        }
     }
 
     /// Owner and label of a new node.
@@ -324,7 +334,7 @@ fn transfer<'a>(opcode: Opcode, node: NodeId, input: &mut Input<'a>) -> Result<O
             node,
             handle: Handle(a.fh),
             offset: a.offset,
-            data: Source::new(input.data(a.size as usize)?),
+            data: input.source(a.size as usize)?,
             flags: a.flags,
             cached: flags.contains(abi::WriteFlags::CACHE),
             kill_suid_gid: flags.contains(abi::WriteFlags::KILL_SUIDGID),

@@ -7,23 +7,24 @@ use super::{
 use crate::{
     context::Context,
     fs::FileSystem,
+    pages::Pages,
     reply::{DirPlusSink, DirSink, Sink, XattrSink},
     types::*,
 };
 use fusewire_abi as abi;
 use zerocopy::{Immutable, IntoBytes};
 
-/// Serve one operation. Returns the answer's length in `area`, or its errno; operations that have no answer
+/// Serve one operation, whose data may have to go into a client's pages. Returns the answer's length in `area`, or its errno; operations that have no answer
 /// return 0 and must not be answered.
 pub(crate) async fn dispatch<F: FileSystem>(
     fs: &F,
     cx: &Context,
-    op: &Op<'_>,
+    (op, pages): (&Op<'_>, Option<Pages<'_>>),
     area: &mut [u8],
 ) -> Result<usize> {
     match *op {
         Op::Read(op) => {
-            let mut sink = Sink::new(area, op.size as usize);
+            let mut sink = Sink::new(area, op.size as usize).into_pages(pages);
             fs.read(cx, op, &mut sink).await?;
             Ok(sink.len())
         }

@@ -1,7 +1,10 @@
 //! A request as a channel delivers it: three pieces, never one flat buffer.
 
 use super::operations::Operation;
-use crate::types::{Caller, Errno, Result};
+use crate::{
+    pages::Pages,
+    types::{Caller, Errno, Result},
+};
 use fusewire_abi::{InHeader, InitFlags, Opcode, SetxattrInCompat};
 use zerocopy::FromBytes;
 
@@ -16,9 +19,16 @@ pub struct Message<'a> {
     pub args: &'a [u8],
     /// Names, data, extensions.
     pub payload: &'a [u8],
+    /// The client's pages, if its data is there and not in `payload`, or has to go there and not into the answer.
+    pub(crate) pages: Option<Pages<'a>>,
 }
 
 impl<'a> Message<'a> {
+    /// A request of these pieces.
+    pub const fn new(header: InHeader, args: &'a [u8], payload: &'a [u8]) -> Self {
+        Self { header, args, payload, pages: None }
+    }
+
     /// The pieces of a request that came as one run of bytes. Nothing is copied but the header.
     ///
     /// `INVAL` where the bytes are not a whole request, or its arguments are short.
@@ -32,7 +42,7 @@ impl<'a> Message<'a> {
             None => 0,
         };
         let (args, payload) = rest.split_at(args);
-        Ok(Self { header, args, payload })
+        Ok(Self::new(header, args, payload))
     }
 
     /// How long the fixed arguments are: before `SETXATTR_EXT` those of SETXATTR were shorter.

@@ -117,7 +117,7 @@ pub fn negotiate(
         request_timeout: 0,
     };
     if bounds.ring {
-        config.want |= InitFlags::OVER_IO_URING & offered;
+        config.want |= InitFlags::OVER_IO_URING.union(InitFlags::HAS_IO_URING_BUFPOOL) & offered;
     }
     ask(&mut config)?;
     let (flags, refused) = agree(&config, bounds);
@@ -149,9 +149,11 @@ fn agree(config: &Config, bounds: Bounds) -> (InitFlags, Vec<Refused>) {
     };
     let missing = flags - config.offered;
     refuse(&mut flags, missing, "the kernel does not offer it");
-    refuse(&mut flags, InitFlags::HAS_IO_URING_BUFPOOL, "the ring's entries have buffers of their own");
     if !bounds.ring {
         refuse(&mut flags, InitFlags::OVER_IO_URING, "this channel is not the ring");
+    }
+    if !flags.contains(InitFlags::OVER_IO_URING) {
+        refuse(&mut flags, InitFlags::HAS_IO_URING_BUFPOOL, "it needs OVER_IO_URING");
     }
     if !flags.contains(InitFlags::INIT_EXT) {
         refuse(&mut flags, SECOND_WORD, "it needs INIT_EXT, which was not asked for");

@@ -250,7 +250,7 @@ impl<F: FileSystem> Session<F> {
             }
         };
         tracing::trace!(unique = cx.unique(), ?op, "request");
-        let future = pin!(dispatch(&self.fs, cx, op, area));
+        let future = pin!(dispatch(&self.fs, cx, (op, message.pages), area));
         let result = guarded(future).await.unwrap_or_else(|| {
             in_flight.count_panic();
             tracing::error!(?op, "handler panicked; answered EIO");

@@ -5,6 +5,7 @@ pub(crate) mod asker;
 pub(crate) mod device;
 pub(crate) mod fork;
 pub(crate) mod memory;
+pub(crate) mod pool;
 pub(crate) mod sched;
 pub(crate) mod signal;
 pub(crate) mod transfer;

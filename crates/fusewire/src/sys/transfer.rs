@@ -40,7 +40,7 @@ pub(super) struct Transfers {
 }
 
 impl Transfers {
-    fn begin(&mut self, memory: Range<*const u8>) -> usize {
+    pub(super) fn begin(&mut self, memory: Range<*const u8>) -> usize {
         self.running += 1;
         let running = State::Running { memory, waker: None };
         match self.states.iter().position(|state| matches!(state, State::Free)) {
@@ -75,8 +75,17 @@ impl Transfers {
             })
     }
 
-    fn is_running(&self, id: usize) -> bool {
+    pub(super) fn is_running(&self, id: usize) -> bool {
         matches!(self.states[id], State::Running { .. })
+    }
+
+    /// What came of transfer `id`, which is over; its number is free again.
+    pub(super) fn take(&mut self, id: usize) -> Result<usize, Errno> {
+        match std::mem::replace(&mut self.states[id], State::Free) {
+            State::Over(result) if result < 0 => Err(Errno::from_raw_os_error(-result)),
+            State::Over(result) => Ok(result as usize),
+            State::Free | State::Running { .. } => Err(Errno::CANCELED),
+        }
     }
 }
 
@@ -164,6 +173,74 @@ pub(crate) async fn write(
     let command = opcode::Write::new(Fd(file.as_raw_fd()), buf.as_ptr(), len as u32).offset(offset).build();
     // SAFETY: it reads `buf` alone, which is borrowed until this function's future is dropped.
     unsafe { Transfer::begin(ring, command, buf.as_ptr_range()) }.await
+}
+
+/// A client's pages, which the kernel has put into the ring's table for the time of a request: which, and from where in them
+/// how many bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lent {
+    /// Place in the table.
+    pub index: u16,
+    /// Bytes from their beginning.
+    pub at: usize,
+    /// How many bytes.
+    pub len: usize,
+}
+
+impl Lent {
+    fn len(self) -> u32 {
+        self.len.min(i32::MAX as usize) as u32
+    }
+
+    fn read(self, file: BorrowedFd<'_>, offset: u64) -> squeue::Entry {
+        let at = ptr::without_provenance_mut(self.at);
+        opcode::ReadFixed::new(Fd(file.as_raw_fd()), at, self.len(), self.index).offset(offset).build()
+    }
+
+    fn write(self, file: BorrowedFd<'_>, offset: u64) -> squeue::Entry {
+        let at = ptr::without_provenance(self.at);
+        opcode::WriteFixed::new(Fd(file.as_raw_fd()), at, self.len(), self.index).offset(offset).build()
+    }
+}
+
+/// `pread` into a client's pages.
+pub(crate) async fn read_lent(
+    ring: &Rc<RefCell<Ring>>,
+    file: BorrowedFd<'_>,
+    pages: Lent,
+    offset: u64,
+) -> Result<usize, Errno> {
+    // SAFETY: none of our memory is touched: the address is one within the pages, which are the kernel's own.
+    unsafe { Transfer::begin(ring, pages.read(file, offset), ptr::null()..ptr::null()) }.await
+}
+
+/// `pwrite` from a client's pages.
+pub(crate) async fn write_lent(
+    ring: &Rc<RefCell<Ring>>,
+    file: BorrowedFd<'_>,
+    pages: Lent,
+    offset: u64,
+) -> Result<usize, Errno> {
+    // SAFETY: as for `read_lent`.
+    unsafe { Transfer::begin(ring, pages.write(file, offset), ptr::null()..ptr::null()) }.await
+}
+
+/// The same, and wait for it in place.
+pub(crate) fn write_lent_now(
+    ring: &Rc<RefCell<Ring>>,
+    file: BorrowedFd<'_>,
+    pages: Lent,
+    offset: u64,
+) -> Result<usize, Errno> {
+    // SAFETY: as for `read_lent`.
+    let transfer = unsafe { Transfer::begin(ring, pages.write(file, offset), ptr::null()..ptr::null()) };
+    let mut ring = ring.borrow_mut();
+    while ring.transfers.is_running(transfer.id) {
+        ring.await_one();
+    }
+    let result = ring.transfers.take(transfer.id);
+    drop(ring);
+    result
 }
 
 /// `fsync`, or `fdatasync`, through the ring.

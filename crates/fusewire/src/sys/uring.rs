@@ -3,7 +3,10 @@
 //! An [`Entry`] is owned by whoever works on a request, and handed to the [`Ring`] with each command; the ring gives it back
 //! with the completion. So nobody looks at memory that the kernel may write.
 
-use super::transfer::{MARK as TRANSFER, Transfers};
+use super::{
+    pool::PayloadPool,
+    transfer::{MARK as TRANSFER, Transfers},
+};
 use crate::types::Errno;
 use fusewire_abi::{URING_SQE_CMD_SIZE, UringCmd, UringCmdReq, UringReqHeader};
 use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd, types::Fixed};
@@ -13,15 +16,16 @@ use std::{
     io, mem,
     ops::Range,
     ptr, slice,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use zerocopy::IntoBytes;
 
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 /// Where in an entry's first page the two addresses stand that REGISTER reads.
 const VECTORS: usize = 1024;
 /// The only registered file: `/dev/fuse`.
-const DEVICE: Fixed = Fixed(0);
+pub(super) const DEVICE: Fixed = Fixed(0);
 /// Mark of the completion that tells of [`Ring::watch`].
 const WAKE: u64 = u64::MAX;
 /// Where `len` stands in a submission entry (`struct io_uring_sqe`).
@@ -37,7 +41,22 @@ const QUEUED: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct Entry {
     base: *mut u8,
+    /// Bytes of its own payload; none if its queue has a pool.
     payload: usize,
+    pooled: Option<Pooled>,
+}
+
+/// What an entry has instead of a payload of its own.
+#[derive(Debug)]
+pub(crate) struct Pooled {
+    /// Where payloads of its queue are.
+    pub pool: Arc<PayloadPool>,
+    /// The pool's place in the ring's table, if it is there.
+    pub index: Option<u16>,
+    /// Where in that table the kernel puts clients' pages for this entry, on a queue with zero copy.
+    pub pages: Option<u16>,
+    /// Where in the pool the payload of the request in work is, if it has one.
+    pub at: Option<usize>,
 }
 
 // SAFETY: the memory is this value's alone; `base` is a plain address.
@@ -55,19 +74,48 @@ impl Entry {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { base: base.cast(), payload })
+        let entry = Self { base: base.cast(), payload, pooled: None };
+        // Neighbours become one mapping, and the first byte of a header would bring 2 MiB with it.
+        // SAFETY: the range is the mapping just made; the advice changes nothing of its content.
+        if unsafe { libc::madvise(base, PAGE + payload, libc::MADV_NOHUGEPAGE) } < 0 {
+            // A kernel without huge pages does not know it.
+            tracing::debug!(error = %io::Error::last_os_error(), "MADV_NOHUGEPAGE");
+        }
+        Ok(entry)
     }
 
-    /// Header and payload.
-    pub(crate) fn parts(&mut self) -> (&mut UringReqHeader, &mut [u8]) {
-        // SAFETY: the mapping is PAGE + payload bytes long, page-aligned, initialised (zeros at first), and borrowed exclusively
-        // by `self`; the two parts do not overlap; any bytes are a valid header.
-        unsafe {
-            (
-                &mut *self.base.cast::<UringReqHeader>(),
-                slice::from_raw_parts_mut(self.base.add(PAGE), self.payload),
-            )
+    /// Its payloads are in a pool from now on. Only before it is registered.
+    pub(crate) fn join(&mut self, pooled: Pooled) {
+        // SAFETY: the range is the end of this entry's mapping, which nobody borrows from, and is not used any more: the length
+        // of its own payload is 0 from here on.
+        unsafe { libc::munmap(self.base.add(PAGE).cast(), self.payload) };
+        self.payload = 0;
+        self.pooled = Some(pooled);
+    }
+
+    /// Where its payloads are, if not in the entry.
+    pub(crate) fn pooled(&self) -> Option<&Pooled> {
+        self.pooled.as_ref()
+    }
+
+    /// A request has come: find its payload in the pool, if it has one. The kernel does not say whether it has: that
+    /// follows from the operation.
+    pub(crate) fn locate(&mut self, has_payload: bool) {
+        let offset = self.parts().0.ring_ent_in_out.offset as usize;
+        if let Some(pooled) = &mut self.pooled {
+            pooled.at = has_payload.then_some(offset);
         }
+    }
+
+    /// Header and payload; the latter is empty if the request has none in the pool.
+    pub(crate) fn parts(&mut self) -> (&mut UringReqHeader, &mut [u8]) {
+        let slot = self.pooled.as_ref().and_then(|pooled| pooled.pool.slot(pooled.at?));
+        // SAFETY: `base` is a mapping of PAGE + payload bytes.
+        let (at, len) = slot.unwrap_or_else(|| (unsafe { self.base.add(PAGE) }, self.payload));
+        // SAFETY: the mapping of the header is page-aligned, initialised (zeros at first), and borrowed exclusively by `self`;
+        // any bytes are a valid header. The payload does not overlap with it, and is the entry's own or a slot that the kernel
+        // has given to this entry alone until it commits; `pooled` keeps the pool. Of no bytes, any address will do.
+        unsafe { (&mut *self.base.cast::<UringReqHeader>(), slice::from_raw_parts_mut(at, len)) }
     }
 
     /// The addresses of both parts, stored where they stay until the command is submitted.
@@ -75,7 +123,10 @@ impl Entry {
         let header = libc::iovec { iov_base: self.base.cast(), iov_len: size_of::<UringReqHeader>() };
         // SAFETY: VECTORS lies in the first page, behind the header, aligned for an iovec, and room for two of them is left.
         unsafe {
-            let payload = libc::iovec { iov_base: self.base.add(PAGE).cast(), iov_len: self.payload };
+            let payload = match self.pooled {
+                Some(_) => libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 },
+                None => libc::iovec { iov_base: self.base.add(PAGE).cast(), iov_len: self.payload },
+            };
             let at = self.base.add(VECTORS);
             at.cast::<[libc::iovec; 2]>().write([header, payload]);
             at as u64
@@ -105,7 +156,7 @@ pub(crate) struct Ring {
     /// By number, what the kernel has.
     lent: Vec<Option<Entry>>,
     /// The kernel's number for the ring, within this thread.
-    registered: u32,
+    pub(super) registered: u32,
     wake: Option<OwnedFd>,
     /// Between files and memory.
     pub(super) transfers: Transfers,
@@ -207,9 +258,15 @@ impl Ring {
         vectors: Option<u64>,
     ) {
         let mut arguments = [0; URING_SQE_CMD_SIZE];
-        let request = UringCmdReq { qid, commit_id, ..Default::default() };
+        let mut request = UringCmdReq { qid, commit_id, ..Default::default() };
+        let pooled = entry.pooled.as_ref();
+        if let Some(pages) = pooled.and_then(|pooled| pooled.pages).filter(|_| vectors.is_some()) {
+            request.set_ent_zero_copy_buf_index(pages);
+        }
         arguments[..size_of_val(&request)].copy_from_slice(request.as_bytes());
-        let command = opcode::UringCmd80::new(DEVICE, command as u32).cmd(arguments).addr(vectors);
+        let index = pooled.and_then(|pooled| pooled.index);
+        let command =
+            opcode::UringCmd80::new(DEVICE, command as u32).cmd(arguments).addr(vectors).buf_index(index);
         let mut command = command.build().user_data(id as u64);
         if vectors.is_some() {
             // SAFETY: `Entry128` is `struct io_uring_sqe` (`repr(C)`, 128 bytes), whose `len` stands there.

@@ -29,7 +29,7 @@ pub fn session_with<F: FileSystem>(fs: F, offers: InitFlags) -> Session<F> {
     let init = InitIn { major: 7, minor: 46, max_readahead: 128 << 10, flags, flags2, ..Default::default() };
     let len = (size_of::<InHeader>() + size_of::<InitIn>()) as u32;
     let header = InHeader { len, opcode: Opcode::Init as u32, unique: 2, ..Default::default() };
-    let message = Message { header, args: &init.as_bytes()[..16], payload: &init.as_bytes()[16..] };
+    let message = Message::new(header, &init.as_bytes()[..16], &init.as_bytes()[16..]);
     let bounds = Bounds { default_permissions: true, ..Bounds::default() };
     match Session::begin(fs, &message, bounds) {
         Ok((_, Ok(session))) => session,

@@ -88,7 +88,7 @@ impl Slot for DevFuseSlot {
         let message =
             Message::split(self.request.view(HEAD, self.len), self.agreed.flags).unwrap_or_else(|_| {
                 // Not a request; decoding refuses it by its opcode, and `finish` answers only if it had a number.
-                Message { header: abi::InHeader::default(), args: &[], payload: &[] }
+                Message::new(abi::InHeader::default(), &[], &[])
             });
         self.reader.received(message.header.opcode);
         self.is_small = Operation::of(message.header.opcode).is_some_and(|row| row.answer_size() <= SMALL);

@@ -24,12 +24,17 @@ pub trait Layer: Send + Sync + 'static {
     /// The slot around a slot.
     type Slot<S: Slot>: Slot;
 
+    /// Does it look at the data of requests and answers, or change it? Then all data passes through memory of ours.
+    const SEES_DATA: bool = true;
+
     /// Put one around `slot`.
     fn wrap<S: Slot>(&self, slot: S) -> Self::Slot<S>;
 }
 
 impl Layer for () {
     type Slot<S: Slot> = S;
+
+    const SEES_DATA: bool = false;
 
     fn wrap<S: Slot>(&self, slot: S) -> S {
         slot
@@ -38,6 +43,8 @@ impl Layer for () {
 
 impl<A: Layer, B: Layer> Layer for (A, B) {
     type Slot<S: Slot> = B::Slot<A::Slot<S>>;
+
+    const SEES_DATA: bool = A::SEES_DATA || B::SEES_DATA;
 
     fn wrap<S: Slot>(&self, slot: S) -> Self::Slot<S> {
         self.1.wrap(self.0.wrap(slot))

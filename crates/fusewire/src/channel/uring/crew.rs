@@ -7,6 +7,7 @@ use super::{
     govern::Government,
     kick::Kicker,
     offer::RingSize,
+    pool::Pools,
     queues::Queues,
     thread::{self, Post},
 };
@@ -55,6 +56,7 @@ pub(crate) struct Crew {
     ended: AtomicBool,
     /// What wakes each thread.
     wakes: Mutex<Vec<Arc<OwnedFd>>>,
+    pools: Pools,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What each thread does, and which group of queues it serves.
     members: Mutex<Vec<(Arc<Status>, usize)>>,
@@ -70,6 +72,11 @@ impl Crew {
         if !self.refused.swap(true, Ordering::Relaxed) {
             tracing::warn!(%errno, "the kernel refused an entry of the ring; requests that find none go over /dev/fuse");
         }
+    }
+
+    /// Where payloads are.
+    pub(super) fn pools(&self) -> &Pools {
+        &self.pools
     }
 
     /// Permission for one entry more.
@@ -190,6 +197,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             kicker: Kicker::new(mountpoint),
             ended: AtomicBool::new(false),
             wakes: Mutex::default(),
+            pools: Pools::new(&queues, session.agreed(), L::SEES_DATA),
             threads: Mutex::new(threads),
             members: Mutex::new(
                 statuses.into_iter().enumerate().map(|(group, status)| (status, group)).collect(),

@@ -1,5 +1,6 @@
 //! Which thread serves which queues, and how much memory their entries take.
 
+use super::pool::Buffers;
 use crate::{channel::poll::Poll, limits};
 
 /// Smallest payload.
@@ -21,6 +22,8 @@ pub(crate) struct Queues {
     pub payload: usize,
     /// How many entries there may be.
     pub entries: usize,
+    /// Where payloads are.
+    pub buffers: Buffers,
 }
 
 impl Queues {
@@ -46,8 +49,8 @@ impl Queues {
         let share = (memory / least.max(1) / PAGE * PAGE).max(MIN_PAYLOAD);
         let payload = (payload as u64).min(share);
         let entries = (memory / payload).max(least) as usize;
-        let (allowed, poll) = (allowed.to_vec(), Poll::default());
-        Self { groups, cpus, allowed, poll, payload: payload as usize, entries }
+        let (allowed, poll, buffers) = (allowed.to_vec(), Poll::default(), Buffers::default());
+        Self { groups, cpus, allowed, poll, payload: payload as usize, entries, buffers }
     }
 }
 

@@ -5,13 +5,14 @@ use super::{
     thread::Local,
 };
 use crate::{
+    pages::Pages,
     proto::{message::Message, negotiate::Agreed, operations::Operation},
     session::Slot,
     sys::uring::Entry,
     types::*,
 };
-use fusewire_abi::{self as abi, UringReqHeader};
-use std::{future::poll_fn, rc::Rc, task::Poll};
+use fusewire_abi::{self as abi, UringEntFlags, UringReqHeader};
+use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Room for answers that are a structure: made beside the payload, which may hold the request's name or data.
@@ -41,6 +42,8 @@ struct Request {
     /// Bytes of the payload.
     len: usize,
     area: Area,
+    /// Where the client's pages are, and how many bytes, if its data is there.
+    pages: Option<(u16, usize)>,
 }
 
 /// Where the answer is made.
@@ -50,6 +53,8 @@ enum Area {
     Payload,
     /// Beside it.
     Small,
+    /// In the client's pages, or for the time being beside everything.
+    Pages,
 }
 
 /// A slot of one ring thread.
@@ -63,13 +68,18 @@ pub(super) struct UringSlot {
     small: Box<[u8; SMALL]>,
     /// Payloads of requests whose answers may be long, too.
     aside: Vec<u8>,
+    /// For answers that have to go into a client's pages and are not a file's: as much as was ever used takes memory.
+    keep: Vec<u8>,
+    /// From where on an answer is there.
+    kept: Cell<usize>,
 }
 
 impl UringSlot {
     /// `queue` is the index among those of the thread.
     pub(super) fn new(local: Rc<Local>, (id, queue): (usize, usize), agreed: Agreed, entry: Entry) -> Self {
         let small = Box::new([0; SMALL]);
-        Self { local, id, queue, agreed, phase: Phase::New(entry), small, aside: Vec::new() }
+        let (aside, keep, kept) = (Vec::new(), Vec::new(), Cell::new(0));
+        Self { local, id, queue, agreed, phase: Phase::New(entry), small, aside, keep, kept }
     }
 
     /// Have a request in the entry, or have the kernel put one there.
@@ -119,19 +129,54 @@ impl UringSlot {
     }
 
     fn begin(&mut self, mut entry: Entry) -> Phase {
-        let (head, payload) = entry.parts();
+        let head = entry.parts().0;
         let header =
             abi::InHeader::read_from_prefix(&head.in_out).map_or_else(|_| Default::default(), |read| read.0);
-        let len = (head.ring_ent_in_out.payload_sz as usize).min(payload.len());
-        let answer = Operation::of(header.opcode).map_or(0, Operation::answer_size);
-        let area = if len > 0 && answer <= SMALL { Area::Small } else { Area::Payload };
+        let abi::UringEntInOut { commit_id, payload_sz, flags, .. } = head.ring_ent_in_out;
+        let row = Operation::of(header.opcode);
+        let answer = row.map_or(0, Operation::answer_size);
+        let read_size = read_size(head);
+        let is_lent = UringEntFlags::from_bits_retain(flags).contains(UringEntFlags::ZERO_COPY);
+        let lent = entry.pooled().and_then(|pooled| pooled.pages).filter(|_| is_lent);
+        let is_read = header.opcode == abi::Opcode::Read as u32;
+        let size = if is_read { read_size } else { payload_sz as usize };
+        let pages = lent.map(|index| (index, size));
+        // As `fuse_uring_req_has_copyable_payload` has it.
+        entry.locate(if is_lent { !is_read } else { payload_sz > 0 || answer > 0 });
+        let is_pooled = entry.pooled().is_some();
+        let payload = entry.parts().1;
+        let len = if is_lent { 0 } else { (payload_sz as usize).min(payload.len()) };
+        let area = match pages {
+            Some(_) if is_read => Area::Pages,
+            _ if (len > 0 || is_pooled) && answer <= SMALL => Area::Small,
+            _ => Area::Payload,
+        };
         if area == Area::Payload && len > 0 {
             self.aside.clear();
             self.aside.extend_from_slice(&payload[..len]);
         }
-        let commit_id = head.ring_ent_in_out.commit_id;
-        Phase::Work(entry, Request { unique: header.unique, commit_id, len, area })
+        if area == Area::Pages && self.keep.len() < self.agreed.reply_area() {
+            self.keep = vec![0; self.agreed.reply_area()];
+        }
+        Phase::Work(entry, Request { unique: header.unique, commit_id, len, area, pages })
     }
+}
+
+impl UringSlot {
+    /// What is to go into the client's pages and is not there yet.
+    async fn put_back(&self, answer: Option<Result<usize>>) -> Option<Result<usize>> {
+        let Phase::Work(_, Request { pages: Some((index, len)), area: Area::Pages, .. }) = self.phase else {
+            return answer;
+        };
+        let Some(Ok(length)) = answer else { return answer };
+        let put = Pages::again(index, len, &self.kept).put_back(&self.keep[..length]).await;
+        Some(put.map(|()| length))
+    }
+}
+
+/// How much a READ asks for: where its data goes, there is room for as much.
+fn read_size(head: &UringReqHeader) -> usize {
+    abi::ReadIn::read_from_prefix(&head.op_in).map_or(0, |(args, _)| args.size as usize)
 }
 
 /// The request's pieces.
@@ -142,9 +187,9 @@ fn message<'a>(head: &'a UringReqHeader, payload: &'a [u8], agreed: Agreed) -> M
     // The answer to a retrieve notification (Linux 6.18) has its arguments with the data, and nothing where they belong.
     if header.len as usize == size_of::<abi::InHeader>() + payload.len() && args <= payload.len() {
         let (args, payload) = payload.split_at(args);
-        return Message { header, args, payload };
+        return Message::new(header, args, payload);
     }
-    Message { header, args: &head.op_in[..args.min(head.op_in.len())], payload }
+    Message::new(header, &head.op_in[..args.min(head.op_in.len())], payload)
 }
 
 impl Slot for UringSlot {
@@ -155,6 +200,7 @@ impl Slot for UringSlot {
     fn area(&mut self) -> &mut [u8] {
         match &mut self.phase {
             Phase::Work(entry, Request { area: Area::Payload, .. }) => entry.parts().1,
+            Phase::Work(_, Request { area: Area::Pages, .. }) => &mut self.keep,
             _ => &mut self.small[..],
         }
     }
@@ -165,37 +211,44 @@ impl Slot for UringSlot {
         }
         let Phase::Work(entry, request) = &mut self.phase else { return None };
         let (head, payload) = entry.parts();
-        Some(match request.area {
-            Area::Small => (message(head, &payload[..request.len], self.agreed), &mut self.small[..]),
-            Area::Payload => {
-                let aside = if request.len > 0 { &self.aside[..] } else { &[] };
-                (message(head, aside, self.agreed), payload)
-            }
-        })
+        let pages = request.pages.map(|(index, len)| Pages::new(index, len, &self.kept));
+        let (sent, area) = match request.area {
+            Area::Small => (&payload[..request.len], &mut self.small[..]),
+            Area::Pages => (&[][..], &mut self.keep[..]),
+            Area::Payload if request.len > 0 => (&self.aside[..], payload),
+            Area::Payload => (&[][..], payload),
+        };
+        Some((Message { pages, ..message(head, sent, self.agreed) }, area))
     }
 
     async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>) {
+        let answer = self.put_back(answer).await;
         let Phase::Work(mut entry, request) =
             std::mem::replace(&mut self.phase, Phase::Lent(Command::Commit))
         else {
             return;
         };
+        self.local.settle(&mut entry, &self.keep);
+        let (head, payload) = entry.parts();
         // Every request is committed, also one that has no answer: its entry is needed for the next.
-        let (error, len) = match answer {
-            Some(Ok(len)) => (0, len),
+        let (error, len) = match (answer, request.area) {
             // The kernel makes EINVAL of what is out of range.
-            Some(Err(errno)) if errno.raw_os_error() > LAST_ERRNO => {
+            (Some(Err(errno)), _) if errno.raw_os_error() > LAST_ERRNO => {
                 tracing::error!(unique, %errno, "an answer that is no error; EIO instead");
                 (-Errno::IO.raw_os_error(), 0)
             }
-            Some(Err(errno)) => (-errno.raw_os_error(), 0),
-            None => (0, 0),
+            (Some(Err(errno)), _) => (-errno.raw_os_error(), 0),
+            (None, _) | (Some(Ok(0)), _) => (0, 0),
+            (Some(Ok(len)), Area::Small) => match payload.get_mut(..len) {
+                Some(room) => {
+                    room.copy_from_slice(&self.small[..len]);
+                    (0, len)
+                }
+                // The kernel has given it no room, so it expects nothing.
+                None => (-Errno::IO.raw_os_error(), 0),
+            },
+            (Some(Ok(len)), _) => (0, len),
         };
-        self.local.settle(&mut entry);
-        let (head, payload) = entry.parts();
-        if request.area == Area::Small {
-            payload[..len].copy_from_slice(&self.small[..len]);
-        }
         debug_assert!(unique == request.unique);
         let out =
             abi::OutHeader { len: (size_of::<abi::OutHeader>() + len) as u32, error, unique: request.unique };

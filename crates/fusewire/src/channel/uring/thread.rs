@@ -1,6 +1,6 @@
 //! A ring thread: serves the queues of one CPU or more through a ring of its own.
 
-use super::{crew::Crew, slot::UringSlot};
+use super::{crew::Crew, pool::Shelf, slot::UringSlot};
 use crate::{
     channel::{
         layer::Layer,
@@ -68,6 +68,7 @@ pub(super) struct Local {
     last: Cell<u16>,
     board: Arc<Board>,
     closed: Cell<bool>,
+    shelf: Shelf,
     crew: Arc<Crew>,
 }
 
@@ -101,9 +102,11 @@ impl Local {
         Some(done)
     }
 
-    /// `entry` is going to be used for something else: wait for what filesystems have left running over it.
-    pub(super) fn settle(&self, entry: &mut Entry) {
-        self.ring.borrow_mut().settle(entry.parts().1.as_ptr_range());
+    /// `entry`, and what its slot has `kept` of data, are going to be used for something else: wait for what filesystems have left running over it.
+    pub(super) fn settle(&self, entry: &mut Entry, kept: &[u8]) {
+        let mut ring = self.ring.borrow_mut();
+        ring.settle(entry.parts().1.as_ptr_range());
+        ring.settle(kept.as_ptr_range());
     }
 
     /// Something is about to be registered again.
@@ -166,9 +169,10 @@ impl Local {
 
 /// The body of a ring thread: ends when the connection does, or when the kernel takes none of its entries.
 pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew: &Arc<Crew>, post: Post) {
-    let Post { ring, entries, queues, payload, wake, status, board, stands_in } = post;
+    let Post { mut ring, entries, queues, payload, wake, status, board, stands_in } = post;
     status.begins();
     crew.joins(&wake);
+    let shelf = Shelf::open(&mut ring, crew, &queues);
     let ready = Ready::new({
         let wake = wake.clone();
         move || _ = rustix::io::write(&wake, &1u64.to_ne_bytes())
@@ -187,6 +191,7 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         last: Cell::new(u16::MAX),
         board,
         closed: Cell::new(false),
+        shelf,
         crew: crew.clone(),
     });
     let mut tasks = Tasks::new(ready);
@@ -240,7 +245,7 @@ fn grow<'t, F: FileSystem, L: Layer>(
     let there = local.slots[queue].get();
     let most = there.max(1).min(limits::SLOTS_PER_READER.saturating_sub(there));
     for _ in 0..most.min(local.crew.entries_left().div_ceil(4)) {
-        if !local.crew.take_entry() {
+        if !local.crew.pools().has_room(local.queues[queue]) || !local.crew.take_entry() {
             break;
         }
         match Entry::new(payload) {
@@ -263,8 +268,13 @@ fn serve<'t, F: FileSystem, L: Layer>(
     layer: &L,
     local: &Rc<Local>,
     tasks: &mut Tasks<'t>,
-    (queue, entry): (usize, Entry),
+    (queue, mut entry): (usize, Entry),
 ) {
+    if !local.crew.pools().take(local.queues[queue]) {
+        tracing::debug!(queue = local.queues[queue], "no slot left for an entry");
+        return;
+    }
+    local.shelf.equip(&mut entry, tasks.next_id(), queue);
     local.slots[queue].set(local.slots[queue].get() + 1);
     let slot = UringSlot::new(local.clone(), (tasks.next_id(), queue), session.agreed(), entry);
     let mut slot = layer.wrap(slot);

@@ -1,0 +1,123 @@
+//! Clients' pages: data that goes between them and a file without passing through memory of ours.
+//!
+//! Over a ring with zero copy (Linux 7.3) the kernel puts the pages of a READ or WRITE into the ring's table of buffers for as
+//! long as the request is in work; only the ring can reach them. Filesystems need not know: [`Sink`](crate::reply::Sink) and
+//! [`Source`](crate::reply::Source) do the best with what they are asked for. Bytes that are not a file's go through a file
+//! in memory.
+
+use crate::{
+    files,
+    sys::transfer::{self, Lent},
+    types::{Errno, Result},
+};
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::{
+    cell::Cell,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+/// The pages of the request in work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pages<'a> {
+    /// Their place in the ring's table.
+    index: u16,
+    /// How many bytes they are.
+    len: usize,
+    /// From where on the answer's bytes are in memory of ours, to be put into the pages at the end.
+    kept: &'a Cell<usize>,
+}
+
+impl<'a> Pages<'a> {
+    /// Of a request that is begun.
+    pub(crate) fn new(index: u16, len: usize, kept: &'a Cell<usize>) -> Self {
+        kept.set(usize::MAX);
+        Self::again(index, len, kept)
+    }
+
+    /// Of a request that is being finished.
+    pub(crate) fn again(index: u16, len: usize, kept: &'a Cell<usize>) -> Self {
+        Self { index, len, kept }
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The answer's bytes from `at` on are kept in memory of ours.
+    pub(crate) fn keep(&self, at: usize) {
+        self.kept.set(self.kept.get().min(at));
+    }
+
+    /// Can a file be read into them directly? Not any more once bytes are kept.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.kept.get() == usize::MAX
+    }
+
+    fn lent(&self, at: usize, len: usize) -> Lent {
+        Lent { index: self.index, at, len }
+    }
+
+    /// `pread`, once, into the pages from byte `at` on.
+    pub(crate) async fn read(
+        &self,
+        file: BorrowedFd<'_>,
+        (at, len): (usize, usize),
+        offset: u64,
+    ) -> Result<usize> {
+        let ring = files::ring().ok_or(Errno::IO)?;
+        transfer::read_lent(&ring, file, self.lent(at, len), offset).await
+    }
+
+    /// `pwrite`, once, of what stands in the pages from byte `at` on.
+    pub(crate) async fn write(&self, file: BorrowedFd<'_>, at: usize, offset: u64) -> Result<usize> {
+        let ring = files::ring().ok_or(Errno::IO)?;
+        transfer::write_lent(&ring, file, self.lent(at, self.len - at), offset).await
+    }
+
+    /// Copy out what stands in the pages, as far as `to` has room; returns how many bytes that were.
+    pub(crate) fn copy_to(&self, to: &mut [u8]) -> Result<usize> {
+        let (ring, len) = (files::ring().ok_or(Errno::IO)?, to.len().min(self.len));
+        let file = memory()?;
+        let mut there = 0;
+        while there < len {
+            match transfer::write_lent_now(&ring, file.as_fd(), self.lent(there, len - there), there as u64)?
+            {
+                0 => return Err(Errno::IO),
+                n => there += n,
+            }
+        }
+        while there > 0 {
+            match rustix::io::pread(&file, &mut to[len - there..len], (len - there) as u64)? {
+                0 => return Err(Errno::IO),
+                n => there -= n,
+            }
+        }
+        Ok(len)
+    }
+
+    /// Put what was kept of an answer into the pages; `answer` is all of it, as far as it is in memory of ours.
+    pub(crate) async fn put_back(&self, answer: &[u8]) -> Result<()> {
+        let from = self.kept.get();
+        if from >= answer.len() {
+            return Ok(());
+        }
+        let file = memory()?;
+        let mut at = from;
+        while at < answer.len() {
+            at += rustix::io::pwrite(&file, &answer[at..], at as u64)?;
+        }
+        at = from;
+        while at < answer.len() {
+            match self.read(file.as_fd(), (at, answer.len() - at), at as u64).await? {
+                0 => return Err(Errno::IO),
+                n => at += n,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file in memory.
+fn memory() -> Result<OwnedFd> {
+    memfd_create(c"fusewire-pages", MemfdFlags::CLOEXEC)
+}

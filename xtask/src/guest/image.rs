@@ -1,0 +1,91 @@
+//! The guest's root filesystem: busybox, our programs with their libraries, and the job.
+
+use super::packages::Store;
+use anyhow::{Context, Result, bail};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// Line by which the guest tells the job's exit status.
+pub const STATUS: &str = "guest-status:";
+
+const INIT: &str = "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin:/usr/bin HOME=/root RUST_BACKTRACE=1
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs -o mode=1777 tmp /tmp
+exec </dev/console >/dev/console 2>&1
+if [ -e /sys/module/fuse/parameters/enable_uring ]; then echo Y > /sys/module/fuse/parameters/enable_uring; fi
+sh /job
+echo \"guest-status: $?\"
+poweroff -f
+";
+
+/// A program to put into the guest.
+pub struct Program {
+    /// Where it lies here.
+    pub from: PathBuf,
+    /// Where it shall lie there, below the root.
+    pub to: PathBuf,
+}
+
+/// An archive with `programs` and `script` as its job.
+pub fn build(store: &Store, programs: &[Program], script: &str) -> Result<PathBuf> {
+    let busybox = store.busybox()?;
+    let root = store.dir().join("root");
+    _ = fs::remove_dir_all(&root);
+    for dir in ["bin", "usr/bin", "proc", "sys", "dev", "tmp", "root", "mnt", "etc"] {
+        fs::create_dir_all(root.join(dir))?;
+    }
+    fs::copy(&busybox, root.join("bin/busybox"))?;
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
+    for program in programs {
+        place(&program.from, &root.join(&program.to))?;
+        // Without what only a debugger needs, if that can be had.
+        _ = Command::new("strip").arg(root.join(&program.to)).stderr(Stdio::null()).status();
+        for library in libraries(&program.from)? {
+            place(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
+        }
+    }
+    fs::write(root.join("job"), format!("{script}\n"))?;
+    fs::write(root.join("init"), INIT)?;
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
+    pack(&busybox, &root, &store.dir().join("initrd"))
+}
+
+fn place(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to.parent().context("a file lies in a directory")?)?;
+    fs::copy(from, to).with_context(|| format!("{}", from.display()))?;
+    Ok(())
+}
+
+/// The shared libraries of a program and its loader, by full paths.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output().context("ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
+}
+
+fn pack(busybox: &Path, root: &Path, archive: &Path) -> Result<PathBuf> {
+    let file = fs::File::create(archive)?;
+    let list = Command::new(busybox).args(["find", "."]).current_dir(root).output()?;
+    let mut child = Command::new(busybox)
+        .args(["cpio", "-o", "-H", "newc"])
+        .current_dir(root)
+        .stdin(Stdio::piped())
+        .stdout(file)
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut names = child.stdin.take().context("a pipe")?;
+    std::io::Write::write_all(&mut names, &list.stdout)?;
+    drop(names);
+    if !child.wait()?.success() {
+        bail!("cannot pack {}", root.display());
+    }
+    Ok(archive.to_owned())
+}

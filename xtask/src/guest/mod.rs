@@ -1,0 +1,195 @@
+//! `cargo xtask guest`: a job on another kernel, in a virtual machine without acceleration.
+//!
+//! Kernel, QEMU and busybox are Debian packages that are unpacked below the target directory and never installed; the
+//! root filesystem of the guest is an archive in its memory. So a guest boots in seconds, and whatever happens to its
+//! kernel happens to nobody else's.
+
+mod image;
+mod machine;
+mod packages;
+
+use crate::{ci, run};
+use anyhow::{Context, Result, bail};
+use image::Program;
+use machine::Guest;
+use packages::{Qemu, Store};
+use std::path::PathBuf;
+
+/// What to say where a guest cannot be had.
+pub use packages::Unavailable;
+
+/// The kernel that has all that is tested here: protocol 7.46.
+const KERNEL: &str = "7.3";
+
+/// Names of the tests that CI runs in a guest: data over the ring, and the ring itself.
+const SHORT: [&str; 2] = ["data::", "ring::"];
+
+/// Those of the long form.
+const ALL: [&str; 6] = ["data::", "ring::", "posix::", "locks::", "mounting::", "semantics::"];
+
+const HELP: &str = "\
+cargo xtask guest [OPTION...] [--all] [NAME...]
+cargo xtask guest [OPTION...] -- COMMAND...
+
+Boots Linux in QEMU and runs the black-box tests there over the ring: those of data and of the ring, with --all many more,
+or those with NAME in their names; or a command of the guest's shell, which finds `fusewire` in its PATH.
+
+  --kernel VERSION   a kernel of Debian 13 or its backports, such as 7.3, 7.2 or 6.12   [7.3]
+  --cpus N           CPUs that are there                                               [2]
+  --possible N       CPUs that there may ever be: so many queues the ring has          [as --cpus]
+  --memory MIB       memory of the guest                                               [1024]
+  --timeout SECONDS  when to give up                                                   [300]";
+
+/// What to boot, and what to do there.
+struct Order {
+    guest: Guest,
+    kernel: String,
+    /// The script of the guest's shell; `None`: its tests.
+    script: Option<String>,
+    all: bool,
+    /// Parts of the names of tests.
+    cases: Vec<String>,
+}
+
+/// `cargo xtask guest`.
+pub fn run(words: &[&str]) -> Result<()> {
+    if words == ["--help"] {
+        println!("{HELP}");
+        return Ok(());
+    }
+    let order = parse(words)?;
+    // Before anything is built: it may not be possible.
+    let store = Store::open(&run::target_dir()?.join("guest"))?;
+    let machine = Machine { kernel: store.kernel(&order.kernel)?, qemu: store.qemu()?, store };
+    let programs = programs()?;
+    if let Some(script) = &order.script {
+        return machine.boot(order.guest, &programs, script);
+    }
+    let form: Vec<&str> = match (order.cases.is_empty(), order.all) {
+        (false, _) => order.cases.iter().map(String::as_str).collect(),
+        (true, true) => ALL.to_vec(),
+        (true, false) => SHORT.to_vec(),
+    };
+    if !order.cases.is_empty() {
+        return machine.boot(order.guest, &programs, &tests("auto", &form));
+    }
+    let mut script = format!("/test/release/deps/pages --nocapture && {}", tests("zero-copy", &form));
+    if order.all {
+        let others = ["auto", "own", "pool", "pinned"].map(|buffers| tests(buffers, &["data::"]));
+        script = [&[script][..], &others].concat().join(" && ");
+    }
+    machine.boot(order.guest, &programs, &script)?;
+    let many = Guest { possible: 64, ..order.guest };
+    machine.boot(many, &programs, &tests("auto", &["ring::"]))
+}
+
+/// The short form, as CI runs it: whoever cannot have a guest learns why and is not held up.
+pub fn short() -> Result<()> {
+    match run(&[]) {
+        Err(error) if error.is::<Unavailable>() => {
+            eprintln!("xtask: skipped: no guest: {error:#}");
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}
+
+/// What guests are booted from.
+struct Machine {
+    store: Store,
+    kernel: PathBuf,
+    qemu: Qemu,
+}
+
+impl Machine {
+    fn boot(&self, guest: Guest, programs: &[Program], script: &str) -> Result<()> {
+        let initrd = image::build(&self.store, programs, script)?;
+        guest.boot(&self.qemu, &self.kernel, &initrd)
+    }
+}
+
+/// The guest's command that runs the black-box tests with these parts in their names over the ring, with data in these
+/// buffers.
+fn tests(buffers: &str, names: &[&str]) -> String {
+    format!(
+        "FUSEWIRE_BIN=/usr/bin/fusewire FUSEWIRE_TEST_CHANNEL=uring FUSEWIRE_TEST_DIR=/tmp \
+         FUSEWIRE_TEST_BUFFERS={buffers} /test/release/deps/blackbox --test-threads=1 --nocapture {}",
+        names.join(" ")
+    )
+}
+
+/// Our programs, and where they lie in the guest: tests find their second process by its place.
+fn programs() -> Result<Vec<Program>> {
+    ci::build()?;
+    let target = run::target_dir()?;
+    let program = |from: PathBuf, to: &str| Program { from, to: to.into() };
+    Ok(vec![
+        program(target.join("release/fusewire"), "usr/bin/fusewire"),
+        program(build_tests("fusewire", "pages")?, "test/release/deps/pages"),
+        program(build_tests("fusewire-tests", "blackbox")?, "test/release/deps/blackbox"),
+        program(target.join("release/fusewire-test-actor"), "test/release/fusewire-test-actor"),
+    ])
+}
+
+/// The program of these tests, optimised: the guest is slow.
+fn build_tests(package: &str, name: &str) -> Result<PathBuf> {
+    let words = ["test", "--release", "--no-run", "--quiet", "--package", package, "--test", name];
+    let mut command = run::cargo(&words);
+    command.args(["--message-format", "json"]).stderr(std::process::Stdio::inherit());
+    let output = command.output().context("cargo test --no-run")?;
+    let lines = String::from_utf8_lossy(&output.stdout);
+    let messages = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let built = messages.filter(|message| message["target"]["name"] == name);
+    let path = built.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
+    path.with_context(|| format!("the tests {name} of {package} cannot be built"))
+}
+
+fn parse(words: &[&str]) -> Result<Order> {
+    let mut guest = Guest { cpus: 2, possible: 0, memory: 1024, seconds: 300 };
+    let mut order = Order { guest, kernel: KERNEL.into(), script: None, all: false, cases: Vec::new() };
+    let mut words = words.iter();
+    while let Some(&word) = words.next() {
+        let mut number = || -> Result<u64> {
+            let value = words.next().with_context(|| format!("{word} needs a number"))?;
+            value.parse().with_context(|| format!("{word} {value}: no number"))
+        };
+        match word {
+            "--cpus" => guest.cpus = number()?,
+            "--possible" => guest.possible = number()?,
+            "--memory" => guest.memory = number()?,
+            "--timeout" => guest.seconds = number()?,
+            "--kernel" => order.kernel = (*words.next().context("--kernel needs a version")?).into(),
+            "--all" => order.all = true,
+            "--" => {
+                order.script = Some(words.by_ref().copied().collect::<Vec<_>>().join(" "));
+            }
+            word if word.starts_with('-') => bail!("unknown option {word}\n{HELP}"),
+            case => order.cases.push(case.into()),
+        }
+    }
+    guest.possible = guest.possible.max(guest.cpus);
+    order.guest = guest;
+    Ok(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_never_fewer_possible_cpus_than_cpus() {
+        let order = parse(&["--cpus", "4", "--all", "checksums"]).expect("parses");
+        assert_eq!((order.guest.cpus, order.guest.possible), (4, 4));
+        assert!(order.all && order.cases == ["checksums"] && order.script.is_none());
+        let order = parse(&["--possible", "64", "--", "cat", "/proc/version"]).expect("parses");
+        assert_eq!((order.guest.cpus, order.guest.possible), (2, 64));
+        assert_eq!(order.script.as_deref(), Some("cat /proc/version"));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for words in [&["--cpus"][..], &["--cpus", "two"], &["--kernel"], &["--cpu", "2"]] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What a guest is made of: Debian packages, unpacked, not installed.
+//!
+//! They come from newer releases than the machine may have. `apt` is therefore given a configuration of its own, with an
+//! empty list of what is installed, so that it fetches each package with all it depends on and changes nothing.
+
+use crate::run::has_program;
+use anyhow::{Context, Result};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// Releases that packages are looked for in; the later one has the newer kernels, and is asked by name alone.
+const RELEASES: [&str; 2] = ["trixie", "trixie-backports"];
+/// Where Debian is to be had if the machine's own sources do not tell.
+const MIRROR: &str = "";
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// A guest cannot be had here, which is no fault of the project.
+#[derive(Debug)]
+pub struct Unavailable(String);
+
+impl std::fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+fn unavailable(what: impl Into<String>) -> anyhow::Error {
+    Unavailable(what.into()).into()
+}
+
+/// A directory of packages. What is there once is not fetched again.
+pub struct Store {
+    dir: PathBuf,
+}
+
+/// How to start QEMU: by the loader that came with it, since its libraries may be newer than the machine's.
+pub struct Qemu {
+    root: PathBuf,
+}
+
+impl Qemu {
+    /// The command, without arguments of its own.
+    pub fn command(&self) -> Command {
+        let at = |path: &str| self.root.join(path);
+        let mut command = Command::new(at("usr/lib64/ld-linux-x86-64.so.2"));
+        command.arg("--library-path").arg(at("usr/lib/x86_64-linux-gnu"));
+        command.arg(at("usr/bin/qemu-system-x86_64"));
+        command.arg("-L").arg(at("usr/share/seabios")).arg("-L").arg(at("usr/share/qemu"));
+        command
+    }
+}
+
+impl Store {
+    /// The store in `dir`, which is made if it is not there.
+    pub fn open(dir: &Path) -> Result<Self> {
+        if std::env::consts::ARCH != "x86_64" {
+            return Err(unavailable("only x86-64 guests are known"));
+        }
+        if !has_program("apt-get") || !has_program("dpkg-deb") || !Path::new(KEYRING).exists() {
+            return Err(unavailable("apt-get, dpkg-deb and Debian's keys are needed: use a Debian machine"));
+        }
+        fs::create_dir_all(dir)?;
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Where to keep what is made from the packages.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The kernel image of the latest package of this version.
+    pub fn kernel(&self, version: &str) -> Result<PathBuf> {
+        let root = self.unpacked(&format!("kernel-{version}"), |store| {
+            let name = store.kernel_package(version)?;
+            Ok((vec![name], false))
+        })?;
+        find(&root, &|name| name.starts_with("vmlinuz")).context("the kernel's package has no vmlinuz")
+    }
+
+    /// QEMU with all its libraries.
+    pub fn qemu(&self) -> Result<Qemu> {
+        let root = self.unpacked("qemu", |_| Ok((vec!["qemu-system-x86".into()], true)))?;
+        Ok(Qemu { root })
+    }
+
+    /// The static busybox.
+    pub fn busybox(&self) -> Result<PathBuf> {
+        let root = self.unpacked("busybox", |_| Ok((vec!["busybox-static".into()], false)))?;
+        find(&root, &|name| name == "busybox").context("busybox-static has no busybox")
+    }
+
+    /// The name of a kernel's package: they carry full versions, of which the last counts.
+    fn kernel_package(&self, version: &str) -> Result<String> {
+        let pattern = format!(
+            r"^linux-(binary|image)-(unsigned-)?{}\.[0-9][^-]*-cloud-amd64(-unsigned)?$",
+            version.replace('.', r"\.")
+        );
+        let found = output(self.apt("apt-cache").args(["search", "--names-only", &pattern]))?;
+        let names = found.lines().filter_map(|line| line.split(' ').next());
+        // The unsigned one has the image in it; the others depend on it or are the same.
+        let best = names.max_by_key(|name| (patch_level(name, version), name.contains("binary-unsigned")));
+        best.map(str::to_owned).ok_or_else(|| {
+            unavailable(format!("Debian has no kernel {version} in {RELEASES:?}: try --kernel"))
+        })
+    }
+
+    /// The directory `name` with packages in it, which `choose` names, with all that they depend on or alone.
+    fn unpacked(&self, name: &str, choose: impl Fn(&Self) -> Result<(Vec<String>, bool)>) -> Result<PathBuf> {
+        let root = self.dir.join(name);
+        if root.exists() {
+            return Ok(root);
+        }
+        self.update()?;
+        let (packages, whole) = choose(self)?;
+        eprintln!("xtask: fetching {}", packages.join(" "));
+        let debs = self.dir.join(format!("{name}.debs"));
+        let partial = self.dir.join(format!("{name}.partial"));
+        _ = fs::remove_dir_all(&debs);
+        _ = fs::remove_dir_all(&partial);
+        fs::create_dir_all(debs.join("partial"))?;
+        let mut fetch = self.apt("apt-get");
+        if whole {
+            let archives = format!("Dir::Cache::archives={}", debs.display());
+            fetch.args(["-o", &archives, "install", "--yes", "--download-only", "-t", RELEASES[1]]);
+        } else {
+            fetch.current_dir(&debs).arg("download");
+        }
+        output(fetch.args(&packages)).map_err(|error| fetching(&packages.join(" "), &error))?;
+        for deb in files(&debs)?.iter().filter(|path| path.extension().is_some_and(|end| end == "deb")) {
+            output(Command::new("dpkg-deb").arg("-x").arg(deb).arg(&partial))?;
+        }
+        // Only what is complete has the name.
+        fs::rename(&partial, &root)?;
+        fs::remove_dir_all(&debs)?;
+        Ok(root)
+    }
+
+    /// Lists of packages; a day old is good enough.
+    fn update(&self) -> Result<()> {
+        let apt = self.dir.join("apt");
+        let stamp = apt.join("updated");
+        let age =
+            fs::metadata(&stamp).and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age.as_secs() < 24 * 3600) {
+            return Ok(());
+        }
+        for dir in ["lists/partial", "archives/partial", "preferences"] {
+            fs::create_dir_all(apt.join(dir))?;
+        }
+        fs::write(apt.join("status"), "")?;
+        let mirror = mirror();
+        let sources = RELEASES.map(|release| format!("deb [signed-by={KEYRING}] {mirror} {release} main\n"));
+        fs::write(apt.join("sources.list"), sources.concat())?;
+        fs::write(apt.join("apt.conf"), configuration(&apt))?;
+        eprintln!("xtask: reading the lists of {RELEASES:?}");
+        output(self.apt("apt-get").arg("update")).map_err(|error| fetching("lists of packages", &error))?;
+        fs::write(stamp, "")?;
+        Ok(())
+    }
+
+    fn apt(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("APT_CONFIG", self.dir.join("apt/apt.conf")).args(["-q", "-o", "Acquire::Retries=3"]);
+        command
+    }
+}
+
+fn fetching(what: &str, error: &anyhow::Error) -> anyhow::Error {
+    unavailable(format!("cannot fetch {what} from {}: {error:#}; is there a network?", mirror()))
+}
+
+fn configuration(apt: &Path) -> String {
+    let apt = apt.display();
+    format!(
+        r#"Dir::Etc::sourcelist "{apt}/sources.list"; Dir::Etc::sourceparts "/dev/null"; Dir::Etc::preferencesparts "{apt}/preferences";
+Dir::State::lists "{apt}/lists"; Dir::State::status "{apt}/status"; Dir::Cache::archives "{apt}/archives";
+Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache ""; APT::Sandbox::User "root"; APT::Install-Recommends "false";
+Acquire::Languages "none"; Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
+"#
+    )
+}
+
+/// The mirror that the machine uses.
+fn mirror() -> String {
+    let targets = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"];
+    let known = output(Command::new("apt-get").args(targets)).unwrap_or_default();
+    let mut debian = known.lines().filter(|line| line.trim_end_matches('/').ends_with("/debian"));
+    debian.next().unwrap_or(MIRROR).to_owned()
+}
+
+/// The last part of a package's version, as far as it is a number: 4 in `linux-image-7.3.4+deb13-cloud-amd64`.
+fn patch_level(name: &str, version: &str) -> u64 {
+    let rest = name.split_once(version).map_or("", |(_, rest)| rest.trim_start_matches('.'));
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or(0)
+}
+
+/// What a program says, if it succeeds.
+fn output(command: &mut Command) -> Result<String> {
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::bail!("{}: {}", output.status, said.trim().lines().last().unwrap_or("no message"));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    files.sort();
+    Ok(files)
+}
+
+/// The first file below `dir` with a name that fits.
+fn find(dir: &Path, fits: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
+    for path in files(dir).ok()? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && !path.is_symlink() {
+            if let Some(found) = find(&path, fits) {
+                return Some(found);
+            }
+        } else if path.is_file() && fits(&name) {
+            return Some(path);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_kernel_is_the_one_with_the_highest_number() {
+        assert_eq!(patch_level("linux-binary-unsigned-7.3.4+deb13-cloud-amd64", "7.3"), 4);
+        assert_eq!(patch_level("linux-image-6.12.95+deb13-cloud-amd64", "6.12"), 95);
+        assert_eq!(patch_level("linux-image-6.12-cloud-amd64", "6.12"), 0);
+    }
+}
