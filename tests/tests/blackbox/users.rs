@@ -140,6 +140,27 @@ fn a_chown_that_changes_nothing_takes_suid_and_sgid_away() {
 }
 
 #[test]
+fn reserving_and_punching_take_suid_and_sgid_away() {
+    need!("setpriv", "fallocate");
+    let Some(sandbox) = sandbox::enter() else { return };
+    for mount in [mount::passthrough(&sandbox).start(), mount::mem(&sandbox).name("mem").start()] {
+        let dir = mount.path();
+        for (name, arguments) in [("reserved", "-l 9000"), ("punched", "-p -o 4096 -l 4096")] {
+            std::fs::write(dir.join(name), [b'x'; 8192]).unwrap();
+            sandbox::chmod(&dir.join(name), 0o6777);
+            as_ids(9999, 9999, "", &format!("fallocate {arguments} {name}"), dir).ok();
+            assert_eq!(
+                dir.join(name).metadata().unwrap().mode() & 0o7777,
+                0o777,
+                "{}: {name}",
+                dir.display()
+            );
+        }
+        mount.stop();
+    }
+}
+
+#[test]
 fn file_capabilities_are_lost_by_writing() {
     need!("setcap", "getcap");
     public(|_, mount| {

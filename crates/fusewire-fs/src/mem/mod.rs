@@ -138,7 +138,7 @@ impl State {
         Ok(done as u32)
     }
 
-    fn fallocate(&mut self, op: &op::Fallocate) -> Result<()> {
+    fn fallocate(&mut self, caller: Option<Caller>, op: &op::Fallocate) -> Result<()> {
         use FallocateFlags as F;
         self.check_handle(op.node, op.handle, Needs::Writing)?;
         let mode = F::from_bits_retain(op.mode);
@@ -159,8 +159,7 @@ impl State {
         if extends {
             data.extend(end);
         }
-        node.modified();
-        node.kill_capabilities();
+        node.modified_by(caller);
         Ok(())
     }
 
@@ -459,8 +458,8 @@ impl FileSystem for MemFs {
         lock::set(&self.state, cx, &op).await
     }
 
-    async fn fallocate(&self, _cx: &Context, op: op::Fallocate) -> Result<()> {
-        self.state().fallocate(&op)
+    async fn fallocate(&self, cx: &Context, op: op::Fallocate) -> Result<()> {
+        self.state().fallocate(cx.caller(), &op)
     }
 
     async fn lseek(&self, _cx: &Context, op: op::Lseek) -> Result<u64> {
@@ -473,7 +472,7 @@ impl FileSystem for MemFs {
         }
     }
 
-    async fn copy_file_range(&self, _cx: &Context, op: op::CopyFileRange) -> Result<u64> {
+    async fn copy_file_range(&self, cx: &Context, op: op::CopyFileRange) -> Result<u64> {
         if op.flags != 0 {
             return Err(Errno::INVAL);
         }
@@ -484,8 +483,7 @@ impl FileSystem for MemFs {
         if copied > 0 {
             state.node_mut(op.node)?.accessed();
             let to: &mut Node = state.node_mut(op.to_node)?;
-            to.modified();
-            to.kill_capabilities();
+            to.modified_by(cx.caller());
         }
         Ok(copied)
     }

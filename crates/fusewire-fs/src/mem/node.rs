@@ -6,7 +6,7 @@ use super::{
     lock::Locks,
     xattr::Xattrs,
 };
-use fusewire::{Attr, AttrFlags, FileType, NodeId, Timestamp};
+use fusewire::{Attr, AttrFlags, Caller, FileType, NodeId, Timestamp};
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
@@ -119,6 +119,15 @@ impl Node {
     pub(super) fn set_perm(&mut self, perm: u16) {
         self.perm = perm & 0o7777;
         acl::follow_mode(&mut self.xattrs, self.perm);
+    }
+
+    /// Content changed by a request that does not say whether the caller may keep set-id bits: root may.
+    pub(super) fn modified_by(&mut self, caller: Option<Caller>) {
+        self.modified();
+        self.kill_capabilities();
+        if caller.is_some_and(|caller| caller.uid != 0) {
+            self.kill_suid_gid();
+        }
     }
 
     /// Take away set-user-id, and set-group-id where it means «run as the group».
