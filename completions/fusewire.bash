@@ -375,7 +375,7 @@ _fusewire() {
             return 0
             ;;
         fusewire__subcmd__mount)
-            opts="-o -r -d -v -q -h --fs --size --delay --options --read-only --allow-other --private --cache --entry-timeout --attr-timeout --negative-timeout --daemon --auto-unmount --channel --memory --buffers --threads --poll --max-write --file-handles --dry-run --sloppy --verbose --quiet --log --log-file --help"
+            opts="-o -r -d -v -q -h --fs --size --delay --options --read-only --allow-other --private --cache --entry-timeout --attr-timeout --negative-timeout --daemon --auto-unmount --channel --memory --buffers --threads --poll --max-write --file-handles --passthrough --dry-run --sloppy --verbose --quiet --log --log-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -443,6 +443,10 @@ _fusewire() {
                     ;;
                 --file-handles)
                     COMPREPLY=($(compgen -W "auto never always" -- "${cur}"))
+                    return 0
+                    ;;
+                --passthrough)
+                    COMPREPLY=($(compgen -W "auto off" -- "${cur}"))
                     return 0
                     ;;
                 --log)

@@ -76,6 +76,11 @@ impl MountLine {
         if let Some(buffers) = std::env::var("FUSEWIRE_TEST_BUFFERS").ok().filter(|_| !told) {
             words.extend(["--buffers".into(), buffers.into()]);
         }
+        let told = self.options.iter().any(|option| option.starts_with("passthrough="));
+        let is_source = self.filesystem != Filesystem::Mem;
+        if let Some(when) = std::env::var("FUSEWIRE_TEST_PASSTHROUGH").ok().filter(|_| is_source && !told) {
+            words.extend(["--passthrough".into(), when.into()]);
+        }
         if !self.options.is_empty() {
             words.extend(["-o".into(), self.options.join(",").into()]);
         }

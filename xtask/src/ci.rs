@@ -71,7 +71,8 @@ fn test() -> Result<()> {
     nextest(&["--workspace", "--profile", "ci"], &[])
 }
 
-/// The black-box tests once more, with requests over io_uring, which is switched on for that long.
+/// The tests of the ring, and the black-box tests once more, with requests over io_uring, which is switched on for that long. Data
+/// comes in requests, too, this time.
 fn ring() -> Result<()> {
     let Some(before) = std::fs::read_to_string(RING_SWITCH).ok().filter(|_| is_root()) else {
         eprintln!("xtask: no FUSE over io_uring here, or not root: nothing is tested over it");
@@ -82,8 +83,10 @@ fn ring() -> Result<()> {
         eprintln!("xtask: {error}: nothing is tested over FUSE over io_uring");
         return Ok(());
     }
-    let variables = [("FUSEWIRE_TEST_CHANNEL", "uring")];
-    let outcome = nextest(&["--package", "fusewire-tests", "--profile", "ci"], &variables);
+    let variables = [("FUSEWIRE_TEST_CHANNEL", "uring"), ("FUSEWIRE_TEST_PASSTHROUGH", "off")];
+    let which = "package(fusewire-tests) | binary_id(fusewire::uring)";
+    let words = ["--package", "fusewire-tests", "--package", "fusewire", "--profile", "ci", "-E", which];
+    let outcome = nextest(&words, &variables);
     eprintln!("xtask: {RING_SWITCH}: Y -> {}", before.trim());
     std::fs::write(RING_SWITCH, before)?;
     outcome

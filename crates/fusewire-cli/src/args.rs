@@ -166,7 +166,7 @@ pub struct MountArgs {
     /// As for mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, strictatime, lazytime, nosymfollow, sync,
     /// dirsync, allow_other, default_permissions, max_read=BYTES, fsname=NAME, subtype=NAME, auto_unmount. Then each
     /// long option of this command as a word: fs=, cache=, entry_timeout=, attr_timeout=, negative_timeout=,
-    /// file_handles=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, private. What fstab needs
+    /// file_handles=, passthrough=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, private. What fstab needs
     /// (defaults, nofail, _netdev, user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -248,6 +248,9 @@ pub struct RunArgs {
     /// Remember files by file handle instead of keeping each of them open [default: auto]
     #[arg(long, value_name = "WHEN")]
     pub file_handles: Option<FileHandles>,
+    /// Have the kernel read, write and map the files of SRC by itself, without a request [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub passthrough: Option<Forwarding>,
     /// Check everything that can be checked beforehand, and mount nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -331,6 +334,16 @@ pub enum FileHandles {
     Always,
 }
 
+/// Whether the kernel reads and writes files by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Forwarding {
+    /// Where it can: Linux 6.9 or newer, as root
+    #[default]
+    Auto,
+    /// Never: each read and write is a request
+    Off,
+}
+
 /// How requests come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ChannelKind {
@@ -392,7 +405,7 @@ macro_rules! named {
         }
     )*};
 }
-named!(FsKind, CacheKind, FileHandles, ChannelKind, BuffersKind);
+named!(FsKind, CacheKind, FileHandles, Forwarding, ChannelKind, BuffersKind);
 
 /// Reads a time in seconds, such as `1`, `0.25` or `forever`.
 ///

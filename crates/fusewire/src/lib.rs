@@ -7,6 +7,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod backing;
 pub mod channel;
 pub mod context;
 mod files;

@@ -1,6 +1,7 @@
 //! A filesystem, mounted and served.
 
 use crate::{
+    backing::Backings,
     channel::{
         dev_fuse::{self, Pool},
         layer::Layer,
@@ -182,9 +183,12 @@ impl Server {
                 None
             }
         };
-        session.started();
         let layer = Arc::new(layer);
         let device = mounted.device.try_clone().map_err(threads)?;
+        let forwards = session.features().contains(InitFlags::PASSTHROUGH);
+        let backings =
+            if forwards { Backings::of(device.try_clone().map_err(threads)?) } else { Backings::default() };
+        session.started(backings);
         let channel = if ring.is_some() { Channel::Uring } else { Channel::DevFuse };
         let serving = match &ring {
             Some(ring) => ring.size().threads,

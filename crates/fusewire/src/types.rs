@@ -1,5 +1,6 @@
 //! The nouns of the protocol, as types that cannot hold the wrong number.
 
+use crate::backing::Backing;
 use std::{ffi::CStr, fmt, num::NonZeroU64, time::Duration};
 
 pub use fusewire_abi::{AttrFlags, FopenFlags};
@@ -342,6 +343,15 @@ impl Opened {
     /// The same with these flags.
     pub const fn with_flags(mut self, flags: FopenFlags) -> Self {
         self.flags = flags;
+        self
+    }
+
+    /// The same, but the kernel reads, writes and maps `backing`. Takes `KEEP_CACHE` and `DIRECT_IO` away, which do not go with
+    /// that.
+    pub fn forwarded_to(mut self, backing: &Backing) -> Self {
+        self.flags -= FopenFlags::KEEP_CACHE | FopenFlags::DIRECT_IO;
+        self.flags |= FopenFlags::PASSTHROUGH;
+        self.backing_id = backing.id();
         self
     }
 }

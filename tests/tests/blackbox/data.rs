@@ -56,7 +56,7 @@ fn everywhere(test: impl Fn(&Mount)) {
 }
 
 fn start(sandbox: &Sandbox, cache: Cache) -> Mount {
-    mount::passthrough(sandbox).cache(cache).start()
+    mount::passthrough(sandbox).option("passthrough=off").cache(cache).start()
 }
 
 fn open(path: &Path, flags: i32) -> File {
@@ -237,7 +237,8 @@ fn errors_of_the_lower_file_reach_the_caller() {
     for cache in Cache::ALL {
         let Some(sandbox) = sandbox::enter() else { return };
         let lower = sandbox.tmpfs("small", "size=1m");
-        let mount = mount::passthrough(&sandbox).source(&lower).cache(cache).start();
+        let mount =
+            mount::passthrough(&sandbox).option("passthrough=off").source(&lower).cache(cache).start();
         let mut file = File::create(mount.join("full")).expect("create");
         let written = file.write_all(&content(8)).and_then(|()| file.sync_all());
         assert_eq!(written.expect_err("more than there is room for").kind(), ErrorKind::StorageFull);

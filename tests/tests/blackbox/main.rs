@@ -4,6 +4,7 @@ mod cli;
 mod data;
 mod examples;
 mod faults;
+mod forward;
 mod harness;
 mod limits;
 mod locks;

@@ -16,8 +16,12 @@ fn possible() -> usize {
 fn memory_of_the_buffers_is_there_only_once_it_is_used() {
     skip_unless!(is_over_ring(), "FUSEWIRE_TEST_CHANNEL is not uring");
     let Some(sandbox) = sandbox::enter() else { return };
-    let mount =
-        mount::passthrough(&sandbox).cache(Cache::None).option("log=debug").option("buffers=auto").start();
+    let mount = mount::passthrough(&sandbox)
+        .option("passthrough=off")
+        .cache(Cache::None)
+        .option("log=debug")
+        .option("buffers=auto")
+        .start();
     let before = mount.resident_kib();
     // The longest requests, on every CPU that is there, and many at a time.
     let bytes = vec![0x77; 1 << 20];
@@ -49,7 +53,7 @@ fn memory_of_the_buffers_is_there_only_once_it_is_used() {
 fn every_queue_is_served_also_those_of_cpus_that_are_not_there() {
     skip_unless!(is_over_ring(), "FUSEWIRE_TEST_CHANNEL is not uring");
     let Some(sandbox) = sandbox::enter() else { return };
-    let mount = mount::passthrough(&sandbox).option("log=debug").start();
+    let mount = mount::passthrough(&sandbox).option("passthrough=off").option("log=debug").start();
     // Until every queue has an entry, the kernel answers nobody.
     std::fs::write(mount.join("name"), b"content").expect("write");
     assert_eq!(std::fs::read(mount.below("name")).expect("read below"), b"content");
@@ -63,8 +67,11 @@ fn every_queue_is_served_also_those_of_cpus_that_are_not_there() {
 /// What the log of a mount with `buffers` says of them.
 fn told(buffers: &str) -> Option<String> {
     let sandbox = sandbox::enter()?;
-    let mount =
-        mount::passthrough(&sandbox).option("log=debug").option(&format!("buffers={buffers}")).start();
+    let mount = mount::passthrough(&sandbox)
+        .option("passthrough=off")
+        .option("log=debug")
+        .option(&format!("buffers={buffers}"))
+        .start();
     std::fs::write(mount.join("name"), b"content").expect("write");
     let log = mount.log();
     mount.stop();
@@ -100,7 +107,10 @@ fn where_payloads_are_is_told_with_its_reason() {
 /// By how much memory grows when requests of 1 MiB read and write on a mount with `buffers`, in KiB.
 fn growth(buffers: &str) -> Option<u64> {
     let sandbox = sandbox::enter()?;
-    let plan = mount::passthrough(&sandbox).cache(Cache::None).option(&format!("buffers={buffers}"));
+    let plan = mount::passthrough(&sandbox)
+        .option("passthrough=off")
+        .cache(Cache::None)
+        .option(&format!("buffers={buffers}"));
     let mount = plan.start();
     let file =
         std::fs::File::options().read(true).write(true).create(true).truncate(true).open(mount.join("file"));

@@ -72,7 +72,7 @@ fn reads_of_a_slow_disk_do_not_wait_for_each_other() {
     let (lower, mut disk) = slow_directory(&sandbox);
     let file = File::open(lower.join("file")).unwrap();
     rustix::fs::fadvise(&file, 0, None, Advice::Random).unwrap();
-    let mount = mount::passthrough(&sandbox).source(&lower).start();
+    let mount = mount::passthrough(&sandbox).option("passthrough=off").source(&lower).start();
     let took = read_cold(&mount.join("file"));
     mount.stop();
     drop(file);

@@ -113,7 +113,7 @@ impl Machine {
 fn tests(buffers: &str, names: &[&str]) -> String {
     format!(
         "FUSEWIRE_BIN=/usr/bin/fusewire FUSEWIRE_TEST_CHANNEL=uring FUSEWIRE_TEST_DIR=/tmp \
-         FUSEWIRE_TEST_BUFFERS={buffers} /test/release/deps/blackbox --test-threads=1 --nocapture {}",
+         FUSEWIRE_TEST_PASSTHROUGH=off FUSEWIRE_TEST_BUFFERS={buffers} /test/release/deps/blackbox --test-threads=1 --nocapture {}",
         names.join(" ")
     )
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use fusewire::server;
 
-use crate::args::{self, BuffersKind, CacheKind, FileHandles, FsKind, LogArgs, MountArgs};
+use crate::args::{self, BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, LogArgs, MountArgs};
 use crate::failure::{Failure, Outcome};
 
 /// What to mount and how.
@@ -28,6 +28,8 @@ pub struct Plan {
     pub file_handles: FileHandles,
     /// Where data is on its way.
     pub buffers: BuffersKind,
+    /// Whether the kernel reads and writes files by itself.
+    pub passthrough: Forwarding,
     /// Room for data in a filesystem in memory, bytes.
     pub size: Option<u64>,
     /// How long the null filesystem takes for data.
@@ -52,13 +54,14 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 17] = [
+const WORDS: [&str; 18] = [
     "fs=",
     "cache=",
     "entry_timeout=",
     "attr_timeout=",
     "negative_timeout=",
     "file_handles=",
+    "passthrough=",
     "channel=",
     "memory=",
     "buffers=",
@@ -87,6 +90,7 @@ impl Plan {
             timeouts: Timeouts::default(),
             file_handles: FileHandles::default(),
             buffers: BuffersKind::default(),
+            passthrough: Forwarding::default(),
             size: None,
             delay: None,
             log: LogArgs { log: None, log_file: None, ..log.clone() },
@@ -133,6 +137,7 @@ impl Plan {
             "fs" => self.fs = choice(value).map_err(wrong)?,
             "cache" => self.cache = choice(value).map_err(wrong)?,
             "file_handles" => self.file_handles = choice(value).map_err(wrong)?,
+            "passthrough" => self.passthrough = choice(value).map_err(wrong)?,
             "entry_timeout" => self.timeouts.entry = Some(args::seconds(value).map_err(wrong)?),
             "attr_timeout" => self.timeouts.attr = Some(args::seconds(value).map_err(wrong)?),
             "negative_timeout" => self.timeouts.negative = Some(args::seconds(value).map_err(wrong)?),
@@ -168,6 +173,7 @@ impl Plan {
         set(&mut self.fs, &args.fs);
         set(&mut self.cache, &args.cache.cache);
         set(&mut self.file_handles, &args.run.file_handles);
+        set(&mut self.passthrough, &args.run.passthrough);
         set_some(&mut self.timeouts.entry, &args.cache.entry_timeout);
         set_some(&mut self.timeouts.attr, &args.cache.attr_timeout);
         set_some(&mut self.timeouts.negative, &args.cache.negative_timeout);

@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 use super::background;
 use super::plan::Plan;
 use super::signals::{self, Ending};
-use crate::args::{BuffersKind, CacheKind, FileHandles, FsKind};
+use crate::args::{BuffersKind, CacheKind, FileHandles, Forwarding, FsKind};
 use crate::failure::{Failure, Outcome, with_causes};
 
 /// Mounts and serves until the mount ends.
@@ -68,6 +68,10 @@ fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
         zero_copy: match plan.buffers {
             BuffersKind::ZeroCopy => passthrough::ZeroCopy::Always,
             _ => passthrough::ZeroCopy::Auto,
+        },
+        forward: match plan.passthrough {
+            Forwarding::Auto => passthrough::Forward::Auto,
+            Forwarding::Off => passthrough::Forward::Off,
         },
         file_handles: match plan.file_handles {
             FileHandles::Auto => passthrough::FileHandles::Auto,

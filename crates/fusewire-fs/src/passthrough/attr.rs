@@ -14,6 +14,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     sync::atomic::Ordering,
+    time::Duration,
 };
 
 /// What a change of attributes is made through.
@@ -53,11 +54,12 @@ pub fn unpack_device(packed: u32) -> (u32, u32) {
 }
 
 impl Passthrough {
-    pub(super) fn attr(&self, stat: &Statx) -> Attr {
+    /// Attributes for the kernel. Those of a file that may be mapped and written without our knowing are not to be remembered.
+    pub(super) fn attr(&self, node: NodeId, stat: &Statx) -> Attr {
         let mode = u32::from(stat.stx_mode);
         let kind = FileType::from_mode(mode).unwrap_or(FileType::Regular);
-        let mut attr =
-            Attr::file(stat.stx_size).with_perm((mode & 0o7777) as u16).with_ttl(self.timeouts.attr);
+        let ttl = if self.nodes.is_perhaps_mapped(node) { Duration::ZERO } else { self.timeouts.attr };
+        let mut attr = Attr::file(stat.stx_size).with_perm((mode & 0o7777) as u16).with_ttl(ttl);
         attr.kind = kind;
         attr.ino = Some(self.nodes.mounts.ino(stat));
         attr.nlink = stat.stx_nlink;
@@ -74,7 +76,7 @@ impl Passthrough {
     }
 
     pub(super) fn entry(&self, found: &Found) -> Entry {
-        Entry::new(found.node, self.attr(&found.stat))
+        Entry::new(found.node, self.attr(found.node, &found.stat))
             .with_ttl(self.timeouts.entry)
             .with_generation(found.generation)
     }
@@ -95,7 +97,7 @@ impl Passthrough {
             attributes: stat.stx_attributes.bits(),
             attributes_mask: stat.stx_attributes_mask.bits(),
         };
-        Ok((self.attr(&stat), extended))
+        Ok((self.attr(node, &stat), extended))
     }
 
     pub(super) fn change(&self, cx: &Context, op: &Setattr) -> Result<Attr> {
@@ -118,7 +120,7 @@ impl Passthrough {
             self.set_mark(&target, mark)?;
         }
         change_times(&target, changes)?;
-        Ok(self.attr(&stat(&target)?))
+        Ok(self.attr(op.node, &stat(&target)?))
     }
 
     fn change_owner(&self, cx: &Context, target: &Target, changes: &Changes) -> Result<()> {

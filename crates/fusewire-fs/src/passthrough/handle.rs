@@ -4,6 +4,8 @@ use super::{
     Passthrough, attr,
     dir::Stream,
     fds::Fd,
+    forward::Counted,
+    mounts::Mount,
     options::{CacheProfile, LockScope, ZeroCopy},
     sys,
 };
@@ -17,6 +19,7 @@ use rustix::{
 };
 use std::{
     collections::BTreeMap,
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -32,6 +35,9 @@ const PASSED: OFlags = OFlags::RWMODE
     .union(OFlags::DSYNC)
     .union(OFlags::DIRECT)
     .union(OFlags::NOATIME);
+
+/// Set-user-id and set-group-id.
+const SET_IDS: u32 = 0o6000;
 
 /// What of a client's flags holds for the lower file.
 pub fn lower_flags(flags: u32) -> OFlags {
@@ -71,16 +77,19 @@ pub struct File {
     plain: OnceLock<Fd>,
     /// Whether it has a mark to keep, and as of which change of permissions; 0: not known.
     pub marked: AtomicU64,
+    /// Among those that are forwarded, or could be.
+    counted: Option<Counted>,
 }
 
 impl Open {
     /// An open regular file.
-    pub fn file(node: NodeId, fd: Fd, flags: OFlags, flush_errors: bool) -> Self {
+    fn file(node: NodeId, fd: Fd, flags: OFlags, (flush_errors, counted): (bool, Option<Counted>)) -> Self {
         let file = File {
             append: flags.contains(OFlags::APPEND),
             direct: flags.contains(OFlags::DIRECT),
             plain: OnceLock::new(),
             marked: AtomicU64::new(0),
+            counted,
         };
         Self { node, fd, flush_errors, content: Content::File(file) }
     }
@@ -153,22 +162,72 @@ impl Passthrough {
     /// The reply for a file that was just opened.
     pub(super) fn opened(&self, node: NodeId, fd: Fd, flags: OFlags) -> Result<Opened> {
         let mount = self.nodes.mount(node)?;
-        let mut reply = match self.options.cache {
-            CacheProfile::None => FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES,
-            CacheProfile::Auto if self.nodes.opened(node, || attr::stat(&fd)) => FopenFlags::KEEP_CACHE,
-            CacheProfile::Auto => FopenFlags::empty(),
-            CacheProfile::Always => FopenFlags::KEEP_CACHE,
+        let (mut opened, counted) =
+            self.forwarding.opened(node, || self.backing_path(&fd), Opened::new(Handle(0)));
+        opened.flags |= match opened.backing_id {
+            0 => self.caching(node, &fd) | self.copying(mount, flags),
+            _ => self.guarding(node, &fd, flags),
         };
         if self.options.locks == LockScope::Mount && !mount.flush_errors {
-            reply |= FopenFlags::NOFLUSH;
+            opened.flags |= FopenFlags::NOFLUSH;
         }
-        // Ignored unless requests come over a ring with zero copy.
+        let open = Open::file(node, fd, flags, (mount.flush_errors, counted));
+        opened.handle = self.insert(open, !mount.handles);
+        Ok(opened)
+    }
+
+    /// What the kernel is to know `fd` by. It uses the rights that this thread has when it is told: without the one to keep
+    /// set-id bits, so that the lower filesystem clears them when the file is written.
+    fn backing_path(&self, fd: &Fd) -> Result<OwnedFd> {
+        self.creds.keep_set_ids(false)?;
+        self.nodes.reopen(fd, OFlags::PATH)
+    }
+
+    /// What the kernel may keep of a file that is not forwarded.
+    fn caching(&self, node: NodeId, fd: &Fd) -> FopenFlags {
+        match self.options.cache {
+            CacheProfile::None => FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES,
+            CacheProfile::Auto if self.nodes.opened(node, || attr::stat(fd)) => FopenFlags::KEEP_CACHE,
+            CacheProfile::Auto => FopenFlags::empty(),
+            CacheProfile::Always => FopenFlags::KEEP_CACHE,
+        }
+    }
+
+    /// Whether the data of a file that is not forwarded goes without a copy. Ignored unless requests come over a ring that can do
+    /// that.
+    fn copying(&self, mount: &Mount, flags: OFlags) -> FopenFlags {
         let is_large = self.options.cache != CacheProfile::None || flags.contains(OFlags::DIRECT);
-        if self.options.zero_copy == ZeroCopy::Always || is_large && mount.is_at_once(flags) {
-            reply |= FopenFlags::IO_URING_ZERO_COPY;
+        match self.options.zero_copy == ZeroCopy::Always || is_large && mount.is_at_once(flags) {
+            true => FopenFlags::IO_URING_ZERO_COPY,
+            false => FopenFlags::empty(),
         }
-        let handle = self.insert(Open::file(node, fd, flags, mount.flush_errors), !mount.handles);
-        Ok(Opened::new(handle).with_flags(reply))
+    }
+
+    /// What a file that is forwarded needs, since some things do not go by themselves then.
+    fn guarding(&self, node: NodeId, fd: &Fd, flags: OFlags) -> FopenFlags {
+        let mode = flags & OFlags::RWMODE;
+        if mode == OFlags::RDWR {
+            self.may_be_mapped(node);
+        }
+        let may_set_ids = || attr::stat(fd).map_or(SET_IDS, |stat| stat.stx_mode.into()) & SET_IDS != 0;
+        match mode != OFlags::RDONLY && may_set_ids() {
+            // Whether a write clears the bits depends on who writes: writes come as requests. Mappings are forwarded.
+            true => FopenFlags::DIRECT_IO,
+            false => FopenFlags::empty(),
+        }
+    }
+
+    /// The kernel may map `node` for writing and forward that: nobody is told when the mapping is written, which changes the lower
+    /// file's times, nor when it ends. From now on the kernel is to remember no attributes of it.
+    fn may_be_mapped(&self, node: NodeId) {
+        const ATTRIBUTES_ALONE: i64 = -1;
+        if !self.timeouts.attr.is_zero()
+            && self.nodes.may_be_mapped(node)
+            && let Some(notifier) = self.notifier.get()
+        {
+            // At its end, the connection has no attributes any more either.
+            _ = notifier.inval_inode(node, ATTRIBUTES_ALONE, 0);
+        }
     }
 
     pub(super) fn open_directory(&self, op: &Opendir) -> Result<Opened> {
@@ -208,6 +267,9 @@ impl Passthrough {
         self.locks.ended(node, handle);
         // A flock lock is the lower open file's, and ends with it.
         let open = self.handles.remove(handle).ok_or(Errno::BADF)?;
+        if let Content::File(File { counted: Some(counted), .. }) = open.content {
+            self.forwarding.released(open.node, counted);
+        }
         self.nodes.open_files.remove(open.node, handle);
         if open.node == node { Ok(()) } else { Err(Errno::BADF) }
     }

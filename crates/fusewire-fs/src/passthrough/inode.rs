@@ -68,6 +68,8 @@ const USED: u8 = 1;
 const OPENED: u8 = 2;
 /// Its number and birth time are no other file's, now or later; see [`Seen::distinct`].
 const DISTINCT: u8 = 4;
+/// It may be mapped for writing past us; see [`Nodes::may_be_mapped`].
+const MAPPED: u8 = 8;
 
 /// What is kept of a node.
 #[derive(Debug, Default)]
@@ -151,6 +153,8 @@ pub struct Nodes {
     clock: Clock,
     /// How many nodes there are, without the root.
     count: AtomicUsize,
+    /// How many of them may be mapped.
+    mapped: AtomicUsize,
     holding_limit: usize,
     /// Whether lookups of late found nodes that are known (2, 3) or not (0, 1): each case has its own cheapest way where
     /// there are no handles.
@@ -182,6 +186,7 @@ impl Nodes {
             proc,
             clock: Clock::default(),
             count: AtomicUsize::new(0),
+            mapped: AtomicUsize::new(0),
             holding_limit,
             habit: AtomicU8::new(0),
             openings: Habit::default(),
@@ -204,6 +209,7 @@ impl Nodes {
     pub fn forget(&self, node: NodeId, count: u64) -> bool {
         let Some((_, node)) = self.table.forget(node, count) else { return false };
         self.count.fetch_sub(1, Ordering::Relaxed);
+        self.mapped.fetch_sub(usize::from(node.bits & MAPPED != 0), Ordering::Relaxed);
         if node.fd.is_some() {
             self.clock.remove(node.place);
         }
@@ -333,6 +339,25 @@ impl Nodes {
             Some(same)
         });
         closed.flatten().is_some()
+    }
+
+    /// The kernel may from now on have a file mapped, and written, without our knowing. Is that new? It holds for as long as the
+    /// node is known: the mapping may outlive the open file.
+    pub fn may_be_mapped(&self, node: NodeId) -> bool {
+        let is_new = self.table.with(node, |_, node| {
+            let before = node.bits;
+            node.bits |= MAPPED;
+            before & MAPPED == 0
+        });
+        let is_new = is_new.unwrap_or(false);
+        self.mapped.fetch_add(usize::from(is_new), Ordering::Release);
+        is_new
+    }
+
+    /// Was [`may_be_mapped`](Self::may_be_mapped) called for it?
+    pub fn is_perhaps_mapped(&self, node: NodeId) -> bool {
+        self.mapped.load(Ordering::Acquire) > 0
+            && self.table.with(node, |_, node| node.bits & MAPPED != 0).unwrap_or(false)
     }
 
     /// A regular file is being opened: may the kernel keep the data it has of it? `stat` is asked only if it may have

@@ -16,6 +16,7 @@ mod creds;
 mod data;
 mod dir;
 mod fds;
+mod forward;
 mod handle;
 mod identity;
 mod inode;
@@ -28,13 +29,15 @@ mod sys;
 mod tests;
 mod xattr;
 
-pub use options::{CacheProfile, FileHandles, LockScope, Options, ZeroCopy};
+pub use options::{CacheProfile, FileHandles, Forward, LockScope, Options, ZeroCopy};
 
 use creds::Creds;
 use fds::{Budget, explain};
+use forward::Forwarding;
 use fusewire::{
     Attr, Config, Context, Entry, Errno, Extended, FileLock, FileSystem, InitFlags, IoctlResult, Opened,
     Result, Started, StatFs,
+    notify::Notifier,
     op::*,
     reply::{DirPlusSink, DirSink, Sink, XattrSink},
     table::HandleTable,
@@ -48,7 +51,10 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use std::{
     io,
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// A filesystem that is a directory.
@@ -59,6 +65,8 @@ pub struct Passthrough {
     nodes: Nodes,
     handles: HandleTable<Open>,
     locks: Locks,
+    forwarding: Forwarding,
+    notifier: OnceLock<Notifier>,
     creds: Creds,
     root_ino: u64,
     /// What was agreed on with the kernel; everything that is wanted until it is known.
@@ -110,6 +118,8 @@ impl Passthrough {
             nodes,
             handles: HandleTable::new(),
             locks: Locks::default(),
+            forwarding: Forwarding::default(),
+            notifier: OnceLock::new(),
             creds: Creds::new(),
             root_ino,
             agreed: AtomicU64::new(InitFlags::DONT_MASK.bits()),
@@ -178,12 +188,18 @@ impl FileSystem for Passthrough {
                 InitFlags::CACHE_SYMLINKS | InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO
             }
         };
+        if self.options.forward == Forward::Auto {
+            want |= InitFlags::PASSTHROUGH;
+            config.max_stack_depth = self.nodes.mounts.stack_depth();
+        }
         config.want(want);
         Ok(())
     }
 
     fn started(&self, session: &Started) {
         self.agreed.store(session.agreed.bits(), Ordering::Relaxed);
+        self.forwarding.begin(session.backings.clone());
+        _ = self.notifier.set(session.notifier.clone());
     }
 
     async fn lookup(&self, _cx: &Context, op: Lookup<'_>) -> Result<Entry> {
@@ -203,7 +219,7 @@ impl FileSystem for Passthrough {
     }
 
     async fn getattr(&self, _cx: &Context, op: Getattr) -> Result<Attr> {
-        self.stat_node(op.node, op.handle).map(|stat| self.attr(&stat))
+        self.stat_node(op.node, op.handle).map(|stat| self.attr(op.node, &stat))
     }
 
     async fn statx(&self, _cx: &Context, op: Statx) -> Result<(Attr, Extended)> {

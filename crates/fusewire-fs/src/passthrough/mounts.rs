@@ -40,6 +40,9 @@ const REMOTE: &[i64] = &[
     0x794c_7630,
 ];
 
+/// Lower filesystems that may be stacked on others: overlayfs, eCryptfs, FUSE.
+const STACKED: &[i64] = &[0x794c_7630, 0xf15f, 0x6573_5546];
+
 /// Lower filesystems on which number and birth time tell files apart, once they are older than a tick of the clock: ext2 to
 /// ext4, XFS, Btrfs, tmpfs, F2FS. Their birth times are by the clock of this machine, as exact as that is, and nobody can
 /// change them.
@@ -115,6 +118,13 @@ pub struct Mounts {
 }
 
 impl Mounts {
+    /// How deep filesystems may be stacked below the mount (`max_stack_depth`): 1 for most. With 2, nothing can be stacked on the
+    /// mount any more, such as overlayfs.
+    pub fn stack_depth(&self) -> u32 {
+        let magic = rustix::fs::fstatfs(&self.root().fd).map_or(0, |stat| stat.f_type);
+        if STACKED.contains(&magic) { 2 } else { 1 }
+    }
+
     /// Begin with the mount that holds `root`, a descriptor that is not `O_PATH`.
     pub fn new(root: OwnedFd, wanted: FileHandles) -> rustix::io::Result<Self> {
         let stat = rustix::fs::statx(&root, c"", AtFlags::EMPTY_PATH, FIELDS)?;
@@ -238,7 +248,7 @@ pub fn on_device(ino: u64, device: u16) -> u64 {
 
 fn filesystem(fd: impl AsFd) -> Option<i64> {
     #[allow(clippy::unnecessary_cast)] // The type of `f_type` differs between architectures.
-    rustix::fs::fstatfs(fd).ok().map(|stat| stat.f_type as i64)
+    rustix::fs::fstatfs(fd).ok().map(|stat| stat.f_type)
 }
 
 fn tells_at_close(fd: impl AsFd) -> bool {

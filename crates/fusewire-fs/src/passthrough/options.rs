@@ -53,6 +53,16 @@ pub enum ZeroCopy {
     Always,
 }
 
+/// Whether the kernel is to read and write files by itself (`FUSE_PASSTHROUGH`, Linux 6.9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forward {
+    /// Where it can be had: it takes `CAP_SYS_ADMIN`, and a directory whose filesystem is not stacked on too many others.
+    #[default]
+    Auto,
+    /// Not at all.
+    Off,
+}
+
 /// How a directory is to be re-exported; [`Default`] suits a directory that others may change as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -68,6 +78,8 @@ pub struct Options {
     pub file_handles: FileHandles,
     /// Who knows of locks.
     pub locks: LockScope,
+    /// Whether the kernel is to read and write files by itself.
+    pub forward: Forward,
     /// Whether to offer extended attributes and, with them, ACLs.
     pub xattr: bool,
     /// For which files to do without copies.
@@ -86,6 +98,7 @@ impl Default for Options {
             negative_timeout: None,
             file_handles: FileHandles::default(),
             locks: LockScope::default(),
+            forward: Forward::default(),
             xattr: true,
             zero_copy: ZeroCopy::default(),
             fd_limit: None,

@@ -13,6 +13,7 @@ use super::{
     tasks::{Ready, Tasks},
 };
 use crate::{
+    backing::Backings,
     fs::FileSystem,
     proto::{
         message::Message,
@@ -148,7 +149,7 @@ impl<F: FileSystem> FakeKernel<F> {
         let message = Message::split(&init, InitFlags::empty())?;
         let (_, session) = Session::begin(fs, &message, options.bounds)?;
         let session = Arc::new(session.map_err(|_| Errno::PROTO)?);
-        session.started();
+        session.started(Backings::default());
         let wire = Arc::<Wire>::default();
         let server = std::thread::spawn({
             let (session, wire) = (session.clone(), wire.clone());

@@ -6,7 +6,7 @@ mod stats;
 pub use serve::{Session, Slot};
 pub use stats::{OperationStats, Stats};
 
-use crate::notify::Notifier;
+use crate::{backing::Backings, notify::Notifier};
 use fusewire_abi::InitFlags;
 
 /// What a filesystem wants of what the kernel offers; filled in by [`FileSystem::init`](crate::FileSystem::init).
@@ -70,4 +70,6 @@ pub struct Started {
     pub max_write: u32,
     /// How the filesystem tells the kernel that something changed.
     pub notifier: Notifier,
+    /// Where files are registered that the kernel is to read and write by itself. Refuses all unless `PASSTHROUGH` was agreed on.
+    pub backings: Backings,
 }

@@ -2,6 +2,7 @@
 
 use super::{Config, Started, Stats};
 use crate::{
+    backing::Backings,
     context::{Context, InFlight},
     fs::FileSystem,
     notify::{Notifier, Queue},
@@ -130,10 +131,11 @@ impl<F: FileSystem> Session<F> {
         ))
     }
 
-    /// The answer to INIT has reached the kernel: tell the filesystem.
-    pub fn started(&self) {
+    /// The answer to INIT has reached the kernel: tell the filesystem. `backings`: where it may register files.
+    pub fn started(&self, backings: Backings) {
         let Agreed { flags, minor, max_write, .. } = self.agreed;
-        self.fs.started(&Started { agreed: flags, minor, max_write, notifier: self.notifier.clone() });
+        let notifier = self.notifier.clone();
+        self.fs.started(&Started { agreed: flags, minor, max_write, notifier, backings });
     }
 
     /// A further thread is going to serve slots.
