@@ -185,11 +185,12 @@ mod tests {
     fn the_words_follow_the_line() {
         let mut line = MountLine::new(Filesystem::Passthrough);
         line.cache = Some(Cache::Always);
-        line.options = vec!["ro".into(), "noexec".into()];
+        // With this one told, nothing is added for `FUSEWIRE_TEST_PASSTHROUGH`.
+        line.options = vec!["ro".into(), "passthrough=auto".into()];
         let words = line.words(Path::new("/a"), Path::new("/b"));
         assert_eq!(
             words,
-            ["mount", "/a", "/b", "--channel", &channel(), "--cache", "always", "-o", "ro,noexec"]
+            ["mount", "/a", "/b", "--channel", &channel(), "--cache", "always", "-o", "ro,passthrough=auto"]
         );
         let words = MountLine::new(Filesystem::Mem).words(Path::new("/a"), Path::new("/b"));
         assert_eq!(words, ["mount", "--fs", "mem", "none", "/b", "--channel", &channel()]);

@@ -1,9 +1,9 @@
 //! Waiting for requests: asleep, or looking again and again; and on which CPU.
 //!
 //! A thread that sleeps must be woken: 0.7 us on the CPU of whoever wakes it, 4.4 us on another one. A thread that polls is not woken,
-//! but keeps a CPU from everybody else, also from the client that it waits for. [`Governor`] decides for each ring thread, from what is
+//! but keeps a CPU from everybody else, also from the client that it waits for. `Governor` decides for each ring thread, from what is
 //! seen in windows of eight milliseconds; it is deterministic and does no I/O. The watch of the ring threads (`../uring/govern.rs`)
-//! tells it what there is to see, and its [`Order`]s reach a thread by a [`Board`]. Tables: `docs/polling.md`; reasons:
+//! tells it what there is to see, and its `Order`s reach a thread by a `Board`. Tables: `docs/polling.md`; reasons:
 //! `docs/adr/0009-polling.md`.
 
 mod board;
