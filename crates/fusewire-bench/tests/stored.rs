@@ -28,7 +28,7 @@ fn result(cpu: &[f64]) -> Value {
         };
         cpu.iter().enumerate().map(slice).collect()
     };
-    let workload = json!({"name": "stat", "about": "", "threads": [1], "ops": 8000, "passes": 1, "sampled": false, "op": "stat"});
+    let workload = json!({"name": "stat", "about": "", "threads": [1], "ops": 8000, "passes": 1, "busy_others": false, "sampled": false, "op": "stat"});
     json!({
         "schema": 2, "version": "0", "made": "2026-01-01T00:00:00Z", "command": ["fusewire-bench"],
         "machine": {"kernel": "6.18", "arch": "x86_64", "cpu": "c", "cpus": 2, "memory": 1 << 30, "load": 0.0},
@@ -201,7 +201,8 @@ fn a_result_of_an_earlier_version_can_still_be_read() {
     let mut old = result(&[10.0, 10.2, 10.4]);
     let suite = &mut old["suites"][0];
     suite.as_object_mut().unwrap().remove("goals").unwrap();
-    suite["plan"]["workloads"][0].as_object_mut().unwrap().remove("sampled").unwrap();
+    let workload = suite["plan"]["workloads"][0].as_object_mut().unwrap();
+    ["sampled", "busy_others"].map(|key| workload.remove(key).unwrap());
     for slice in suite["rows"][0]["cells"][1]["slices"].as_array_mut().unwrap() {
         slice.as_object_mut().unwrap().retain(|key, _| key != "user_us" && key != "own_us");
     }

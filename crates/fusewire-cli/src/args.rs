@@ -44,9 +44,9 @@ Requests over io_uring:
   as root. Which way was taken is said at the beginning, with -v also why.
 
 Polling:
-  A thread that sleeps must be woken, which takes longer than most requests; one that polls keeps a CPU from everybody
-  else. With a thread for each CPU (the default), client and thread share a CPU and nothing is gained by polling: auto
-  sleeps. With fewer threads (--threads), or kept away from its clients (taskset), a thread follows its clients, or
+  A thread that sleeps must be woken, which takes longer than most requests; one that polls keeps a CPU from everybody \
+  else. With a thread for each CPU (the default), client and thread share a CPU and nothing is gained by polling: auto \
+  sleeps. With fewer threads (--threads), or kept away from its clients (taskset), a thread follows its clients, or \
   polls while a CPU is free. With -vv each change is said, and why.
 
 Signals:
