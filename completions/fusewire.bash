@@ -446,7 +446,7 @@ _fusewire() {
                     return 0
                     ;;
                 --passthrough)
-                    COMPREPLY=($(compgen -W "auto off" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "auto always off" -- "${cur}"))
                     return 0
                     ;;
                 --log)

@@ -68,8 +68,9 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l max-write -d
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l file-handles -d 'Remember files by file handle instead of keeping each of them open [default: auto]' -r -f -a "auto\t'Where the directory and the rights of the user allow it'
 never\t'Never: each file that the kernel knows costs a file descriptor'
 always\t'Always: fail where it is not possible'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l passthrough -d 'Have the kernel read, write and map the files of SRC by itself, without a request [default: auto]' -r -f -a "auto\t'Where it can: Linux 6.9 or newer, as root'
-off\t'Never: each read and write is a request'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l passthrough -d 'Have the kernel read, write and map the files of SRC by itself, without a request [default: auto]' -r -f -a "auto\t'Files of 64 KiB or more, where the kernel can: Linux 6.9 or newer, as root'
+always\t'Small and new ones, too, whose opening takes longer then'
+off\t'None: each read and write is a request'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s r -l read-only -d 'Nothing can be changed through the mount (-o ro)'
@@ -109,8 +110,9 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l max-write -d 'Lo
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l file-handles -d 'Remember files by file handle instead of keeping each of them open [default: auto]' -r -f -a "auto\t'Where the directory and the rights of the user allow it'
 never\t'Never: each file that the kernel knows costs a file descriptor'
 always\t'Always: fail where it is not possible'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l passthrough -d 'Have the kernel read, write and map the files of SRC by itself, without a request [default: auto]' -r -f -a "auto\t'Where it can: Linux 6.9 or newer, as root'
-off\t'Never: each read and write is a request'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l passthrough -d 'Have the kernel read, write and map the files of SRC by itself, without a request [default: auto]' -r -f -a "auto\t'Files of 64 KiB or more, where the kernel can: Linux 6.9 or newer, as root'
+always\t'Small and new ones, too, whose opening takes longer then'
+off\t'None: each read and write is a request'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s r -l read-only -d 'Nothing can be changed through the mount (-o ro)'

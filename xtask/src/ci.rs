@@ -67,8 +67,9 @@ pub fn build() -> Result<()> {
     must(&mut cargo(&["build", "--release", "--quiet", "--package", "fusewire-cli"]))
 }
 
+/// All tests, requests by `/dev/fuse`; the kernel reads and writes files by itself where it can.
 fn test() -> Result<()> {
-    nextest(&["--workspace", "--profile", "ci"], &[])
+    nextest(&["--workspace", "--profile", "ci"], &[("FUSEWIRE_TEST_PASSTHROUGH", "always")])
 }
 
 /// The tests of the ring, and the black-box tests once more, with requests over io_uring, which is switched on for that long. Data

@@ -202,7 +202,7 @@ fn a_result_of_an_earlier_version_can_still_be_read() {
     let suite = &mut old["suites"][0];
     suite.as_object_mut().unwrap().remove("goals").unwrap();
     let workload = suite["plan"]["workloads"][0].as_object_mut().unwrap();
-    ["sampled", "busy_others"].map(|key| workload.remove(key).unwrap());
+    ["sampled", "busy_others"].iter().for_each(|key| drop(workload.remove(*key).unwrap()));
     for slice in suite["rows"][0]["cells"][1]["slices"].as_array_mut().unwrap() {
         slice.as_object_mut().unwrap().retain(|key, _| key != "user_us" && key != "own_us");
     }

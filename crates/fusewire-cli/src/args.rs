@@ -337,10 +337,12 @@ pub enum FileHandles {
 /// Whether the kernel reads and writes files by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Forwarding {
-    /// Where it can: Linux 6.9 or newer, as root
+    /// Files of 64 KiB or more, where the kernel can: Linux 6.9 or newer, as root
     #[default]
     Auto,
-    /// Never: each read and write is a request
+    /// Small and new ones, too, whose opening takes longer then
+    Always,
+    /// None: each read and write is a request
     Off,
 }
 

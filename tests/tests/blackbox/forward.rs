@@ -14,7 +14,7 @@ fn forwarding(sandbox: &Sandbox, cache: Cache) -> Mount {
     mount::passthrough(sandbox)
         .name(cache.word())
         .cache(cache)
-        .option("passthrough=auto")
+        .option("passthrough=always")
         .option("log=debug")
         .start()
 }
@@ -107,6 +107,31 @@ fn opens_and_closes_of_one_file_do_not_get_in_each_others_way() {
         let counts: Vec<u64> = opens.into_iter().map(|thread| thread.join().unwrap()).collect();
         assert!(counts.iter().all(|&count| count > 20), "{counts:?}");
     });
+    mount.stop();
+}
+
+#[test]
+fn large_files_are_forwarded_and_small_ones_are_not() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let mount = mount::passthrough(&sandbox)
+        .cache(Cache::None)
+        .option("passthrough=auto")
+        .option("log=debug")
+        .start();
+    skip_unless!(is_agreed(&mount), "this kernel does not forward reads and writes");
+    for (name, len) in [("small", 4096), ("large", 64 << 10)] {
+        std::fs::write(mount.below(name), vec![b'x'; len]).unwrap();
+    }
+    let [small, large] = ["small", "large"].map(|name| File::open(mount.join(name)).unwrap());
+    mount.pause();
+    let mut back = [0; 4096];
+    large.read_exact_at(&mut back, 0).unwrap();
+    let reader = std::thread::spawn(move || small.read_exact_at(&mut [0; 4096], 0));
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!reader.is_finished(), "a small file was read without the server");
+    mount.signal(Signal::CONT);
+    reader.join().unwrap().unwrap();
+    drop(large);
     mount.stop();
 }
 

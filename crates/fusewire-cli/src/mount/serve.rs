@@ -71,6 +71,7 @@ fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
         },
         forward: match plan.passthrough {
             Forwarding::Auto => passthrough::Forward::Auto,
+            Forwarding::Always => passthrough::Forward::Always,
             Forwarding::Off => passthrough::Forward::Off,
         },
         file_handles: match plan.file_handles {

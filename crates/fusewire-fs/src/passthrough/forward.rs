@@ -4,7 +4,7 @@
 //! lives until the last is closed. What cannot be registered is served here.
 
 use fusewire::{
-    Errno, NodeId, Opened, Result,
+    Errno, Handle, NodeId, Opened, Result,
     backing::{Backing, Backings},
 };
 use std::{
@@ -50,23 +50,22 @@ impl Forwarding {
         self.shards[node.raw() as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `node` is opened: forward it, if that can be had. `path` opens the lower file with `O_PATH`, as the kernel will go on to hold it:
+    /// `node` is opened: forward it, if it is open so already, or it is `wanted` and can be had. `path` opens the lower file with `O_PATH`, as the kernel will go on to hold it:
     /// an open file would be kept open, and with it the locks of whoever opened it.
     pub fn opened<Fd: AsFd>(
         &self,
         node: NodeId,
+        wanted: impl FnOnce() -> bool,
         path: impl FnOnce() -> Result<Fd>,
-        reply: Opened,
     ) -> (Opened, Option<Counted>) {
+        let reply = Opened::new(Handle(0));
         let Some(backings) = self.backings.get().filter(|backings| backings.are_offered()) else {
             return (reply, None);
         };
         let mut shard = self.shard(node);
+        let register = || path().and_then(|path| backings.register(path));
         let shared = shard.entry(node).or_insert_with(|| Shared {
-            backing: path()
-                .and_then(|path| backings.register(path))
-                .inspect_err(|&errno| self.tell(errno))
-                .ok(),
+            backing: if wanted() { register().inspect_err(|&errno| self.tell(errno)).ok() } else { None },
             opens: 0,
         });
         shared.opens += 1;
@@ -105,7 +104,6 @@ impl Forwarding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fusewire::Handle;
 
     #[test]
     fn nothing_is_counted_where_the_kernel_takes_no_files() {
@@ -113,7 +111,7 @@ mod tests {
         let file = tempfile::tempfile().expect("a file");
         let node = NodeId::new(7);
         for _ in 0..2 {
-            let (reply, counted) = forwarding.opened(node, || Ok(&file), Opened::new(Handle(1)));
+            let (reply, counted) = forwarding.opened(node, || true, || Ok(&file));
             assert!(counted.is_none() && reply.backing_id == 0 && reply.flags.is_empty());
             forwarding.begin(Backings::default());
         }

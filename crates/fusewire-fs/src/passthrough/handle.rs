@@ -6,7 +6,7 @@ use super::{
     fds::Fd,
     forward::Counted,
     mounts::Mount,
-    options::{CacheProfile, LockScope, ZeroCopy},
+    options::{CacheProfile, Forward, LockScope, ZeroCopy},
     sys,
 };
 use fusewire::{
@@ -14,7 +14,7 @@ use fusewire::{
     op::{Flush, Open as OpenOp, Opendir},
 };
 use rustix::{
-    fs::OFlags,
+    fs::{OFlags, Statx},
     io::{Errno, Result},
 };
 use std::{
@@ -135,6 +135,11 @@ impl OpenFiles {
     }
 }
 
+/// What is read or written with one request anyway is not.
+fn is_worth_forwarding(stat: Statx) -> bool {
+    stat.stx_size >= 64 << 10
+}
+
 impl Passthrough {
     fn insert(&self, open: Open, can_be_lost: bool) -> Handle {
         let open = Arc::new(open);
@@ -162,8 +167,9 @@ impl Passthrough {
     /// The reply for a file that was just opened.
     pub(super) fn opened(&self, node: NodeId, fd: Fd, flags: OFlags) -> Result<Opened> {
         let mount = self.nodes.mount(node)?;
-        let (mut opened, counted) =
-            self.forwarding.opened(node, || self.backing_path(&fd), Opened::new(Handle(0)));
+        let wanted =
+            || self.options.forward == Forward::Always || attr::stat(&fd).is_ok_and(is_worth_forwarding);
+        let (mut opened, counted) = self.forwarding.opened(node, wanted, || self.backing_path(&fd));
         opened.flags |= match opened.backing_id {
             0 => self.caching(node, &fd) | self.copying(mount, flags),
             _ => self.guarding(node, &fd, flags),

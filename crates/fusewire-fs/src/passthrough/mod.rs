@@ -188,7 +188,7 @@ impl FileSystem for Passthrough {
                 InitFlags::CACHE_SYMLINKS | InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO
             }
         };
-        if self.options.forward == Forward::Auto {
+        if self.options.forward != Forward::Off {
             want |= InitFlags::PASSTHROUGH;
             config.max_stack_depth = self.nodes.mounts.stack_depth();
         }

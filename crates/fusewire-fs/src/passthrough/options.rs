@@ -53,13 +53,16 @@ pub enum ZeroCopy {
     Always,
 }
 
-/// Whether the kernel is to read and write files by itself (`FUSE_PASSTHROUGH`, Linux 6.9).
+/// Whether the kernel is to read and write files by itself (`FUSE_PASSTHROUGH`, Linux 6.9). It takes `CAP_SYS_ADMIN`, and a directory
+/// whose filesystem is not stacked on too many others; what cannot be had is served by requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Forward {
-    /// Where it can be had: it takes `CAP_SYS_ADMIN`, and a directory whose filesystem is not stacked on too many others.
+    /// Where it pays: files of at least 64 KiB when they are opened first. Opening a file so costs about as much as one read.
     #[default]
     Auto,
-    /// Not at all.
+    /// All files.
+    Always,
+    /// None.
     Off,
 }
 
