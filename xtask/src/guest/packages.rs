@@ -13,8 +13,6 @@ use std::{
 
 /// Releases that packages are looked for in; the later one has the newer kernels, and is asked by name alone.
 const RELEASES: [&str; 2] = ["trixie", "trixie-backports"];
-/// Where Debian is to be had if the machine's own sources do not tell.
-const MIRROR: &str = "";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A guest cannot be had here, which is no fault of the project.
@@ -153,7 +151,7 @@ impl Store {
             fs::create_dir_all(apt.join(dir))?;
         }
         fs::write(apt.join("status"), "")?;
-        let mirror = mirror();
+        let mirror = mirror()?;
         let sources = RELEASES.map(|release| format!("deb [signed-by={KEYRING}] {mirror} {release} main\n"));
         fs::write(apt.join("sources.list"), sources.concat())?;
         fs::write(apt.join("apt.conf"), configuration(&apt))?;
@@ -171,7 +169,9 @@ impl Store {
 }
 
 fn fetching(what: &str, error: &anyhow::Error) -> anyhow::Error {
-    unavailable(format!("cannot fetch {what} from {}: {error:#}; is there a network?", mirror()))
+    unavailable(format!(
+        "cannot fetch {what} from where this machine has its packages: {error:#}; is there a network?"
+    ))
 }
 
 fn configuration(apt: &Path) -> String {
@@ -187,11 +187,13 @@ Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 }
 
 /// The mirror that the machine uses.
-fn mirror() -> String {
+fn mirror() -> Result<String> {
     let targets = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"];
     let known = output(Command::new("apt-get").args(targets)).unwrap_or_default();
     let mut debian = known.lines().filter(|line| line.trim_end_matches('/').ends_with("/debian"));
-    debian.next().unwrap_or(MIRROR).to_owned()
+    let no_source =
+        || unavailable("apt-get knows no source of Debian's packages; add one to /etc/apt/sources.list");
+    debian.next().map(str::to_owned).ok_or_else(no_source)
 }
 
 /// The last part of a package's version, as far as it is a number: 4 in `linux-image-7.3.4+deb13-cloud-amd64`.
