@@ -38,6 +38,12 @@ pub fn passthrough(sandbox: &Sandbox) -> Plan<'_> {
     Plan::new(sandbox, Filesystem::Passthrough)
 }
 
+/// The same, whose files and directories are opened without requests.
+pub fn stateless(sandbox: &Sandbox) -> Plan<'_> {
+    let options = ["opens=stateless", "locks=mount", "passthrough=auto"];
+    options.iter().fold(passthrough(sandbox).cache(Cache::Always), |plan, option| plan.option(option))
+}
+
 /// The in-memory filesystem.
 pub fn mem(sandbox: &Sandbox) -> Plan<'_> {
     Plan::new(sandbox, Filesystem::Mem)

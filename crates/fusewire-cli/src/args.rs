@@ -166,7 +166,7 @@ pub struct MountArgs {
     /// As for mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, strictatime, lazytime, nosymfollow, sync,
     /// dirsync, allow_other, default_permissions, max_read=BYTES, fsname=NAME, subtype=NAME, auto_unmount. Then each
     /// long option of this command as a word: fs=, cache=, entry_timeout=, attr_timeout=, negative_timeout=,
-    /// file_handles=, passthrough=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, private. What fstab needs
+    /// file_handles=, passthrough=, opens=, locks=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, private. What fstab needs
     /// (defaults, nofail, _netdev, user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -251,6 +251,12 @@ pub struct RunArgs {
     /// Have the kernel read, write and map the files of SRC by itself, without a request [default: auto]
     #[arg(long, value_name = "WHEN")]
     pub passthrough: Option<Forwarding>,
+    /// Whether opening and closing a file is a request [default: auto]
+    #[arg(long, value_name = "HOW")]
+    pub opens: Option<OpensKind>,
+    /// Who sees locks taken on the mount: everybody who uses SRC, or users of this mount alone [default: directory]
+    #[arg(long, value_name = "WHERE")]
+    pub locks: Option<LocksKind>,
     /// Check everything that can be checked beforehand, and mount nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -346,6 +352,30 @@ pub enum Forwarding {
     Off,
 }
 
+/// Whether clients' opening and closing of files is told by requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OpensKind {
+    /// Stateless for directories with --cache always; for files, too, once ten thousand small ones were opened in a row,
+    /// if --locks is mount
+    #[default]
+    Auto,
+    /// No: for trees of small files that are read again and again. It takes --cache always and --locks mount, and excludes
+    /// --passthrough
+    Stateless,
+    /// Yes, so that large files can be read and written by the kernel itself
+    Handles,
+}
+
+/// Who sees locks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LocksKind {
+    /// Everybody who uses SRC, on the mount or not
+    #[default]
+    Directory,
+    /// Users of this mount: the kernel keeps them to itself, without requests
+    Mount,
+}
+
 /// How requests come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ChannelKind {
@@ -407,7 +437,7 @@ macro_rules! named {
         }
     )*};
 }
-named!(FsKind, CacheKind, FileHandles, Forwarding, ChannelKind, BuffersKind);
+named!(FsKind, CacheKind, FileHandles, Forwarding, OpensKind, LocksKind, ChannelKind, BuffersKind);
 
 /// Reads a time in seconds, such as `1`, `0.25` or `forever`.
 ///

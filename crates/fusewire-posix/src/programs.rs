@@ -16,6 +16,7 @@ type Program = fn(&mut World<'_>) -> Checked;
 const PROGRAMS: &[(&str, Program)] = &[
     ("telldir-seekdir", telldir_seekdir),
     ("rewinddir-sees-new", rewinddir_sees_new),
+    ("rewinddir-sees-first", rewinddir_sees_first),
     ("readdir-while-removing", readdir_while_removing),
     ("readdir-while-creating", readdir_while_creating),
     ("small-getdents", small_getdents),
@@ -116,6 +117,20 @@ fn rewinddir_sees_new(_: &mut World<'_>) -> Checked {
     let mut must = expected_names(11);
     must.remove(&b"f3"[..]);
     once_each(&names, &must, |_| false)
+}
+
+/// A directory in which there was nothing but the dots.
+fn rewinddir_sees_first(_: &mut World<'_>) -> Checked {
+    fs::create_dir("d")?;
+    let mut dir = stream("d")?;
+    while dir.read()?.is_some() {}
+    File::create("d/f0")?;
+    dir.rewind();
+    let mut names = Vec::new();
+    while let Some((name, ..)) = dir.read()? {
+        names.push(name);
+    }
+    once_each(&names, &expected_names(1), |_| false)
 }
 
 /// What `rm -r` does: names that are not removed yet must still come, once.

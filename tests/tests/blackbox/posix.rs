@@ -62,6 +62,11 @@ fn passthrough_is_clean_by_default() {
 }
 
 #[test]
+fn passthrough_is_clean_with_stateless_opens() {
+    on_passthrough(mount::stateless);
+}
+
+#[test]
 fn passthrough_is_clean_with_all_caches() {
     on_passthrough(|sandbox| mount::passthrough(sandbox).cache(Cache::Always));
 }

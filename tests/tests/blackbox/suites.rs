@@ -69,6 +69,20 @@ macro_rules! per_profile {
 
 per_profile!(cache_none: Cache::None, cache_auto: Cache::Auto, cache_always: Cache::Always);
 
+mod stateless {
+    use super::*;
+
+    #[test]
+    fn pjdfstest_has_no_failure_that_the_directory_has_not() {
+        run_pjdfstest(mount::stateless);
+    }
+
+    #[test]
+    fn fsx_is_clean() {
+        run_fsx(mount::stateless);
+    }
+}
+
 mod mem {
     use super::*;
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::ValueEnum;
 use fusewire::server;
 
-use crate::args::{self, BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, LogArgs, MountArgs};
+use crate::args::{
+    self, BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, LocksKind, LogArgs, MountArgs, OpensKind,
+};
 use crate::failure::{Failure, Outcome};
 
 /// What to mount and how.
@@ -30,6 +32,10 @@ pub struct Plan {
     pub buffers: BuffersKind,
     /// Whether the kernel reads and writes files by itself.
     pub passthrough: Forwarding,
+    /// Whether opening files is told by requests.
+    pub opens: OpensKind,
+    /// Who sees locks.
+    pub locks: LocksKind,
     /// Room for data in a filesystem in memory, bytes.
     pub size: Option<u64>,
     /// How long the null filesystem takes for data.
@@ -54,7 +60,7 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 18] = [
+const WORDS: [&str; 20] = [
     "fs=",
     "cache=",
     "entry_timeout=",
@@ -62,6 +68,8 @@ const WORDS: [&str; 18] = [
     "negative_timeout=",
     "file_handles=",
     "passthrough=",
+    "opens=",
+    "locks=",
     "channel=",
     "memory=",
     "buffers=",
@@ -91,6 +99,8 @@ impl Plan {
             file_handles: FileHandles::default(),
             buffers: BuffersKind::default(),
             passthrough: Forwarding::default(),
+            opens: OpensKind::default(),
+            locks: LocksKind::default(),
             size: None,
             delay: None,
             log: LogArgs { log: None, log_file: None, ..log.clone() },
@@ -138,6 +148,8 @@ impl Plan {
             "cache" => self.cache = choice(value).map_err(wrong)?,
             "file_handles" => self.file_handles = choice(value).map_err(wrong)?,
             "passthrough" => self.passthrough = choice(value).map_err(wrong)?,
+            "opens" => self.opens = choice(value).map_err(wrong)?,
+            "locks" => self.locks = choice(value).map_err(wrong)?,
             "entry_timeout" => self.timeouts.entry = Some(args::seconds(value).map_err(wrong)?),
             "attr_timeout" => self.timeouts.attr = Some(args::seconds(value).map_err(wrong)?),
             "negative_timeout" => self.timeouts.negative = Some(args::seconds(value).map_err(wrong)?),
@@ -174,6 +186,8 @@ impl Plan {
         set(&mut self.cache, &args.cache.cache);
         set(&mut self.file_handles, &args.run.file_handles);
         set(&mut self.passthrough, &args.run.passthrough);
+        set(&mut self.opens, &args.run.opens);
+        set(&mut self.locks, &args.run.locks);
         set_some(&mut self.timeouts.entry, &args.cache.entry_timeout);
         set_some(&mut self.timeouts.attr, &args.cache.attr_timeout);
         set_some(&mut self.timeouts.negative, &args.cache.negative_timeout);
@@ -230,17 +244,33 @@ impl Plan {
                 Err(Failure::usage(format!("delay belongs to --fs null, and this is {}", self.fs)))
             }
             FsKind::Mem | FsKind::Null => self.consistent_without_directory(),
+            FsKind::Passthrough if self.opens == OpensKind::Stateless => self.consistent_stateless(),
             _ => Ok(()),
         }
     }
 }
 
 impl Plan {
+    /// What opens without requests exclude.
+    fn consistent_stateless(&self) -> Outcome<()> {
+        let missing = match () {
+            () if self.cache != CacheKind::Always => "--cache always",
+            () if self.locks != LocksKind::Mount => "--locks mount",
+            () if self.passthrough == Forwarding::Always => "--passthrough off",
+            () => return Ok(()),
+        };
+        let why = "--opens stateless: nobody tells when a file is opened or closed, so what is cached cannot be checked then, \
+                   locks below cannot end then, and the kernel reads and writes no file by itself";
+        Err(Failure::usage(why).or_try(format!("the same with {missing}")).or_try("--opens auto"))
+    }
+
     /// Options that would have no effect are mistakes.
     fn consistent_without_directory(&self) -> Outcome<()> {
         let idle = [
             ("file_handles", self.file_handles != FileHandles::default()),
             ("negative_timeout", self.timeouts.negative.is_some()),
+            ("opens", self.opens != OpensKind::default()),
+            ("locks", self.locks != LocksKind::default()),
         ];
         match idle.iter().find(|(_, given)| *given) {
             Some((option, _)) => {
@@ -281,6 +311,19 @@ mod tests {
         let cli = Cli::try_parse_from(line).expect("parses");
         let Command::Mount(args) = cli.command else { panic!("not mount") };
         Plan::new(&args, &cli.log)
+    }
+
+    #[test]
+    fn opens_without_requests_take_what_makes_them_right() {
+        let stateless = ["--opens=stateless", "/a", "/b"];
+        let refused = |more: &[&str]| refusal(&[more, &stateless].concat());
+        assert!(refused(&[]).contains("--cache always"));
+        assert!(refused(&["--cache=always"]).contains("--locks mount"));
+        let all = ["--cache=always", "--locks=mount"];
+        assert!(refused(&[&all[..], &["--passthrough=always"]].concat()).contains("--passthrough off"));
+        let plan = plan(&[&all[..], &stateless].concat()).expect("plan");
+        assert_eq!((plan.opens, plan.locks), (OpensKind::Stateless, LocksKind::Mount));
+        assert!(refusal(&["--fs=mem", "--locks=mount", "none", "/b"]).contains("locks belongs to"));
     }
 
     fn refusal(words: &[&str]) -> String {

@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 use super::background;
 use super::plan::Plan;
 use super::signals::{self, Ending};
-use crate::args::{BuffersKind, CacheKind, FileHandles, Forwarding, FsKind};
+use crate::args::{BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, LocksKind, OpensKind};
 use crate::failure::{Failure, Outcome, with_causes};
 
 /// Mounts and serves until the mount ends.
@@ -73,6 +73,15 @@ fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
             Forwarding::Auto => passthrough::Forward::Auto,
             Forwarding::Always => passthrough::Forward::Always,
             Forwarding::Off => passthrough::Forward::Off,
+        },
+        opens: match plan.opens {
+            OpensKind::Auto => passthrough::Opens::Auto,
+            OpensKind::Stateless => passthrough::Opens::Stateless,
+            OpensKind::Handles => passthrough::Opens::Handles,
+        },
+        locks: match plan.locks {
+            LocksKind::Directory => passthrough::LockScope::Directory,
+            LocksKind::Mount => passthrough::LockScope::Mount,
         },
         file_handles: match plan.file_handles {
             FileHandles::Auto => passthrough::FileHandles::Auto,

@@ -1,6 +1,6 @@
 //! Attributes.
 
-use super::{Passthrough, handle::Open, inode::Found, mounts::FIELDS, sys};
+use super::{Passthrough, handle::Open, inode::Found, mounts::FIELDS, stateless::Use, sys};
 use crate::passthrough::fds::Fd;
 use fusewire::{
     Attr, AttrFlags, Context, Entry, Extended, FileType, Handle, NodeId, SetTime, StatFs, Timestamp,
@@ -28,7 +28,7 @@ enum Target {
 impl AsFd for Target {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Open(open) => open.fd.as_fd(),
+            Self::Open(open) => open.path(),
             Self::Path(fd) => fd.as_fd(),
         }
     }
@@ -84,8 +84,10 @@ impl Passthrough {
     /// Attributes of a node, through the caller's open file where there is one: at the descriptor limit that works on.
     pub(super) fn stat_node(&self, node: NodeId, handle: Option<Handle>) -> Result<Statx> {
         match handle {
-            Some(handle) => stat(&self.open_node(node, handle)?.fd),
-            None => self.nodes.stat(node),
+            Some(handle) if !self.is_stateless(handle) => {
+                stat(&self.handles.get(handle).filter(|open| open.node == node).ok_or(Errno::BADF)?.path())
+            }
+            _ => self.nodes.stat(node),
         }
     }
 
@@ -102,8 +104,10 @@ impl Passthrough {
 
     pub(super) fn change(&self, cx: &Context, op: &Setattr) -> Result<Attr> {
         let target = match op.handle {
-            Some(handle) => Target::Open(self.open_node(op.node, handle)?),
-            None => Target::Path(self.nodes.fd(op.node)?),
+            Some(handle) if !self.is_stateless(handle) => {
+                Target::Open(self.open_node(op.node, handle, Use::Write)?)
+            }
+            _ => Target::Path(self.nodes.fd(op.node)?),
         };
         let changes = &op.changes;
         self.creds.keep_set_ids(true)?;
@@ -136,8 +140,8 @@ impl Passthrough {
 
     fn change_size(&self, target: &Target, size: u64) -> Result<()> {
         if let Target::Open(open) = target {
-            match rustix::fs::ftruncate(&open.fd, size) {
-                // Opened for reading only.
+            match rustix::fs::ftruncate(open.path(), size) {
+                // Opened for reading only, or not yet.
                 Err(Errno::INVAL | Errno::BADF) => {}
                 done => return done,
             }

@@ -4,6 +4,7 @@ use super::{
     Passthrough, attr,
     fds::Fd,
     handle::{Content, File, Open},
+    stateless::Use,
     sys,
 };
 use fusewire::{
@@ -66,17 +67,23 @@ fn aligned(offset: u64, len: usize) -> bool {
     offset.is_multiple_of(SECTOR) && (len as u64).is_multiple_of(SECTOR)
 }
 
+/// Data written back from the cache has a place of its own, also if the file it happens to be written through
+/// is one that appends; and a client may have switched appending off since it opened the file.
+fn appends(op: &Write<'_>) -> bool {
+    OFlags::from_bits_retain(op.flags).contains(OFlags::APPEND) && !op.cached
+}
+
 impl Passthrough {
-    fn file(&self, node: NodeId, handle: fusewire::Handle) -> Result<Arc<Open>> {
-        let open = self.open_node(node, handle)?;
+    fn file(&self, node: NodeId, handle: fusewire::Handle, how: Use) -> Result<Arc<Open>> {
+        let open = self.open_node(node, handle, how)?;
         open.as_file()?;
         Ok(open)
     }
 
     pub(super) async fn read_file(&self, op: Read, out: &mut Sink<'_>) -> Result<()> {
-        let open = self.open_node(op.node, op.handle)?;
+        let open = self.open_node(op.node, op.handle, Use::Read)?;
         let file = open.as_file()?;
-        match out.put_file(&open.fd, op.offset).await {
+        match out.put_file(open.fd(&self.nodes)?, op.offset).await {
             Err(Errno::INVAL) if file.direct && aligned(op.offset, op.size as usize) => {
                 out.put_file(self.plain(&open, file)?, op.offset).await?;
             }
@@ -88,12 +95,15 @@ impl Passthrough {
     }
 
     pub(super) async fn write_file(&self, cx: &Context, op: Write<'_>) -> Result<u32> {
-        let open = self.open_node(op.node, op.handle)?;
+        let how = if appends(&op) { Use::Append } else { Use::Write };
+        let open = self.open_node(op.node, op.handle, how)?;
         let file = open.as_file()?;
-        if op.kill_suid_gid && file.is_marked(&open.fd, self.mode_changes.load(Ordering::Relaxed))? {
-            let mark = self.mark_to_keep(cx, &open.fd)?;
+        if op.kill_suid_gid
+            && file.is_marked(open.fd(&self.nodes)?, self.mode_changes.load(Ordering::Relaxed))?
+        {
+            let mark = self.mark_to_keep(cx, &open.path())?;
             let written = self.write_through(op, &open, file).await?;
-            self.set_mark(&open.fd, mark)?;
+            self.set_mark(&open.path(), mark)?;
             return Ok(written);
         }
         self.write_through(op, &open, file).await
@@ -117,13 +127,10 @@ impl Passthrough {
 
     async fn write_through(&self, op: Write<'_>, open: &Open, file: &File) -> Result<u32> {
         self.creds.keep_set_ids(!op.kill_suid_gid)?;
-        // Data written back from the cache has a place of its own, also if the file it happens to be written through
-        // is one that appends; and a client may have switched appending off since it opened the file.
-        let appends = OFlags::from_bits_retain(op.flags).contains(OFlags::APPEND) && !op.cached;
-        if file.append && !appends {
+        if file.append && !appends(&op) {
             return self.write_plain(op, open, file).await;
         }
-        match op.data.to_file(&open.fd, op.offset).await {
+        match op.data.to_file(open.fd(&self.nodes)?, op.offset).await {
             Err(Errno::INVAL) if file.direct && (op.cached || aligned(op.offset, op.data.len())) => {
                 self.write_plain(op, open, file).await
             }
@@ -141,26 +148,26 @@ impl Passthrough {
     }
 
     pub(super) fn allocate(&self, cx: &Context, op: &Fallocate) -> Result<()> {
-        let open = self.file(op.node, op.handle)?;
+        let open = self.file(op.node, op.handle, Use::Write)?;
         self.keep_set_ids_of(cx)?;
         let mode = FallocateFlags::from_bits_retain(op.mode);
-        rustix::fs::fallocate(&open.fd, mode, op.offset, op.length)
+        rustix::fs::fallocate(open.fd(&self.nodes)?, mode, op.offset, op.length)
     }
 
     pub(super) fn seek(&self, op: &Lseek) -> Result<u64> {
-        let open = self.file(op.node, op.handle)?;
+        let open = self.file(op.node, op.handle, Use::Read)?;
         let place = match op.whence {
             SEEK_DATA => SeekFrom::Data(op.offset),
             SEEK_HOLE => SeekFrom::Hole(op.offset),
             _ => return Err(Errno::INVAL),
         };
         // Moves the lower file's position, which nothing here goes by.
-        rustix::fs::seek(&open.fd, place)
+        rustix::fs::seek(open.fd(&self.nodes)?, place)
     }
 
     pub(super) fn copy(&self, cx: &Context, op: &CopyFileRange) -> Result<u64> {
-        let from = self.file(op.node, op.handle)?;
-        let to = self.file(op.to_node, op.to_handle)?;
+        let from = self.file(op.node, op.handle, Use::Read)?;
+        let to = self.file(op.to_node, op.to_handle, Use::Write)?;
         if op.flags != 0 {
             return Err(Errno::INVAL);
         }
@@ -170,10 +177,15 @@ impl Passthrough {
         let to_fd = match to.as_file()? {
             // The lower filesystem refuses to copy into a file that appends; so did the kernel, if the client's does.
             file if file.append => self.plain(&to, file)?,
-            _ => &to.fd,
+            _ => to.fd(&self.nodes)?,
         };
-        let copied =
-            rustix::fs::copy_file_range(&from.fd, Some(&mut offset), to_fd, Some(&mut to_offset), length)?;
+        let copied = rustix::fs::copy_file_range(
+            from.fd(&self.nodes)?,
+            Some(&mut offset),
+            to_fd,
+            Some(&mut to_offset),
+            length,
+        )?;
         Ok(copied as u64)
     }
 
@@ -181,11 +193,11 @@ impl Passthrough {
         if !COMMANDS.contains(&op.command) {
             return Err(Errno::NOTTY);
         }
-        let open = self.open_node(op.node, op.handle)?;
+        let open = self.open_node(op.node, op.handle, self.use_of(op.node))?;
         let mut argument = [0; sys::IOCTL_ARGUMENT];
         let given = op.input.len().min(argument.len());
         argument[..given].copy_from_slice(&op.input[..given]);
-        let result = sys::ioctl(&open.fd, op.command, &mut argument)?;
+        let result = sys::ioctl(open.fd(&self.nodes)?, op.command, &mut argument)?;
         out.put(&argument[..(op.out_size as usize).min(argument.len())]);
         Ok(IoctlResult(result))
     }

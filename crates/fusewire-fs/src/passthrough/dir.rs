@@ -2,9 +2,11 @@
 
 use super::{
     Passthrough,
+    fds::Fd,
     handle::{Content, Open},
     inode::At,
     mounts::on_device,
+    stateless::Use,
     sys,
 };
 use fusewire::{
@@ -30,6 +32,8 @@ pub struct Stream {
     end: usize,
     /// Cookie of the next entry to be passed on.
     next: u64,
+    /// Something was read: the lower position is not at the start any more.
+    has_begun: bool,
     /// Small number of the device the directory is on, once it is known.
     device: Option<u16>,
 }
@@ -44,25 +48,31 @@ struct Lower<'a> {
 
 impl Stream {
     /// Go to where the kernel wants to go on.
-    fn seek(&mut self, open: &Open, cookie: u64) -> Result<()> {
+    fn seek(&mut self, fd: &Fd, cookie: u64) -> Result<()> {
         // From the start always means afresh: what is buffered may be out of date (rewinddir).
-        if cookie == self.next && (cookie != 0 || self.end == 0) {
+        if cookie == self.next && (cookie != 0 || !self.has_begun) {
             return Ok(());
         }
-        rustix::fs::seek(&open.fd, SeekFrom::Start(cookie))?;
+        if !self.has_begun && cookie != 0 {
+            // A directory of ext4 that is moved to its end before anything was read has no entries any more, not even from the
+            // start (`ext4_dx_readdir`).
+            self.fill(fd)?;
+        }
+        rustix::fs::seek(fd, SeekFrom::Start(cookie))?;
         (self.begin, self.end, self.next) = (0, 0, cookie);
         Ok(())
     }
 
     /// Is there an entry more? Reads some if need be.
-    fn fill(&mut self, open: &Open) -> Result<bool> {
+    fn fill(&mut self, fd: &Fd) -> Result<bool> {
         if self.begin < self.end {
             return Ok(true);
         }
         if self.buffer.is_empty() {
             self.buffer = vec![0; BUFFER];
         }
-        (self.begin, self.end) = (0, sys::getdents(&open.fd, &mut self.buffer)?);
+        self.has_begun = true;
+        (self.begin, self.end) = (0, sys::getdents(fd, &mut self.buffer)?);
         Ok(self.end > 0)
     }
 
@@ -103,19 +113,20 @@ impl Passthrough {
         cookie: u64,
         mut put: impl FnMut(u64, &Lower<'_>) -> Result<bool>,
     ) -> Result<()> {
+        let fd = open.fd(&self.nodes)?;
         let stream = &mut *self.stream(open)?;
-        stream.seek(open, cookie)?;
+        stream.seek(fd, cookie)?;
         let device = match stream.device {
             Some(device) => device,
             None => {
-                let device = self.nodes.mounts.device(&super::attr::stat(&open.fd)?);
+                let device = self.nodes.mounts.device(&super::attr::stat(fd)?);
                 *stream.device.insert(device)
             }
         };
         let mut any = false;
         loop {
             // An error after the first entry is found again by the next request.
-            match stream.fill(open) {
+            match stream.fill(fd) {
                 Ok(true) => {}
                 Err(error) if !any => return Err(error),
                 Ok(false) | Err(_) => return Ok(()),
@@ -138,14 +149,14 @@ impl Passthrough {
     }
 
     pub(super) fn list(&self, op: &Readdir, out: &mut DirSink<'_>) -> Result<()> {
-        let open = self.open_node(op.node, op.handle)?;
+        let open = self.open_node(op.node, op.handle, Use::List)?;
         self.each(&open, op.cookie, |ino, entry| {
             Ok(out.put(ino, entry.kind, entry.name.to_bytes(), entry.next))
         })
     }
 
     pub(super) fn list_plus(&self, op: &Readdirplus, out: &mut DirPlusSink<'_>) -> Result<()> {
-        let open = self.open_node(op.node, op.handle)?;
+        let open = self.open_node(op.node, op.handle, Use::List)?;
         self.each(&open, op.cookie, |ino, entry| {
             let name = entry.name.to_bytes();
             if !out.fits(name) {
@@ -154,7 +165,7 @@ impl Passthrough {
             if matches!(name, b"." | b"..") {
                 return Ok(out.put_unresolved(ino, entry.kind, name, entry.next));
             }
-            match self.nodes.lookup_in(At { parent: op.node, dir: &open.fd, name: entry.name }) {
+            match self.nodes.lookup_in(At { parent: op.node, dir: open.fd(&self.nodes)?, name: entry.name }) {
                 Ok(found) => Ok(out.put(&self.entry(&found), name, entry.next)),
                 // Gone since the listing was read.
                 Err(Errno::NOENT) => Ok(true),

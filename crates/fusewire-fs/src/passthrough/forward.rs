@@ -16,6 +16,9 @@ use std::{
     },
 };
 
+/// Smaller files are not forwarded unless that is asked for: what is read or written with one request is not worth it.
+pub const LARGE: u64 = 64 << 10;
+
 /// Locks, so that opens of different files do not wait for each other.
 const SHARDS: usize = 16;
 
@@ -44,6 +47,11 @@ impl Forwarding {
     /// The kernel takes files from now on.
     pub fn begin(&self, backings: Backings) {
         _ = self.backings.set(backings);
+    }
+
+    /// Does the kernel take files?
+    pub fn is_on(&self) -> bool {
+        self.backings.get().is_some_and(Backings::are_offered)
     }
 
     fn shard(&self, node: NodeId) -> MutexGuard<'_, HashMap<NodeId, Shared>> {

@@ -4,9 +4,11 @@ use super::{
     Passthrough, attr,
     dir::Stream,
     fds::Fd,
-    forward::Counted,
+    forward::{Counted, LARGE},
+    inode::Nodes,
     mounts::Mount,
     options::{CacheProfile, Forward, LockScope, ZeroCopy},
+    stateless::Use,
     sys,
 };
 use fusewire::{
@@ -19,7 +21,7 @@ use rustix::{
 };
 use std::{
     collections::BTreeMap,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -49,12 +51,32 @@ pub fn lower_flags(flags: u32) -> OFlags {
 pub struct Open {
     /// Of which node.
     pub node: NodeId,
-    /// The lower one.
-    pub fd: Fd,
+    lower: Lower,
     /// Closing it may tell of errors.
     flush_errors: bool,
     /// What it is.
     pub content: Content,
+}
+
+/// The lower file.
+#[derive(Debug)]
+pub struct Lower {
+    fd: OnceLock<Fd>,
+    /// How to open it once it is needed: what by, and how.
+    later: Option<(Arc<Fd>, OFlags)>,
+}
+
+impl Lower {
+    /// To be opened once it is needed, by what `path` (`O_PATH`) leads to.
+    fn later(path: Arc<Fd>, flags: OFlags) -> Self {
+        Self { fd: OnceLock::new(), later: Some((path, flags)) }
+    }
+}
+
+impl From<Fd> for Lower {
+    fn from(fd: Fd) -> Self {
+        Self { fd: OnceLock::from(fd), later: None }
+    }
 }
 
 /// What is open.
@@ -83,7 +105,12 @@ pub struct File {
 
 impl Open {
     /// An open regular file.
-    fn file(node: NodeId, fd: Fd, flags: OFlags, (flush_errors, counted): (bool, Option<Counted>)) -> Self {
+    pub fn file(
+        node: NodeId,
+        lower: Lower,
+        flags: OFlags,
+        (flush_errors, counted): (bool, Option<Counted>),
+    ) -> Self {
         let file = File {
             append: flags.contains(OFlags::APPEND),
             direct: flags.contains(OFlags::DIRECT),
@@ -91,7 +118,32 @@ impl Open {
             marked: AtomicU64::new(0),
             counted,
         };
-        Self { node, fd, flush_errors, content: Content::File(file) }
+        Self { node, lower, flush_errors, content: Content::File(file) }
+    }
+
+    /// An open directory.
+    pub fn directory(node: NodeId, fd: Fd, stream: Mutex<Stream>) -> Self {
+        Self { node, lower: fd.into(), flush_errors: false, content: Content::Directory(stream) }
+    }
+
+    /// The lower file, open as the client's is.
+    pub fn fd(&self, nodes: &Nodes) -> Result<&Fd> {
+        if let Some(fd) = self.lower.fd.get() {
+            return Ok(fd);
+        }
+        let (path, flags) = self.lower.later.as_ref().ok_or(Errno::BADF)?;
+        let fd = nodes.opening(|| nodes.reopen(&**path, *flags))?;
+        Ok(self.lower.fd.get_or_init(|| fd))
+    }
+
+    /// A descriptor of the lower file that is there already, perhaps an `O_PATH` one: for attributes, and to open it anew.
+    pub fn path(&self) -> BorrowedFd<'_> {
+        match (self.lower.fd.get(), &self.lower.later) {
+            (Some(fd), _) => fd.as_fd(),
+            (None, Some((path, _))) => path.as_fd(),
+            // It is made of one or the other.
+            (None, None) => rustix::fs::CWD,
+        }
     }
 }
 
@@ -137,7 +189,7 @@ impl OpenFiles {
 
 /// What is read or written with one request anyway is not.
 fn is_worth_forwarding(stat: Statx) -> bool {
-    stat.stx_size >= 64 << 10
+    stat.stx_size >= LARGE
 }
 
 impl Passthrough {
@@ -150,13 +202,28 @@ impl Passthrough {
         handle
     }
 
-    /// What a handle is of; it must be of that node.
-    pub(super) fn open_node(&self, node: NodeId, handle: Handle) -> Result<Arc<Open>> {
+    /// Is this what the kernel says for want of a handle?
+    pub(super) fn is_stateless(&self, handle: Handle) -> bool {
+        handle == Handle(0) && self.stateless.is_on()
+    }
+
+    /// What a handle is of; it must be of that node. Without a handle, what is open of the node for this use.
+    pub(super) fn open_node(&self, node: NodeId, handle: Handle, how: Use) -> Result<Arc<Open>> {
+        if self.is_stateless(handle) {
+            return self.open_by_node(node, how);
+        }
         self.handles.get(handle).filter(|open| open.node == node).ok_or(Errno::BADF)
     }
 
     pub(super) fn open_file(&self, op: &OpenOp) -> Result<Opened> {
         let flags = lower_flags(op.flags);
+        let may_forward = self.options.forward != Forward::Off && self.forwarding.is_on();
+        let is_large =
+            may_forward && (self.options.forward == Forward::Always || self.nodes.is_large(op.node));
+        self.open_is_told(is_large)?;
+        if is_large && !flags.intersects(OFlags::RWMODE | OFlags::TRUNC) {
+            return self.open_later(op.node, flags);
+        }
         if flags.contains(OFlags::TRUNC) {
             self.creds.keep_set_ids(!op.kill_suid_gid)?;
         }
@@ -164,20 +231,54 @@ impl Passthrough {
         self.opened(op.node, fd, flags)
     }
 
+    /// A file to be read, by the kernel itself, which opens it as it gets to know it: here it is opened when that turns out not to do. (Not for
+    /// writing: where the kernel cannot open it, it says `EIO`, whatever the reason.)
+    fn open_later(&self, node: NodeId, flags: OFlags) -> Result<Opened> {
+        let path = self.nodes.file(node)?;
+        let (reply, counted) = self.forwarding.opened(
+            node,
+            || true,
+            || {
+                self.creds.keep_set_ids(false)?;
+                Ok(path.clone())
+            },
+        );
+        let lower = Lower::later(path, flags);
+        if reply.backing_id != 0 && !self.nodes.mount(node)?.flush_errors {
+            return self.reply_to_open(node, lower, flags, (reply, counted));
+        }
+        let open = Open::file(node, lower, flags, (false, None));
+        if let Err(error) = open.fd(&self.nodes) {
+            counted.inspect(|&counted| self.forwarding.released(node, counted));
+            return Err(error);
+        }
+        self.reply_to_open(node, open.lower, flags, (reply, counted))
+    }
+
     /// The reply for a file that was just opened.
     pub(super) fn opened(&self, node: NodeId, fd: Fd, flags: OFlags) -> Result<Opened> {
-        let mount = self.nodes.mount(node)?;
         let wanted =
             || self.options.forward == Forward::Always || attr::stat(&fd).is_ok_and(is_worth_forwarding);
-        let (mut opened, counted) = self.forwarding.opened(node, wanted, || self.backing_path(&fd));
+        let forwarded = self.forwarding.opened(node, wanted, || self.backing_path(&fd));
+        self.reply_to_open(node, fd.into(), flags, forwarded)
+    }
+
+    fn reply_to_open(
+        &self,
+        node: NodeId,
+        lower: Lower,
+        flags: OFlags,
+        (mut opened, counted): (Opened, Option<Counted>),
+    ) -> Result<Opened> {
+        let mount = self.nodes.mount(node)?;
+        let open = Open::file(node, lower, flags, (mount.flush_errors, counted));
         opened.flags |= match opened.backing_id {
-            0 => self.caching(node, &fd) | self.copying(mount, flags),
-            _ => self.guarding(node, &fd, flags),
+            0 => self.caching(node, &open.path()) | self.copying(mount, flags),
+            _ => self.guarding(node, &open.path(), flags),
         };
         if self.options.locks == LockScope::Mount && !mount.flush_errors {
             opened.flags |= FopenFlags::NOFLUSH;
         }
-        let open = Open::file(node, fd, flags, (mount.flush_errors, counted));
         opened.handle = self.insert(open, !mount.handles);
         Ok(opened)
     }
@@ -190,7 +291,7 @@ impl Passthrough {
     }
 
     /// What the kernel may keep of a file that is not forwarded.
-    fn caching(&self, node: NodeId, fd: &Fd) -> FopenFlags {
+    fn caching(&self, node: NodeId, fd: &impl AsFd) -> FopenFlags {
         match self.options.cache {
             CacheProfile::None => FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES,
             CacheProfile::Auto if self.nodes.opened(node, || attr::stat(fd)) => FopenFlags::KEEP_CACHE,
@@ -210,7 +311,7 @@ impl Passthrough {
     }
 
     /// What a file that is forwarded needs, since some things do not go by themselves then.
-    fn guarding(&self, node: NodeId, fd: &Fd, flags: OFlags) -> FopenFlags {
+    fn guarding(&self, node: NodeId, fd: &impl AsFd, flags: OFlags) -> FopenFlags {
         let mode = flags & OFlags::RWMODE;
         if mode == OFlags::RDWR {
             self.may_be_mapped(node);
@@ -237,6 +338,7 @@ impl Passthrough {
     }
 
     pub(super) fn open_directory(&self, op: &Opendir) -> Result<Opened> {
+        self.opendir_is_told()?;
         let noatime = OFlags::from_bits_retain(op.flags) & OFlags::NOATIME;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | noatime;
         let fd = self.nodes.open(op.node, FileType::Directory, flags)?;
@@ -244,20 +346,22 @@ impl Passthrough {
             CacheProfile::Always => FopenFlags::CACHE_DIR | FopenFlags::KEEP_CACHE,
             CacheProfile::None | CacheProfile::Auto => FopenFlags::empty(),
         };
-        let content = Content::Directory(Mutex::default());
-        let open = Open { node: op.node, fd, flush_errors: false, content };
+        let open = Open::directory(op.node, fd, Mutex::default());
         let handle = self.insert(open, !self.nodes.mount(op.node)?.handles);
         Ok(Opened::new(handle).with_flags(flags))
     }
 
     /// A client closed a descriptor. Needs no descriptor here: at the limit, files must still be closable.
     pub(super) fn flushed(&self, op: &Flush) -> Result<()> {
-        let open = self.open_node(op.node, op.handle)?;
+        if self.is_stateless(op.handle) {
+            return Err(Errno::NOSYS);
+        }
+        let open = self.open_node(op.node, op.handle, Use::Read)?;
         self.locks.release(op.node, op.lock_owner);
         if !open.flush_errors {
             return Ok(());
         }
-        match rustix::io::dup(&open.fd) {
+        match rustix::io::dup(open.path()) {
             Ok(fd) => sys::close(fd),
             // Errors of writes will be told by fsync; they are not worth failing every close for.
             Err(_) => Ok(()),
@@ -285,8 +389,9 @@ impl Passthrough {
         if let Some(fd) = file.plain.get() {
             return Ok(fd);
         }
-        let mode = rustix::fs::fcntl_getfl(&open.fd)? & OFlags::RWMODE;
-        let fd = self.nodes.opening(|| self.nodes.reopen(&open.fd, mode))?;
+        let lower = open.fd(&self.nodes)?;
+        let mode = rustix::fs::fcntl_getfl(lower)? & OFlags::RWMODE;
+        let fd = self.nodes.opening(|| self.nodes.reopen(lower, mode))?;
         Ok(file.plain.get_or_init(|| fd))
     }
 }

@@ -70,6 +70,8 @@ const OPENED: u8 = 2;
 const DISTINCT: u8 = 4;
 /// It may be mapped for writing past us; see [`Nodes::may_be_mapped`].
 const MAPPED: u8 = 8;
+/// It was as large as to be forwarded when it was looked up last.
+const IS_LARGE: u8 = 16;
 
 /// What is kept of a node.
 #[derive(Debug, Default)]
@@ -358,6 +360,11 @@ impl Nodes {
     pub fn is_perhaps_mapped(&self, node: NodeId) -> bool {
         self.mapped.load(Ordering::Acquire) > 0
             && self.table.with(node, |_, node| node.bits & MAPPED != 0).unwrap_or(false)
+    }
+
+    /// Was the file large when it was looked up last?
+    pub fn is_large(&self, node: NodeId) -> bool {
+        self.table.with(node, |_, node| node.bits & IS_LARGE != 0).unwrap_or(false)
     }
 
     /// A regular file is being opened: may the kernel keep the data it has of it? `stat` is asked only if it may have

@@ -7,7 +7,7 @@
 //! The lower kernel does not look for circles among owners of such locks, so that is done here, among those who wait through
 //! this mount.
 
-use super::{Passthrough, fds::Fd, sys, sys::LockCommand};
+use super::{Passthrough, fds::Fd, stateless::Use, sys, sys::LockCommand};
 use fusewire::{
     Context, FileLock, FileType, Handle, LockKind, LockOwner, NodeId,
     op::{Getlk, Setlk},
@@ -269,13 +269,13 @@ fn lock_of(range: &sys::Range) -> FileLock {
 
 impl Passthrough {
     pub(super) fn test_lock(&self, op: &Getlk) -> Result<FileLock> {
-        let open = self.open_node(op.node, op.handle)?;
+        let open = self.open_node(op.node, op.handle, Use::Read)?;
         let wanted = range(&op.lock)?;
         // The owner's own locks are not in its way, so they are to be asked through the file that has them. Whoever
         // has none may ask through any.
         let found = match self.locks.get(op.node, op.owner) {
             Some(held) => sys::ofd_lock(&held.fd, LockCommand::Test, wanted)?,
-            None => sys::ofd_lock(&open.fd, LockCommand::Test, wanted)?,
+            None => sys::ofd_lock(open.fd(&self.nodes)?, LockCommand::Test, wanted)?,
         };
         let mut lock = lock_of(&found);
         if lock.kind != LockKind::Unlock && found.pid < 0 {
@@ -290,7 +290,7 @@ impl Passthrough {
             return self.set_flock(cx, op).await;
         }
         let wanted = range(&op.lock)?;
-        self.open_node(op.node, op.handle)?;
+        self.open_node(op.node, op.handle, Use::Read)?;
         let held = match self.locks.get(op.node, op.owner) {
             Some(held) => held,
             None if op.lock.kind == LockKind::Unlock => return Ok(()),
@@ -327,20 +327,22 @@ impl Passthrough {
     }
 
     async fn set_flock(&self, cx: &Context, op: &Setlk) -> Result<()> {
-        let open = self.open_node(op.node, op.handle)?;
+        let open = self.open_node(op.node, op.handle, Use::Read)?;
+        // Opened now, if not yet: what waits below has it at hand.
+        open.fd(&self.nodes)?;
         let (now, wait) = match op.lock.kind {
             LockKind::Read => (FlockOperation::NonBlockingLockShared, FlockOperation::LockShared),
             LockKind::Write => (FlockOperation::NonBlockingLockExclusive, FlockOperation::LockExclusive),
             LockKind::Unlock => (FlockOperation::NonBlockingUnlock, FlockOperation::Unlock),
         };
-        let mut done = rustix::fs::flock(&open.fd, now);
+        let mut done = rustix::fs::flock(open.path(), now);
         if !op.wait && is_refused(&done) {
             let again = open.clone();
-            done = once_closed(cx, move || rustix::fs::flock(&again.fd, now)).await;
+            done = once_closed(cx, move || rustix::fs::flock(again.path(), now)).await;
         }
         while op.wait && done == Err(Errno::AGAIN) {
             let waiting = open.clone();
-            done = match cx.blocking(move || rustix::fs::flock(&waiting.fd, wait)).await {
+            done = match cx.blocking(move || rustix::fs::flock(waiting.path(), wait)).await {
                 Err(Errno::INTR) if !cx.is_cancelled() => Err(Errno::AGAIN),
                 waited => waited,
             };

@@ -24,12 +24,13 @@ mod locks;
 mod mounts;
 mod names;
 mod options;
+mod stateless;
 mod sys;
 #[cfg(test)]
 mod tests;
 mod xattr;
 
-pub use options::{CacheProfile, FileHandles, Forward, LockScope, Options, ZeroCopy};
+pub use options::{CacheProfile, FileHandles, Forward, LockScope, Opens, Options, ZeroCopy};
 
 use creds::Creds;
 use fds::{Budget, explain};
@@ -48,6 +49,7 @@ use locks::Locks;
 use mounts::Mounts;
 use options::Timeouts;
 use rustix::fs::{AtFlags, Mode, OFlags};
+use stateless::{Stateless, Use};
 use std::{
     io,
     path::Path,
@@ -66,6 +68,7 @@ pub struct Passthrough {
     handles: HandleTable<Open>,
     locks: Locks,
     forwarding: Forwarding,
+    stateless: Stateless,
     notifier: OnceLock<Notifier>,
     creds: Creds,
     root_ino: u64,
@@ -119,6 +122,7 @@ impl Passthrough {
             handles: HandleTable::new(),
             locks: Locks::default(),
             forwarding: Forwarding::default(),
+            stateless: Stateless::default(),
             notifier: OnceLock::new(),
             creds: Creds::new(),
             root_ino,
@@ -200,6 +204,7 @@ impl FileSystem for Passthrough {
         self.agreed.store(session.agreed.bits(), Ordering::Relaxed);
         self.forwarding.begin(session.backings.clone());
         _ = self.notifier.set(session.notifier.clone());
+        self.tell_opens();
     }
 
     async fn lookup(&self, _cx: &Context, op: Lookup<'_>) -> Result<Entry> {
@@ -215,7 +220,9 @@ impl FileSystem for Passthrough {
     fn forget(&self, op: Forget) {
         // Nobody has a lock on it any more: its owner would have it open. (To look for one now would be wrong, too: the
         // number may be another node's already.)
-        self.nodes.forget(op.node, op.count);
+        if self.nodes.forget(op.node, op.count) {
+            self.stateless.forgotten(op.node);
+        }
     }
 
     async fn getattr(&self, _cx: &Context, op: Getattr) -> Result<Attr> {
@@ -283,7 +290,8 @@ impl FileSystem for Passthrough {
     }
 
     async fn fsync(&self, cx: &Context, op: Fsync) -> Result<()> {
-        cx.sync(&self.open_node(op.node, op.handle)?.fd, op.data_only).await
+        let open = self.open_node(op.node, op.handle, Use::Read)?;
+        cx.sync(open.fd(&self.nodes)?, op.data_only).await
     }
 
     async fn flush(&self, _cx: &Context, op: Flush) -> Result<()> {
@@ -331,9 +339,9 @@ impl FileSystem for Passthrough {
     }
 
     async fn fsyncdir(&self, cx: &Context, op: Fsyncdir) -> Result<()> {
-        let open = self.open_node(op.node, op.handle)?;
+        let open = self.open_node(op.node, op.handle, Use::List)?;
         match &open.content {
-            Content::Directory(_) => cx.sync(&open.fd, op.data_only).await,
+            Content::Directory(_) => cx.sync(open.fd(&self.nodes)?, op.data_only).await,
             Content::File(_) => Err(Errno::NOTDIR),
         }
     }

@@ -66,6 +66,21 @@ pub enum Forward {
     Off,
 }
 
+/// Whether clients' opening and closing of files is told by requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Opens {
+    /// Directories are opened without, files are once ten thousand small ones have been opened in a row: where that is possible, see
+    /// [`Stateless`](Self::Stateless).
+    #[default]
+    Auto,
+    /// It is not, so opening costs nothing. What an open file would be needed for cannot be had: the kernel reads and writes no
+    /// file by itself, and locks are known to the mount alone ([`LockScope::Mount`] must be asked for). It takes
+    /// [`CacheProfile::Always`], since nothing else makes the kernel ask, and a directory with file handles.
+    Stateless,
+    /// It is, always.
+    Handles,
+}
+
 /// How a directory is to be re-exported; [`Default`] suits a directory that others may change as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -83,6 +98,8 @@ pub struct Options {
     pub locks: LockScope,
     /// Whether the kernel is to read and write files by itself.
     pub forward: Forward,
+    /// Whether opening and closing takes requests.
+    pub opens: Opens,
     /// Whether to offer extended attributes and, with them, ACLs.
     pub xattr: bool,
     /// For which files to do without copies.
@@ -102,6 +119,7 @@ impl Default for Options {
             file_handles: FileHandles::default(),
             locks: LockScope::default(),
             forward: Forward::default(),
+            opens: Opens::default(),
             xattr: true,
             zero_copy: ZeroCopy::default(),
             fd_limit: None,

@@ -12,6 +12,17 @@ use std::sync::Arc;
 /// How deep a path from the root may be when a node without a descriptor is searched for.
 const DEPTH: usize = 256;
 
+/// May something of this kind be opened as one of the other?
+fn may_open(known: FileType, kind: FileType) -> Result<()> {
+    match known {
+        known if known == kind => Ok(()),
+        FileType::Directory => Err(Errno::ISDIR),
+        _ if kind == FileType::Directory => Err(Errno::NOTDIR),
+        FileType::Symlink => Err(Errno::LOOP),
+        _ => Err(Errno::NXIO),
+    }
+}
+
 /// What there is to find a file by.
 enum AtHand {
     Descriptor(Arc<Fd>),
@@ -86,7 +97,7 @@ impl Nodes {
     /// An `O_PATH` descriptor of what a client has open of a node.
     fn through_open(&self, node: NodeId) -> Result<Fd> {
         let open = self.open_files.get(node).ok_or(Errno::STALE)?;
-        self.glancing(|| self.reopen(&open.fd, PATH - OFlags::NOFOLLOW))
+        self.glancing(|| self.reopen(&open.path(), PATH - OFlags::NOFOLLOW))
     }
 
     /// Attributes of a node.
@@ -107,19 +118,24 @@ impl Nodes {
         stat_of(&*self.fd(node)?)
     }
 
+    /// An `O_PATH` descriptor of a regular file; others are refused as by [`open`](Self::open).
+    pub fn file(&self, node: NodeId) -> Result<Arc<Fd>> {
+        may_open(self.kind(node).ok_or(Errno::STALE)?, FileType::Regular)?;
+        self.fd(node)
+    }
+
+    /// What a node is.
+    pub fn kind(&self, node: NodeId) -> Option<FileType> {
+        self.table.with(node, |key, _| key.kind)
+    }
+
     /// Open a node of that kind for reading, writing or listing. Others are refused: opening the lower one could block,
     /// or act on a device. For the same reason nothing is opened by its name, under which there may be something else
     /// by now.
     pub fn open(&self, node: NodeId, kind: FileType, flags: OFlags) -> Result<Fd> {
         let flags = flags | OFlags::CLOEXEC;
         let (key, at_hand) = self.at_hand(node)?;
-        match key.kind {
-            known if known == kind => {}
-            FileType::Directory => return Err(Errno::ISDIR),
-            _ if kind == FileType::Directory => return Err(Errno::NOTDIR),
-            FileType::Symlink => return Err(Errno::LOOP),
-            _ => return Err(Errno::NXIO),
-        }
+        may_open(key.kind, kind)?;
         let handle = match at_hand {
             AtHand::Descriptor(fd) => return self.opening(|| self.reopen(&*fd, flags)),
             AtHand::WayBack(WayBack::Handle(handle)) => Some(handle),

@@ -1,10 +1,10 @@
 //! From a name, or a new file, to its node.
 
 use super::{
-    At, BATCH, Clock, DISTINCT, FileKey, Found, Habit, Handle, Mount, Node, Nodes, OPENED, PATH, Seen,
-    WayBack, age, handle_of, stat_of,
+    At, BATCH, Clock, DISTINCT, FileKey, Found, Habit, Handle, IS_LARGE, Mount, Node, Nodes, OPENED, PATH,
+    Seen, WayBack, age, handle_of, stat_of,
 };
-use crate::passthrough::{fds::Fd, identity::mentions, sys};
+use crate::passthrough::{fds::Fd, forward::LARGE, identity::mentions, sys};
 use fusewire::{FileType, NodeId};
 use rustix::{
     fs::{OFlags, Statx, Timespec},
@@ -271,6 +271,10 @@ impl Arrival<'_> {
         }
         if node.bits & OPENED == 0 && seen.key.kind == FileType::Regular {
             node.stamp = age::stamp(&seen.stat, seen.asked);
+        }
+        node.bits &= !IS_LARGE;
+        if seen.key.kind == FileType::Regular && seen.stat.stx_size >= LARGE {
+            node.bits |= IS_LARGE;
         }
         let holds = node.fd.is_some();
         match way {

@@ -1,0 +1,302 @@
+//! Files and directories that clients have open without our being told.
+//!
+//! Once OPEN, or OPENDIR, is answered `ENOSYS`, the kernel opens by itself and for good: no request at `open` and `close`, and no
+//! handle in those between. What is read or written then is opened here by its node, as it is first used, and kept for
+//! the next use.
+//!
+//! The price: nobody tells when a file is closed, so what would have to end with that cannot be had, locks below above
+//! all, and the kernel reads and writes no such file by itself.
+
+use super::{
+    Passthrough,
+    dir::Stream,
+    handle::{Open, lower_flags},
+    options::{CacheProfile, LockScope, Opens},
+};
+use fusewire::{FileType, NodeId};
+use rustix::{
+    fs::OFlags,
+    io::{Errno, Result},
+};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How many are kept open for the next use.
+const KEPT: usize = 128;
+
+/// How long one that is open for writing is kept after its last use: as long as it is, nobody can execute the lower file.
+const WRITING: Duration = Duration::from_secs(1);
+
+/// How many small files must have been opened in a row until opens are done without.
+const SMALL_OPENS: u32 = 10_000;
+
+/// What one that is opened here is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Use {
+    /// Reading, and all that takes no more.
+    Read,
+    /// Writing to a place.
+    Write,
+    /// Writing to the end.
+    Append,
+    /// Listing a directory.
+    List,
+}
+
+impl Use {
+    const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Append, Self::List];
+
+    fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::Append)
+    }
+
+    fn flags(self) -> OFlags {
+        match self {
+            Self::Read => OFlags::RDONLY,
+            Self::Write => OFlags::WRONLY,
+            Self::Append => OFlags::WRONLY | OFlags::APPEND,
+            Self::List => OFlags::RDONLY | OFlags::DIRECTORY,
+        }
+    }
+}
+
+/// What is open without handles.
+#[derive(Debug, Default)]
+pub struct Stateless {
+    /// OPEN is not asked any more.
+    files: AtomicBool,
+    /// OPENDIR is not asked any more.
+    directories: AtomicBool,
+    /// Small files opened since the last large one.
+    small: AtomicU32,
+    kept: Arc<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    opens: Mutex<HashMap<(NodeId, Use), (Arc<Open>, Instant)>>,
+    /// How many: what is forgotten must not cost a lock where nothing is kept.
+    count: AtomicUsize,
+    /// There is a thread that closes what is open for writing.
+    closing: AtomicBool,
+}
+
+impl Kept {
+    fn opens(&self) -> MutexGuard<'_, HashMap<(NodeId, Use), (Arc<Open>, Instant)>> {
+        self.opens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, key: (NodeId, Use)) -> Option<Arc<Open>> {
+        let mut opens = self.opens();
+        let (open, used) = opens.get_mut(&key)?;
+        *used = Instant::now();
+        Some(open.clone())
+    }
+
+    fn insert(self: &Arc<Self>, key: (NodeId, Use), open: Arc<Open>) {
+        let mut opens = self.opens();
+        let oldest = || opens.iter().min_by_key(|(_, (_, used))| *used).map(|(&key, _)| key);
+        let oldest = if opens.len() >= KEPT { oldest() } else { None };
+        let old = oldest.and_then(|key| opens.remove(&key));
+        let replaced = opens.insert(key, (open, Instant::now()));
+        self.count.store(opens.len(), Ordering::Release);
+        drop(opens);
+        // Closed, if at all, with nothing locked.
+        drop((old, replaced));
+        if key.1.writes() && !self.closing.swap(true, Ordering::AcqRel) {
+            self.close_later();
+        }
+    }
+
+    /// Remove those that `which` says.
+    fn close(&self, which: impl Fn(&(NodeId, Use), Instant) -> bool) {
+        let mut opens = self.opens();
+        let gone: Vec<_> = opens.extract_if(|key, (_, used)| which(key, *used)).collect();
+        self.count.store(opens.len(), Ordering::Release);
+        drop(opens);
+        drop(gone);
+    }
+
+    /// Close what is open for writing once it is not used any more, by a thread that ends with the last of them.
+    fn close_later(self: &Arc<Self>) {
+        let kept = Arc::downgrade(self);
+        let body = move || {
+            loop {
+                thread::sleep(WRITING);
+                let Some(kept) = Weak::upgrade(&kept) else { return };
+                kept.close(|(_, how), used| how.writes() && used.elapsed() >= WRITING);
+                let opens = kept.opens();
+                if !opens.keys().any(|(_, how)| how.writes()) {
+                    // Under the lock: whoever puts one in after this sees that there is no thread.
+                    kept.closing.store(false, Ordering::Release);
+                    return;
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("fusewire-close".into()).stack_size(128 << 10).spawn(body);
+        if let Err(error) = thread {
+            tracing::debug!(%error, "files written to stay open until others take their place");
+            self.closing.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl Stateless {
+    /// The kernel forgets a node: what was open of it is closed.
+    pub fn forgotten(&self, node: NodeId) {
+        if self.kept.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut opens = self.kept.opens();
+        let gone = Use::ALL.map(|how| opens.remove(&(node, how)));
+        self.kept.count.store(opens.len(), Ordering::Release);
+        drop(opens);
+        drop(gone);
+    }
+
+    /// Does the kernel open files, or directories, by itself?
+    pub fn is_on(&self) -> bool {
+        self.files.load(Ordering::Relaxed) || self.directories.load(Ordering::Relaxed)
+    }
+}
+
+impl Passthrough {
+    /// Why files cannot be opened without our being told; `None` if they can.
+    pub(super) fn needs_opens(&self) -> Option<&'static str> {
+        let mount = self.nodes.mounts.root();
+        if !matches!(self.options.cache, CacheProfile::Always) {
+            return Some("what the kernel remembers is to be checked when a file is opened");
+        }
+        if self.options.locks == LockScope::Directory {
+            return Some("locks below end when a file is closed");
+        }
+        if mount.flush_errors {
+            return Some("errors of writing are told when a file is closed");
+        }
+        // What others do to its name must not lose an open file.
+        (!mount.handles).then_some("the directory's filesystem has no file handles")
+    }
+
+    /// Say how files are opened, and why.
+    pub(super) fn tell_opens(&self) {
+        match (self.options.opens, self.needs_opens()) {
+            (Opens::Stateless, Some(why)) => {
+                tracing::warn!(why, "opens: handles, although stateless was asked for")
+            }
+            (Opens::Stateless, None) => tracing::info!("opens: stateless"),
+            (Opens::Handles, _) => tracing::info!(why = "as asked for", "opens: handles"),
+            (Opens::Auto, Some(why)) => tracing::info!(why, "opens: handles"),
+            (Opens::Auto, None) => {
+                tracing::info!("opens: handles, stateless once many small files are opened in a row")
+            }
+        }
+    }
+
+    /// A file is opened. `ENOSYS`: that is done without us from now on.
+    pub(super) fn open_is_told(&self, is_large: bool) -> Result<()> {
+        let stateless = &self.stateless;
+        let begins = match self.options.opens {
+            Opens::Handles => false,
+            Opens::Stateless => true,
+            Opens::Auto if is_large => {
+                stateless.small.store(0, Ordering::Relaxed);
+                false
+            }
+            Opens::Auto => stateless.small.fetch_add(1, Ordering::Relaxed) >= SMALL_OPENS,
+        };
+        if !begins || self.needs_opens().is_some() {
+            return Ok(());
+        }
+        if !stateless.files.swap(true, Ordering::Relaxed) {
+            tracing::info!("opens: stateless, files are opened and closed without a request");
+        }
+        Err(Errno::NOSYS)
+    }
+
+    /// The same of a directory. Nothing is forwarded there, and locks are refused: so only the cache matters.
+    pub(super) fn opendir_is_told(&self) -> Result<()> {
+        let caches = matches!(self.options.cache, CacheProfile::Always);
+        if self.options.opens == Opens::Handles || !caches || !self.nodes.mounts.root().handles {
+            return Ok(());
+        }
+        if !self.stateless.directories.swap(true, Ordering::Relaxed) {
+            tracing::debug!("directories are opened and closed without a request");
+        }
+        Err(Errno::NOSYS)
+    }
+
+    /// What a client has open of a node without a handle, for this use.
+    pub(super) fn open_by_node(&self, node: NodeId, how: Use) -> Result<Arc<Open>> {
+        let key = (node, how);
+        if let Some(open) = self.stateless.kept.get(key) {
+            return Ok(open);
+        }
+        let open = match how {
+            Use::List => {
+                let fd = self.nodes.open(node, FileType::Directory, how.flags() | OFlags::CLOEXEC)?;
+                Open::directory(node, fd, Mutex::new(Stream::default()))
+            }
+            Use::Read | Use::Write | Use::Append => {
+                let flags = lower_flags(how.flags().bits());
+                let fd = self.nodes.open(node, FileType::Regular, flags)?;
+                Open::file(node, fd.into(), flags, (false, None))
+            }
+        };
+        let open = Arc::new(open);
+        self.stateless.kept.insert(key, open.clone());
+        Ok(open)
+    }
+
+    /// Is a file without a handle a directory? For requests that come for both.
+    pub(super) fn use_of(&self, node: NodeId) -> Use {
+        let is_directory = self.nodes.kind(node) == Some(FileType::Directory);
+        if is_directory { Use::List } else { Use::Read }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_last_is_kept_and_what_is_forgotten_is_closed() {
+        let source = tempfile::tempdir().expect("a directory");
+        let fs = Passthrough::new(source.path(), super::super::Options::default()).expect("a filesystem");
+        let open = || fs.open_by_node(NodeId::ROOT, Use::List).expect("open");
+        let first = open();
+        assert!(Arc::ptr_eq(&first, &open()));
+        assert_eq!(fs.open_by_node(NodeId::ROOT, Use::Read).err(), Some(Errno::ISDIR));
+        for other in 2..=(KEPT as u64 + 1) {
+            fs.stateless.kept.insert((NodeId::new(other), Use::Read), first.clone());
+            open();
+        }
+        assert_eq!(fs.stateless.kept.count.load(Ordering::Relaxed), KEPT);
+        assert!(Arc::ptr_eq(&first, &open()), "it was used all the time");
+        assert!(fs.stateless.kept.get((NodeId::new(2), Use::Read)).is_none(), "the oldest made room");
+        fs.stateless.forgotten(NodeId::ROOT);
+        assert!(!Arc::ptr_eq(&first, &open()));
+    }
+
+    #[test]
+    fn what_is_open_for_writing_is_closed_soon() {
+        let source = tempfile::tempdir().expect("a directory");
+        let fs = Passthrough::new(source.path(), super::super::Options::default()).expect("a filesystem");
+        let open = fs.open_by_node(NodeId::ROOT, Use::List).expect("open");
+        for _ in 0..2 {
+            fs.stateless.kept.insert((NodeId::new(2), Use::Append), open.clone());
+            assert!(fs.stateless.kept.get((NodeId::new(2), Use::Append)).is_some());
+            let begin = Instant::now();
+            while fs.stateless.kept.count.load(Ordering::Relaxed) > 1 {
+                assert!(begin.elapsed() < WRITING * 10);
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
