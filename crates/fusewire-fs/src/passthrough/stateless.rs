@@ -79,9 +79,12 @@ pub struct Stateless {
     kept: Arc<Kept>,
 }
 
+/// What is open, and when it was used last.
+type ByUse = HashMap<(NodeId, Use), (Arc<Open>, Instant)>;
+
 #[derive(Debug, Default)]
 struct Kept {
-    opens: Mutex<HashMap<(NodeId, Use), (Arc<Open>, Instant)>>,
+    opens: Mutex<ByUse>,
     /// How many: what is forgotten must not cost a lock where nothing is kept.
     count: AtomicUsize,
     /// There is a thread that closes what is open for writing.
@@ -89,7 +92,7 @@ struct Kept {
 }
 
 impl Kept {
-    fn opens(&self) -> MutexGuard<'_, HashMap<(NodeId, Use), (Arc<Open>, Instant)>> {
+    fn opens(&self) -> MutexGuard<'_, ByUse> {
         self.opens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
