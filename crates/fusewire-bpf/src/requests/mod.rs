@@ -1,0 +1,1 @@
+//! Watching the requests of every FUSE mount of the machine.
