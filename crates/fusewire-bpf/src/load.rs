@@ -4,7 +4,8 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
-use aya::Btf;
+use aya::programs::{BtfTracePoint, ProgramError};
+use aya::{Btf, Ebpf};
 
 /// Where the kernel describes its structures.
 pub const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
@@ -84,6 +85,28 @@ pub fn may_load() -> bool {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
     effective & SYS_ADMIN != 0 || effective & PERFMON_AND_BPF == PERFMON_AND_BPF
+}
+
+/// Loads the program `name` for the tracepoint, and attaches it.
+///
+/// # Errors
+/// When the kernel refuses either.
+pub fn attach(
+    bpf: &mut Ebpf,
+    name: &'static str,
+    tracepoint: &'static str,
+    types: &Btf,
+) -> Result<(), Refused> {
+    let program = bpf.program_mut(name).expect("the object file has the program");
+    let program: &mut BtfTracePoint = program.try_into().expect("a program for tracepoints");
+    program.load(tracepoint, types).map_err(|error| match error {
+        ProgramError::Btf(_) => {
+            Refused::new(Reason::NoFuse, tracepoint, "the kernel's types have no such tracepoint")
+        }
+        error => Refused::by(tracepoint, &error),
+    })?;
+    program.attach().map_err(|error| Refused::by(tracepoint, &error))?;
+    Ok(())
 }
 
 fn beneath<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e io::Error> {
