@@ -102,6 +102,9 @@ pub enum Command {
     /// Measure channels, peers and the directory beneath at the same work
     #[command(after_long_help = crate::bench::NOTES, disable_help_flag = true)]
     Bench(crate::bench::BenchArgs),
+    /// Show the requests of every FUSE mount of this machine: how many, how fast, and which are stuck
+    #[command(after_long_help = crate::top::EXAMPLES)]
+    Top(crate::top::TopArgs),
     /// Make `mount -t fuse.fusewire` and fstab work
     ///
     /// mount(8) looks for a program /sbin/mount.TYPE. This puts a symbolic link to fusewire there under the name

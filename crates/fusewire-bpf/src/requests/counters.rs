@@ -55,6 +55,31 @@ pub struct Parts {
     pub wake: Part,
 }
 
+impl Part {
+    /// What was timed here and not in `earlier`, which this one continues.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let total_ns = self.total_ns.saturating_sub(earlier.total_ns);
+        Self { total_ns, latency: self.latency.since(&earlier.latency) }
+    }
+
+    /// Adds what was timed elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        self.total_ns += other.total_ns;
+        self.latency.add(&other.latency);
+    }
+}
+
+impl Parts {
+    /// What was timed here and not in `earlier`, which this one continues.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            queue: self.queue.since(&earlier.queue),
+            service: self.service.since(&earlier.service),
+            wake: self.wake.since(&earlier.wake),
+        }
+    }
+}
+
 /// A connection and an opcode.
 pub type Key = (u32, u32);
 

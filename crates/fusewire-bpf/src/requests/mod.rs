@@ -14,7 +14,7 @@ use aya::Ebpf;
 use aya::maps::{HashMap, MapData, PerCpuArray};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-pub use counters::{Counters, Operation, Part, Parts};
+pub use counters::{Counters, Key, Operation, Part, Parts};
 pub use events::{Event, Events, Filter, Lines};
 pub use histogram::{BUCKETS, Histogram, begin_of};
 
