@@ -105,6 +105,9 @@ pub enum Command {
     /// Show the requests of every FUSE mount of this machine: how many, how fast, and which are stuck
     #[command(after_long_help = crate::top::EXAMPLES)]
     Top(crate::top::TopArgs),
+    /// Print each request of the FUSE mounts of this machine
+    #[command(after_long_help = crate::trace::EXAMPLES)]
+    Trace(crate::trace::TraceArgs),
     /// Make `mount -t fuse.fusewire` and fstab work
     ///
     /// mount(8) looks for a program /sbin/mount.TYPE. This puts a symbolic link to fusewire there under the name

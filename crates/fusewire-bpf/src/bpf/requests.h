@@ -17,6 +17,9 @@ struct start {
     u32 opcode;
     u32 tgid;
     u32 tid;
+    // Whether the watching process sent it itself.
+    u32 own;
+    u32 unused;
     char comm[16];
 };
 

@@ -5,6 +5,8 @@
 // What is wanted; set before loading. 0 is everything.
 const volatile u32 only_dev;
 const volatile u32 only_tgid;
+// The process that reads, if its own requests are to be left out: writing down one would cause the next.
+const volatile u32 not_tgid;
 const volatile u64 slower_ns;
 // Whether `operations` holds; its bit is the opcode's number. Opcodes of 128 and above are wanted only without it.
 const volatile u8 only_operations;
@@ -83,6 +85,8 @@ int trace_send(u64 *context) {
     began(&start, req);
     if (!is_wanted(start.dev, start.opcode) || (only_tgid && start.tgid != only_tgid))
         return 0;
+    // Known all the same, or its end would look like that of a request from before.
+    start.own = start.tgid == not_tgid;
     remember(context[0], req, &start);
     remember_name(context[0], req, start.opcode);
     return 0;
@@ -97,7 +101,7 @@ int trace_end(u64 *context) {
     u32 dev = req->fm->fc->dev, opcode = req->in.h.opcode;
     if (!start && (slower_ns || only_tgid || !is_wanted(dev, opcode)))
         return 0;
-    if (!start || now - start->sent_ns >= slower_ns) {
+    if (!start || (!start->own && now - start->sent_ns >= slower_ns)) {
         struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
         if (event) {
             struct name *name = bpf_map_lookup_elem(&names, &address);

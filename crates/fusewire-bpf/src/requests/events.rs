@@ -82,7 +82,7 @@ impl std::fmt::Debug for Lines {
 }
 
 impl Events {
-    /// Begins to watch.
+    /// Begins to watch. Requests of this process itself are left out.
     ///
     /// # Errors
     /// When the kernel does not load the programs.
@@ -94,10 +94,12 @@ impl Events {
         }
         let (split, chosen) = (u8::from(filter.split), u8::from(!filter.opcodes.is_empty()));
         let (connection, process) = (filter.connection.unwrap_or(0), filter.process.unwrap_or(0));
+        let own = std::process::id();
         let slower = u64::try_from(filter.slower.as_nanos()).unwrap_or(u64::MAX);
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&types)).override_global("split", &split, true);
         loader.override_global("only_dev", &connection, true).override_global("only_tgid", &process, true);
+        loader.override_global("not_tgid", &own, true);
         loader.override_global("slower_ns", &slower, true);
         loader.override_global("only_operations", &chosen, true).override_global(
             "operations",

@@ -44,6 +44,8 @@ pub struct Start {
     pub process: u32,
     /// The thread that sent it.
     pub thread: u32,
+    own: u32,
+    unused: u32,
     comm: [u8; 16],
 }
 
