@@ -4,6 +4,8 @@ mod args;
 pub mod connections;
 mod json;
 mod sample;
+mod screen;
+mod terminal;
 pub mod text;
 
 use std::io::IsTerminal;
@@ -33,6 +35,9 @@ pub fn run(args: &TopArgs) -> Outcome<()> {
     let mut sampler = Sampler::start(wishes, connections);
     if args.json {
         return print_json(args, &mut sampler);
+    }
+    if std::io::stdout().is_terminal() && !args.once {
+        return terminal::run(&mut sampler, args.interval);
     }
     sampler.sample().map_err(|refused| failure(&refused))?;
     let ended = signals()?;
