@@ -17,4 +17,5 @@ mod semantics;
 mod slow;
 mod soak;
 mod suites;
+mod top;
 mod users;

@@ -196,6 +196,8 @@ impl Screen {
     fn draw_mounts(&self, frame: &mut Frame<'_>, area: Rect) {
         let block = self.block(" mounts ".into(), Focus::Mounts);
         let chosen = self.chosen().map(|connection| connection.number);
+        // What numbers and gaps leave: three parts for the path, two for the server.
+        let room = usize::from(area.width).saturating_sub(37) * 3 / 5;
         let rows = self.sample.connections.iter().map(|connection| {
             let (now, _) = connection.sums();
             let latency = Latency::of(&now.latency);
@@ -205,7 +207,7 @@ impl Screen {
             let stuck = connection.stuck();
             let style = if stuck > 0 { BOLD } else { Style::new() };
             Row::new([
-                Cell::new(connection.point()),
+                Cell::new(end_of(&connection.point(), room)),
                 Cell::new(text::servers(connection)),
                 number(text::per_second(now.count, self.sample.seconds)),
                 number(time(|latency| latency.p50)),
@@ -219,8 +221,8 @@ impl Screen {
         let header =
             header.chain(["REQ/S", "P50", "P99", "FLIGHT", "STUCK"].map(|text| number(text.to_owned())));
         let widths = [
-            Constraint::Fill(3),
-            Constraint::Fill(2),
+            Constraint::Length(room as u16),
+            Constraint::Fill(1),
             Constraint::Length(6),
             Constraint::Length(7),
             Constraint::Length(7),
@@ -336,6 +338,17 @@ impl Screen {
 /// Those that were seen being sent, or those that the kernel counts, whichever is more: some are older than we are.
 fn in_flight(connection: &Connection) -> String {
     (connection.in_flight.len() as u64).max(connection.waiting.unwrap_or(0)).to_string()
+}
+
+/// The end of a path, which tells more than its beginning.
+fn end_of(path: &str, room: usize) -> String {
+    let length = path.chars().count();
+    if length <= room {
+        return path.to_owned();
+    }
+    path.chars()
+        .skip(length + 1 - room.max(1))
+        .fold("\u{2026}".to_owned(), |text, char| text + &char.to_string())
 }
 
 fn number(text: String) -> Cell<'static> {

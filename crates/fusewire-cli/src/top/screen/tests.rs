@@ -122,3 +122,10 @@ fn no_size_of_a_terminal_is_too_small() {
     }
     draw(&Screen::default(), 80, 24);
 }
+
+#[test]
+fn long_paths_show_their_end() {
+    assert_eq!(end_of("/a/bc", 5), "/a/bc");
+    assert_eq!(end_of("/a/bc", 4), "\u{2026}/bc");
+    assert_eq!(end_of("/a/bc", 0), "\u{2026}");
+}
