@@ -35,5 +35,5 @@ fn the_kernel_takes_the_trace() {
     let filter = Filter { opcodes: vec![1, 44], process: Some(1), split: true, ..Filter::default() };
     let (events, mut lines) = Events::start(&filter).unwrap();
     eprintln!("parts that are not seen: {:?}", events.split().unwrap().refused());
-    assert!(lines.next().is_none(), "process 1 makes no FUSE requests");
+    assert!(lines.take().is_none(), "process 1 makes no FUSE requests");
 }

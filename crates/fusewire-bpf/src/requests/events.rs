@@ -134,7 +134,7 @@ impl Events {
 
 impl Lines {
     /// The next one, if it is there already.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn take(&mut self) -> Option<Event> {
         let item = self.ring.next()?;
         Event::read_from_bytes(&item).ok()
     }

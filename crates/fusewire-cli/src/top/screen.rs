@@ -374,7 +374,9 @@ fn bars(part: &Part, area: Rect) -> Vec<Line<'static>> {
             let count = octaves[octave];
             let eighths = (count as f64 / most as f64 * (room * 8) as f64).ceil() as usize;
             let mut bar = "\u{2588}".repeat(eighths / 8);
-            if let Some(rest) = char::from_u32(0x2590 - (eighths % 8) as u32).filter(|_| eighths % 8 > 0) {
+            if let Some(rest) =
+                char::from_u32(0x2590 - (eighths % 8) as u32).filter(|_| !eighths.is_multiple_of(8))
+            {
                 bar.push(rest);
             }
             Line::from(format!("{:>7} {bar} {count}", text::duration(begin_of(octave * 4))))

@@ -62,7 +62,7 @@ impl Printer<'_> {
             let mut text = String::new();
             let mut count = 0;
             while count < BATCH && self.left() > 0 {
-                let Some(event) = lines.next() else { break };
+                let Some(event) = lines.take() else { break };
                 self.told += 1;
                 count += 1;
                 text.push_str(&self.line(&event));
