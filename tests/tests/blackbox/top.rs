@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 struct Watch {
     child: Child,
     lines: std::sync::mpsc::Receiver<Value>,
+    /// What a trace says beside its lines.
+    says: Arc<Mutex<String>>,
 }
 
 impl Watch {
@@ -39,7 +41,13 @@ impl Watch {
             line.clear();
             assert!(errors.read_line(&mut line).unwrap() > 0, "trace ended before it began");
         }
-        std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::stderr()));
+        let says = Arc::clone(&watch.says);
+        std::thread::spawn(move || {
+            for line in errors.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                says.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
         watch
     }
 
@@ -53,7 +61,7 @@ impl Watch {
             .stderr(errors);
         let mut child = child.spawn().unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
-        Self { child, lines }
+        Self { child, lines, says: Arc::default() }
     }
 
     fn next(&self) -> Value {
@@ -316,6 +324,28 @@ fn fifo(sandbox: &Sandbox) -> PathBuf {
     let path = sandbox.dir().join("fifo");
     program("mkfifo").arg(&path).ok();
     path
+}
+
+#[test]
+fn what_is_lost_is_counted_and_told() {
+    const MANY: usize = 30_000;
+    let Some(sandbox) = sandbox::enter() else { return };
+    skip_unless!(can_watch(), "see above");
+    let mount = asked_always(&sandbox);
+    let trace = Watch::trace(&["--op".as_ref(), "lookup".as_ref(), mount.path().as_ref()]);
+    let pid = Pid::from_child(&trace.child);
+    // What nobody reads fills the ring, which has room for about 22,000.
+    rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    missing(mount.path(), MANY);
+    rustix::process::kill_process(pid, Signal::CONT).unwrap();
+    let says = Arc::clone(&trace.says);
+    wait::assert_within(SOON, "the loss is told", || says.lock().unwrap().contains("were lost"));
+    let told = trace.end().len();
+    let summary = || says.lock().unwrap().lines().find(|line| line.ends_with(" lost")).map(str::to_owned);
+    let summary = wait::until(SOON, summary).expect("a last line");
+    assert!(told < MANY, "nothing was lost");
+    assert_eq!(summary, format!("fusewire: {told} requests, {} lost", MANY - told));
+    mount.stop();
 }
 
 #[test]
