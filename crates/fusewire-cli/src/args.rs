@@ -12,6 +12,7 @@ Examples:
   fusewire mount --daemon /srv/data /mnt/d   the same in the background
   fusewire unmount /mnt/data                 end it, from anywhere
   fusewire probe /srv/data                   what this kernel, this user and that directory allow
+  fusewire top                               what every FUSE mount of this machine is asked for, and how fast it answers
 
 Exit status: 0 if all went well, 1 if the command failed, 2 if the command line is wrong.";
 
