@@ -256,6 +256,9 @@ fn a_stuck_request_is_shown_until_it_is_answered() {
     assert!(request["age_us"].as_f64().unwrap() >= 400_000.0, "{seen:#}");
     assert!(seen["waiting"].as_u64().unwrap() >= 1, "{seen:#}");
     assert_eq!(count(&seen, "STATFS"), 0, "it is not answered: {seen:#}");
+    // Whoever comes later knows only that there is something.
+    let later = program(binary()).args(["top", "--once", "-i", "0.1"]).arg(mount.path()).ok();
+    assert!(later.contains("and 1 that were sent before counting began"), "{later}");
     mount.signal(Signal::CONT);
     let seen = watch.until(connection, "its answer", |seen| count(seen, "STATFS") == 1);
     assert_eq!((&seen["in_flight"], &seen["stuck"]), (&0.into(), &0.into()), "{seen:#}");

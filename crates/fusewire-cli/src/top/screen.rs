@@ -326,8 +326,8 @@ impl Screen {
             in_flight(connection),
             connection.stuck()
         );
-        let lines: Vec<Line<'_>> =
-            connection.in_flight.iter().map(|flight| Line::from(text::in_flight(flight))).collect();
+        let lines = connection.in_flight.iter().map(text::in_flight).chain(text::unseen(connection));
+        let lines: Vec<Line<'_>> = lines.map(Line::from).collect();
         frame.render_widget(
             Paragraph::new(lines).block(Block::new().borders(Borders::TOP).title(title)),
             area,

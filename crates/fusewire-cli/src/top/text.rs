@@ -64,9 +64,15 @@ fn connection(text: &mut String, connection: &Connection, sample: &Sample) {
     for row in &connection.operations {
         let _ = writeln!(text, "  {}", operation(&name_of(row.opcode), &row.now, sample));
     }
-    for flight in &connection.in_flight {
-        let _ = writeln!(text, "  {}", in_flight(flight));
+    for line in connection.in_flight.iter().map(in_flight).chain(unseen(connection)) {
+        let _ = writeln!(text, "  {line}");
     }
+}
+
+/// Requests that the kernel counts and that were not seen being sent, if there are any.
+pub fn unseen(connection: &Connection) -> Option<String> {
+    let unseen = connection.waiting?.checked_sub(connection.in_flight.len() as u64)?;
+    (unseen > 0).then(|| format!("and {unseen} that were sent before counting began, or wait for their turn"))
 }
 
 fn operation(name: &str, figures: &Figures, sample: &Sample) -> String {
