@@ -12,6 +12,7 @@ Examples:
   fusewire mount --daemon /srv/data /mnt/d   the same in the background
   fusewire unmount /mnt/data                 end it, from anywhere
   fusewire probe /srv/data                   what this kernel, this user and that directory allow
+  fusewire top                               what every FUSE mount of this machine is asked for, and how fast it answers
 
 Exit status: 0 if all went well, 1 if the command failed, 2 if the command line is wrong.";
 
@@ -102,6 +103,12 @@ pub enum Command {
     /// Measure channels, peers and the directory beneath at the same work
     #[command(after_long_help = crate::bench::NOTES, disable_help_flag = true)]
     Bench(crate::bench::BenchArgs),
+    /// Show the requests of every FUSE mount of this machine: how many, how fast, and which are stuck
+    #[command(after_long_help = crate::top::EXAMPLES)]
+    Top(crate::top::TopArgs),
+    /// Print each request of the FUSE mounts of this machine
+    #[command(after_long_help = crate::trace::EXAMPLES)]
+    Trace(crate::trace::TraceArgs),
     /// Make `mount -t fuse.fusewire` and fstab work
     ///
     /// mount(8) looks for a program /sbin/mount.TYPE. This puts a symbolic link to fusewire there under the name

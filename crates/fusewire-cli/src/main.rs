@@ -9,6 +9,8 @@ mod mount;
 mod mount8;
 mod pages;
 mod probe;
+mod top;
+mod trace;
 mod unmount;
 mod users;
 
@@ -56,6 +58,8 @@ fn run(words: &[OsString]) -> Outcome<()> {
         Command::Unmount(args) => unmount::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Top(args) => top::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::InstallHelper(args) => install::run(&args),
         Command::Completions { shell } => pages::print_completions(shell),
         Command::Man { dir } => pages::write_manual(&dir),

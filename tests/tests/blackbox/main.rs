@@ -18,4 +18,5 @@ mod semantics;
 mod slow;
 mod soak;
 mod suites;
+mod top;
 mod users;

@@ -87,11 +87,25 @@ pub fn fuse_mounts() -> io::Result<Vec<MountEntry>> {
     Ok(mounts()?.into_iter().filter(MountEntry::is_fuse).collect())
 }
 
+/// All FUSE mounts that the process `pid` sees: it may live in another mount namespace. Mount points are as it names them, if its
+/// root directory is the namespace's.
+///
+/// # Errors
+/// Those of reading `/proc/PID/mountinfo`: the process may be gone, or another user's.
+pub fn fuse_mounts_of(pid: u32) -> io::Result<Vec<MountEntry>> {
+    let table = read_table(Path::new(&format!("/proc/{pid}/mountinfo")))?;
+    Ok(table.into_iter().filter(MountEntry::is_fuse).collect())
+}
+
 /// All mounts that this thread sees.
 pub(super) fn mounts() -> io::Result<Vec<MountEntry>> {
+    read_table(Path::new(MOUNTINFO))
+}
+
+fn read_table(path: &Path) -> io::Result<Vec<MountEntry>> {
     // The kernel holds its lock for one read call, so a large buffer gets a consistent table.
     let mut text = vec![0; 1 << 16];
-    let mut file = File::open(MOUNTINFO)?;
+    let mut file = File::open(path)?;
     let mut filled = 0;
     loop {
         match file.read(&mut text[filled..])? {
