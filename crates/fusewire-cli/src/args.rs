@@ -52,7 +52,8 @@ Polling:
 Signals:
   SIGINT and SIGTERM unmount and finish what is being worked on. If the mount is in use it is detached, the users \
   are named, and it ends with the last of them; a second signal cuts them off. SIGHUP ends a mount in the foreground \
-  like SIGTERM and does nothing to one in the background.
+  like SIGTERM and does nothing to one in the background; with --policy it has the rules read again instead. If they are \
+  wrong, those from before stay in force, and the log says why.
 
 As a systemd service: Type=notify, ExecStart=/usr/bin/fusewire mount SRC MNT.";
 
@@ -166,7 +167,7 @@ pub struct MountArgs {
     /// As for mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, strictatime, lazytime, nosymfollow, sync,
     /// dirsync, allow_other, default_permissions, max_read=BYTES, fsname=NAME, subtype=NAME, auto_unmount. Then each
     /// long option of this command as a word: fs=, cache=, entry_timeout=, attr_timeout=, negative_timeout=,
-    /// file_handles=, passthrough=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, private. What fstab needs
+    /// file_handles=, passthrough=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, policy=, private. What fstab needs
     /// (defaults, nofail, _netdev, user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -194,6 +195,9 @@ pub struct AccessArgs {
     /// Only the user who mounts may use it; the default for anyone but root
     #[arg(long)]
     pub private: bool,
+    /// Keep everybody to the rules in FILE (TOML; docs/policy.md), besides permission bits; SIGHUP reads it again
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub policy: Option<PathBuf>,
 }
 
 /// What the kernel may remember.

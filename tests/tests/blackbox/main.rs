@@ -10,6 +10,7 @@ mod limits;
 mod locks;
 mod lower;
 mod mounting;
+mod policy;
 mod posix;
 mod programs;
 mod ring;

@@ -3,6 +3,7 @@
 mod background;
 mod place;
 mod plan;
+mod policy;
 mod serve;
 mod signals;
 mod sys;
@@ -45,6 +46,7 @@ pub fn run(args: &MountArgs, log: &LogArgs, role: Role<'_>) -> Outcome<()> {
     }
     let plan = place::check(plan)?;
     if args.run.dry_run {
+        policy::load(&plan)?;
         return serve::try_channel(&plan);
     }
     serve::run(&plan, is_child)

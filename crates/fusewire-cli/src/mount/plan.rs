@@ -30,6 +30,8 @@ pub struct Plan {
     pub buffers: BuffersKind,
     /// Whether the kernel reads and writes files by itself.
     pub passthrough: Forwarding,
+    /// The file with rules on who may do what where.
+    pub policy: Option<PathBuf>,
     /// Room for data in a filesystem in memory, bytes.
     pub size: Option<u64>,
     /// How long the null filesystem takes for data.
@@ -54,7 +56,7 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 18] = [
+const WORDS: [&str; 19] = [
     "fs=",
     "cache=",
     "entry_timeout=",
@@ -72,6 +74,7 @@ const WORDS: [&str; 18] = [
     "delay=",
     "log=",
     "log_file=",
+    "policy=",
     "private",
 ];
 
@@ -91,6 +94,7 @@ impl Plan {
             file_handles: FileHandles::default(),
             buffers: BuffersKind::default(),
             passthrough: Forwarding::default(),
+            policy: None,
             size: None,
             delay: None,
             log: LogArgs { log: None, log_file: None, ..log.clone() },
@@ -154,6 +158,7 @@ impl Plan {
             "delay" => self.delay = Some(args::delay(value).map_err(wrong)?),
             "log" => self.log.log = Some(value.to_owned()),
             "log_file" => self.log.log_file = Some(value.into()),
+            "policy" => self.policy = Some(value.into()),
             _ => *private = true,
         }
         Ok(true)
@@ -184,6 +189,7 @@ impl Plan {
         set_some(&mut self.server.threads, &args.run.threads);
         set(&mut self.server.poll, &args.run.poll);
         set_some(&mut self.server.max_write, &args.run.max_write);
+        set_some(&mut self.policy, &args.access.policy);
         set_some(&mut self.size, &args.size);
         set_some(&mut self.delay, &args.delay);
         set_some(&mut self.log.log, &log.log);
@@ -200,7 +206,8 @@ impl Plan {
             return Err(Failure::usage("private and allow_other exclude each other").or_try("one of them"));
         }
         mount.allow_other |= allow_other || (!private && rustix::process::geteuid().is_root());
-        mount.default_permissions |= mount.allow_other;
+        // Rules on the way to a file are kept because the kernel checks permissions there.
+        mount.default_permissions |= mount.allow_other || self.policy.is_some();
         Ok(())
     }
 
@@ -292,7 +299,7 @@ mod tests {
     #[test]
     fn words_mean_what_long_options_mean() {
         let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,buffers=pinned,threads=3,poll=fixed:20,\
-                     max_write=64K,log=debug,log_file=/tmp/l,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
+                     max_write=64K,policy=/tmp/p,log=debug,log_file=/tmp/l,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
         let short = plan(&["-o", words, "/a", "/b"]).expect("plan");
         let long = plan(&[
             "--cache=none",
@@ -306,6 +313,7 @@ mod tests {
             "--threads=3",
             "--poll=fixed:20",
             "--max-write=64K",
+            "--policy=/tmp/p",
             "--log=debug",
             "--log-file=/tmp/l",
             "--read-only",
@@ -369,5 +377,7 @@ mod tests {
         assert!(!closed.allow_other && !closed.default_permissions);
         let default = plan(&["/a", "/b"]).expect("plan").server.mount;
         assert_eq!(default.allow_other, rustix::process::geteuid().is_root());
+        let ruled = plan(&["--private", "--policy", "p", "/a", "/b"]).expect("plan").server.mount;
+        assert!(ruled.default_permissions);
     }
 }

@@ -12,7 +12,8 @@ use sd_notify::NotifyState;
 
 use super::background;
 use super::plan::Plan;
-use super::signals::{self, Ending};
+use super::policy;
+use super::signals::{self, Ending, Hangup};
 use crate::args::{BuffersKind, CacheKind, FileHandles, Forwarding, FsKind};
 use crate::failure::{Failure, Outcome, with_causes};
 
@@ -99,7 +100,17 @@ fn ttl(plan: &Plan) -> Duration {
 }
 
 fn serve(fs: impl FileSystem, plan: &Plan, is_daemon: bool) -> Outcome<()> {
-    let ending = Ending::watch(is_daemon)?;
+    match policy::load(plan)? {
+        Some(policy) => {
+            let (fs, hangup) = policy::around(fs, policy, plan);
+            serve_with(fs, plan, (is_daemon, Some(hangup)))
+        }
+        None => serve_with(fs, plan, (is_daemon, None)),
+    }
+}
+
+fn serve_with(fs: impl FileSystem, plan: &Plan, (is_daemon, hangup): (bool, Option<Hangup>)) -> Outcome<()> {
+    let ending = Ending::watch(is_daemon, hangup)?;
     let server = Server::mount(fs, &plan.mountpoint, &plan.server).map_err(|error| {
         let place = plan.mountpoint.display().to_string();
         let text = with_causes(&error);
