@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: what has to hold before anything is merged.
 
 use crate::run::{cargo, is_root, must, target_dir};
-use crate::{guest, setup, tidy};
+use crate::{bpf, guest, setup, tidy};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,6 +13,7 @@ const STEPS: &[Step] = &[
     ("setup", setup::run),
     ("fmt", || must(&mut cargo(&["fmt", "--all", "--check"]))),
     ("tidy", tidy::run),
+    ("bpf", bpf::check),
     ("clippy", || {
         must(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))
     }),

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the chores of the repository. What CI runs is `cargo xtask ci`, nothing else.
 
+mod bpf;
 mod ci;
 mod guest;
 mod run;
@@ -15,6 +16,7 @@ cargo xtask TASK
 
   ci [STEP...]      everything CI checks: set-up, format, clippy, tidy, doc tests, all tests; or only the steps named
   setup             install what the tests need (apt-get as root on Debian; test tools with cargo install)
+  bpf [--check]     compile the BPF programs (clang); or see that the objects here are what they compile to
   tidy              the rules of style that a program can check
   pjdfstest [...]   the suite pjdfstest on a mount, every caching profile
   fsx [...]         the file exerciser, ten seeds with 100,000 operations
@@ -43,6 +45,7 @@ fn perform(words: &[&str]) -> Result<()> {
     match words {
         ["ci", steps @ ..] => ci::run(steps),
         ["setup"] => setup::run(),
+        ["bpf", rest @ ..] => bpf::run(rest),
         ["tidy"] => tidy::run(),
         ["guest", rest @ ..] => guest::run(rest),
         ["soak", rest @ ..] => suites::soak(rest),
