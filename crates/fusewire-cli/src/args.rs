@@ -167,7 +167,7 @@ pub struct MountArgs {
     /// As for mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, strictatime, lazytime, nosymfollow, sync,
     /// dirsync, allow_other, default_permissions, max_read=BYTES, fsname=NAME, subtype=NAME, auto_unmount. Then each
     /// long option of this command as a word: fs=, cache=, entry_timeout=, attr_timeout=, negative_timeout=,
-    /// file_handles=, passthrough=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, policy=, private. What fstab needs
+    /// file_handles=, passthrough=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, policy=, kernel_answers=, private. What fstab needs
     /// (defaults, nofail, _netdev, user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -198,6 +198,9 @@ pub struct AccessArgs {
     /// Keep everybody to the rules in FILE (TOML; docs/policy.md), besides permission bits; SIGHUP reads it again
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub policy: Option<PathBuf>,
+    /// Have the kernel say again by itself what somebody may not do and which attributes are absent (BPF LSM) [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub kernel_answers: Option<KernelAnswers>,
 }
 
 /// What the kernel may remember.
@@ -324,6 +327,18 @@ pub enum CacheKind {
     Auto,
     /// Everything, until it is changed through the mount: SRC must not be changed in other ways
     Always,
+}
+
+/// Whether the kernel gives answers again by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum KernelAnswers {
+    /// With --policy, where the kernel takes the programs for it
+    #[default]
+    Auto,
+    /// In any case; it is an error if the kernel does not take them
+    Always,
+    /// Never
+    Off,
 }
 
 /// Whether files are remembered by file handle.

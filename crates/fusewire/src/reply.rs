@@ -224,9 +224,9 @@ impl<'a> DirPlusSink<'a> {
         put_dirent(&mut self.0, none.as_bytes(), ino, kind, name, next)
     }
 
-    /// Go through the resolved entries that were put, for a filesystem around another: `keeps` is told node, kind and name, and answers
+    /// Go through the resolved entries that were put, for a filesystem around another: `keeps` is told node, generation, kind and name, and answers
     /// whether the kernel may keep the attributes for as long as was said, or not at all.
-    pub fn review(&mut self, mut keeps: impl FnMut(NodeId, FileType, &[u8]) -> bool) {
+    pub fn review(&mut self, mut keeps: impl FnMut((NodeId, Generation), FileType, &[u8]) -> bool) {
         let mut rest = &mut self.0.buf[..self.0.len];
         while let Ok((entry, after)) = abi::EntryOut::mut_from_prefix(rest) {
             let Ok((head, tail)) = abi::Dirent::ref_from_prefix(after) else { return };
@@ -234,7 +234,7 @@ impl<'a> DirPlusSink<'a> {
             let Some(name) = tail.get(..size) else { return };
             let resolved = NodeId::from_raw(entry.nodeid).zip(kind).filter(|_| !matches!(name, b"." | b".."));
             if let Some((node, kind)) = resolved
-                && !keeps(node, kind, name)
+                && !keeps((node, Generation(entry.generation)), kind, name)
             {
                 (entry.attr_valid, entry.attr_valid_nsec) = (0, 0);
             }

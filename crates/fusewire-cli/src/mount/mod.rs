@@ -1,6 +1,7 @@
 //! `fusewire mount`: from the command line to the end of the mount.
 
 mod background;
+mod in_kernel;
 mod place;
 mod plan;
 mod policy;

@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::ValueEnum;
 use fusewire::server;
 
-use crate::args::{self, BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, LogArgs, MountArgs};
+use crate::args::{
+    self, BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, KernelAnswers, LogArgs, MountArgs,
+};
 use crate::failure::{Failure, Outcome};
 
 /// What to mount and how.
@@ -32,6 +34,8 @@ pub struct Plan {
     pub passthrough: Forwarding,
     /// The file with rules on who may do what where.
     pub policy: Option<PathBuf>,
+    /// Whether the kernel gives answers again by itself.
+    pub kernel_answers: KernelAnswers,
     /// Room for data in a filesystem in memory, bytes.
     pub size: Option<u64>,
     /// How long the null filesystem takes for data.
@@ -56,7 +60,7 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 19] = [
+const WORDS: [&str; 20] = [
     "fs=",
     "cache=",
     "entry_timeout=",
@@ -75,6 +79,7 @@ const WORDS: [&str; 19] = [
     "log=",
     "log_file=",
     "policy=",
+    "kernel_answers=",
     "private",
 ];
 
@@ -95,6 +100,7 @@ impl Plan {
             buffers: BuffersKind::default(),
             passthrough: Forwarding::default(),
             policy: None,
+            kernel_answers: KernelAnswers::default(),
             size: None,
             delay: None,
             log: LogArgs { log: None, log_file: None, ..log.clone() },
@@ -158,6 +164,7 @@ impl Plan {
             "delay" => self.delay = Some(args::delay(value).map_err(wrong)?),
             "log" => self.log.log = Some(value.to_owned()),
             "log_file" => self.log.log_file = Some(value.into()),
+            "kernel_answers" => self.kernel_answers = choice(value).map_err(wrong)?,
             "policy" => self.policy = Some(value.into()),
             _ => *private = true,
         }
@@ -190,6 +197,7 @@ impl Plan {
         set(&mut self.server.poll, &args.run.poll);
         set_some(&mut self.server.max_write, &args.run.max_write);
         set_some(&mut self.policy, &args.access.policy);
+        set(&mut self.kernel_answers, &args.access.kernel_answers);
         set_some(&mut self.size, &args.size);
         set_some(&mut self.delay, &args.delay);
         set_some(&mut self.log.log, &log.log);
@@ -299,7 +307,7 @@ mod tests {
     #[test]
     fn words_mean_what_long_options_mean() {
         let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,buffers=pinned,threads=3,poll=fixed:20,\
-                     max_write=64K,policy=/tmp/p,log=debug,log_file=/tmp/l,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
+                     max_write=64K,policy=/tmp/p,kernel_answers=off,log=debug,log_file=/tmp/l,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
         let short = plan(&["-o", words, "/a", "/b"]).expect("plan");
         let long = plan(&[
             "--cache=none",
@@ -314,6 +322,7 @@ mod tests {
             "--poll=fixed:20",
             "--max-write=64K",
             "--policy=/tmp/p",
+            "--kernel-answers=off",
             "--log=debug",
             "--log-file=/tmp/l",
             "--read-only",

@@ -25,21 +25,27 @@ fn read(path: &Path) -> Outcome<Policy> {
     })
 }
 
-/// The filesystem kept to the rules, and what SIGHUP is to do.
-pub fn around<F: FileSystem>(fs: F, policy: Policy, plan: &Plan) -> (Policed<F>, Hangup) {
-    tracing::info!(rules = policy.len(), file = ?plan.policy, "policy in force");
-    if policy.is_empty() {
-        tracing::warn!(file = ?plan.policy, "the policy has no rules: its default holds for everything");
+/// The filesystem kept to the rules.
+pub fn around<F: FileSystem>(fs: F, policy: Policy, plan: &Plan) -> Policed<F> {
+    if let Some(file) = &plan.policy {
+        tracing::info!(rules = policy.len(), ?file, "policy in force");
+        if policy.is_empty() {
+            tracing::warn!(?file, "the policy has no rules: its default holds for everything");
+        }
     }
-    let fs = Policed::new(fs, policy);
-    let (switch, path) = (fs.switch(), plan.policy.clone().unwrap_or_default());
+    Policed::new(fs, policy)
+}
+
+/// What SIGHUP is to do, if there are rules.
+pub fn hangup(switch: &PolicySwitch, plan: &Plan) -> Option<Hangup> {
+    let (switch, path) = (switch.clone(), plan.policy.clone()?);
     // One after the other, so that what is in force at the end is what was read last.
     let turn = Mutex::new(());
     let hangup = move || {
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         read_again(&switch, &path);
     };
-    (fs, Arc::new(hangup))
+    Some(Arc::new(hangup))
 }
 
 fn read_again(switch: &PolicySwitch, path: &Path) {

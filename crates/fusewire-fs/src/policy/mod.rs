@@ -13,6 +13,7 @@
 //! Hence: mount with `default_permissions`. Without it nobody is asked on the way through a cached directory.
 
 mod file;
+mod in_kernel;
 mod places;
 mod policed;
 mod rules;
@@ -20,5 +21,6 @@ mod rules;
 mod tests;
 
 pub use file::PolicyError;
+pub use in_kernel::{InKernel, Moment};
 pub use policed::{Policed, PolicySwitch};
 pub use rules::{Action, Because, Decision, Effect, Policy, Standing, Subject};

@@ -1,7 +1,7 @@
 //! Where the nodes are that the kernel knows: the names by which it came to know them, and how they stand with the rules.
 
 use super::rules::{Policy, Standing};
-use fusewire::NodeId;
+use fusewire::{Generation, NodeId};
 use std::{collections::HashMap, sync::Arc};
 
 /// A name in a directory, or the root.
@@ -28,6 +28,7 @@ struct Place {
 #[derive(Debug, Default)]
 struct Known {
     lookups: u64,
+    generation: Generation,
     is_directory: bool,
     /// More than one if the file has several names. One at least.
     places: Vec<PlaceId>,
@@ -38,6 +39,8 @@ struct Known {
 pub struct Places {
     policy: Arc<Policy>,
     version: u64,
+    /// Counts what may have made something allowed that was denied before.
+    relaxed: u64,
     nodes: HashMap<NodeId, Known>,
     places: HashMap<PlaceId, Place>,
     index: HashMap<(PlaceId, Arc<[u8]>), PlaceId>,
@@ -56,10 +59,11 @@ impl Places {
             standing: Arc::new(policy.root()),
             version: 0,
         };
-        let known = Known { lookups: 1, is_directory: true, places: vec![ROOT] };
+        let known = Known { lookups: 1, is_directory: true, places: vec![ROOT], ..Known::default() };
         Self {
             policy,
             version: 0,
+            relaxed: 0,
             nodes: HashMap::from([(NodeId::ROOT, known)]),
             places: HashMap::from([(ROOT, root)]),
             index: HashMap::new(),
@@ -70,6 +74,16 @@ impl Places {
     /// The rules in force.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
+    }
+
+    /// Changes whenever something may be allowed that was denied before.
+    pub fn relaxed(&self) -> u64 {
+        self.relaxed
+    }
+
+    /// Which use of its number a node is.
+    pub fn generation(&self, node: NodeId) -> Generation {
+        self.nodes.get(&node).map_or(Generation(0), |known| known.generation)
     }
 
     /// How many names are remembered, the root included.
@@ -89,6 +103,7 @@ impl Places {
             .collect();
         self.policy = policy;
         self.version += 1;
+        self.relaxed += 1;
         free.into_iter().filter(|node| self.guards(*node)).collect()
     }
 
@@ -154,9 +169,15 @@ impl Places {
     }
 
     /// `name` in `parent` leads to `node`, which the kernel has been told once more.
-    pub fn learn(&mut self, parent: NodeId, name: &[u8], node: NodeId, is_directory: bool) {
+    pub fn learn(
+        &mut self,
+        (parent, name): (NodeId, &[u8]),
+        (node, generation): (NodeId, Generation),
+        is_directory: bool,
+    ) {
         let known = self.nodes.entry(node).or_default();
         known.lookups += 1;
+        known.generation = generation;
         known.is_directory = is_directory;
         let Some(above) = self.place_of_directory(parent) else { return };
         if let Some(&there) = self.index.get(&(above, Arc::from(name))) {
@@ -171,8 +192,10 @@ impl Places {
     }
 
     /// Something in `parent` that has no name (yet).
-    pub fn learn_nameless(&mut self, parent: NodeId, node: NodeId) {
-        self.nodes.entry(node).or_default().lookups += 1;
+    pub fn learn_nameless(&mut self, parent: NodeId, (node, generation): (NodeId, Generation)) {
+        let known = self.nodes.entry(node).or_default();
+        known.lookups += 1;
+        known.generation = generation;
         let Some(above) = self.place_of_directory(parent) else { return };
         let place = self.make(above, b"", node, false);
         self.attach(node, place);
@@ -205,6 +228,7 @@ impl Places {
             std::mem::take(&mut known.places).into_iter().partition(stays);
         kept.push(place);
         known.places = kept;
+        self.relaxed += u64::from(!gone.is_empty());
         for place in gone {
             self.hand_over(place, is_directory.then_some(node));
         }
@@ -253,6 +277,7 @@ impl Places {
         // The last one stays, so that what is in use stands as it stood.
         if known.places.len() > 1 {
             known.places.retain(|place| *place != id);
+            self.relaxed += 1;
             self.vacate(id);
         }
     }
@@ -370,6 +395,7 @@ impl Places {
         let (parent, name) = (place.parent, place.name.clone());
         if let Some(above) = self.standing(parent) {
             let standing = self.below(&above, &name);
+            self.relaxed += u64::from(self.places.get(&id).is_some_and(|place| place.standing != standing));
             self.bring_up(id, &standing);
         }
     }
@@ -391,11 +417,11 @@ mod tests {
     #[test]
     fn what_is_forgotten_takes_no_room() {
         let mut places = places(SECRET);
-        places.learn(NodeId::ROOT, b"a", N(2), true);
-        places.learn(N(2), b"b", N(3), true);
-        places.learn(N(3), b"c", N(4), false);
-        places.learn(N(3), b"d", N(4), false);
-        places.learn_nameless(N(3), N(5));
+        places.learn((NodeId::ROOT, b"a"), (N(2), Generation(1)), true);
+        places.learn((N(2), b"b"), (N(3), Generation(1)), true);
+        places.learn((N(3), b"c"), (N(4), Generation(1)), false);
+        places.learn((N(3), b"d"), (N(4), Generation(1)), false);
+        places.learn_nameless(N(3), (N(5), Generation(1)));
         assert_eq!(places.len(), 6);
         // In whatever order.
         places.forget(N(2), 1);
@@ -413,29 +439,29 @@ mod tests {
     #[test]
     fn a_file_stands_by_all_of_its_names() {
         let mut places = places(SECRET);
-        places.learn(NodeId::ROOT, b"secret", N(2), true);
-        places.learn(NodeId::ROOT, b"open", N(3), true);
-        places.learn(N(2), b"f", N(4), false);
-        places.learn(N(3), b"f", N(4), false);
+        places.learn((NodeId::ROOT, b"secret"), (N(2), Generation(1)), true);
+        places.learn((NodeId::ROOT, b"open"), (N(3), Generation(1)), true);
+        places.learn((N(2), b"f"), (N(4), Generation(1)), false);
+        places.learn((N(3), b"f"), (N(4), Generation(1)), false);
         assert_eq!(places.standings(N(4)).len(), 2);
         assert!(places.guards(N(4)) && places.guards(N(2)) && !places.guards(N(3)));
         places.removed(N(2), b"f");
         assert!(!places.guards(N(4)));
         // The last name: it stands as it stood.
-        places.learn(N(2), b"g", N(5), false);
+        places.learn((N(2), b"g"), (N(5), Generation(1)), false);
         places.removed(N(2), b"g");
         assert!(places.guards(N(5)));
         // Another file of the name, made underneath.
-        places.learn(N(3), b"f", N(6), false);
+        places.learn((N(3), b"f"), (N(6), Generation(1)), false);
         assert_eq!(places.node_at(N(3), b"f"), Some((N(6), false)));
     }
 
     #[test]
     fn new_rules_find_what_is_known() {
         let mut places = places("");
-        places.learn(NodeId::ROOT, b"a", N(2), true);
-        places.learn(N(2), b"b", N(3), true);
-        places.learn(N(3), b"c", N(4), false);
+        places.learn((NodeId::ROOT, b"a"), (N(2), Generation(1)), true);
+        places.learn((N(2), b"b"), (N(3), Generation(1)), true);
+        places.learn((N(3), b"c"), (N(4), Generation(1)), false);
         places.moved((N(2), b"b"), (NodeId::ROOT, b"secret"), false);
         let mut guarded = places.replace(Arc::new(Policy::parse(SECRET, Path::new("p")).expect("parses")));
         guarded.sort();
@@ -447,8 +473,8 @@ mod tests {
     #[test]
     fn names_change_places() {
         let mut places = places(SECRET);
-        places.learn(NodeId::ROOT, b"a", N(2), false);
-        places.learn(NodeId::ROOT, b"secret", N(3), false);
+        places.learn((NodeId::ROOT, b"a"), (N(2), Generation(1)), false);
+        places.learn((NodeId::ROOT, b"secret"), (N(3), Generation(1)), false);
         places.moved((NodeId::ROOT, b"a"), (NodeId::ROOT, b"secret"), true);
         assert!(places.guards(N(2)) && !places.guards(N(3)));
         places.moved((NodeId::ROOT, b"secret"), (NodeId::ROOT, b"a"), false);

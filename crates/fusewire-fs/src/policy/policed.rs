@@ -1,12 +1,13 @@
 //! A filesystem that keeps to the rules.
 
 use super::{
+    in_kernel::{Attributes, InKernel, Moment},
     places::Places,
     rules::{Action, Because, Policy, Standing, Subject},
 };
 use fusewire::{
-    Attr, Config, Context, Entry, Errno, Extended, FileLock, FileSystem, FileType, FopenFlags, Handle,
-    IoctlResult, NodeId, Opened, Result, Started, StatFs,
+    Attr, Config, Context, Entry, Errno, Extended, FileLock, FileSystem, FileType, FopenFlags, Generation,
+    Handle, IoctlResult, NodeId, Opened, Result, Started, StatFs,
     notify::Notifier,
     op::*,
     reply::{DirPlusSink, DirSink, Sink, XattrSink},
@@ -43,11 +44,26 @@ struct Shared {
     places: Mutex<Places>,
     notifier: OnceLock<Notifier>,
     denials: AtomicU64,
+    in_kernel: OnceLock<Box<dyn InKernel>>,
+    attributes: Attributes,
 }
 
 impl Shared {
     fn places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After a change of places: what the kernel denies by itself may be allowed now.
+    fn change<T>(&self, change: impl FnOnce(&mut Places) -> T) -> T {
+        let mut places = self.places();
+        let before = places.relaxed();
+        let changed = change(&mut places);
+        if places.relaxed() != before
+            && let Some(kernel) = self.in_kernel.get()
+        {
+            kernel.denials_of(places.relaxed());
+        }
+        changed
     }
 }
 
@@ -55,7 +71,7 @@ impl PolicySwitch {
     /// These rules from now on, for whatever is opened, made or removed from now on. What the kernel has cached of places that
     /// were free is taken back before this returns. Not from inside a handler.
     pub fn put_in_force(&self, policy: Policy) {
-        let guarded = self.0.places().replace(Arc::new(policy));
+        let guarded = self.0.change(|places| places.replace(Arc::new(policy)));
         let Some(notifier) = self.0.notifier.get() else { return };
         for node in guarded {
             // Attributes alone: the data stays.
@@ -64,6 +80,12 @@ impl PolicySwitch {
             }
         }
         notifier.flush();
+    }
+
+    /// Have the kernel give answers again that it was given before. Once; later calls have no effect.
+    pub fn answer_in_kernel(&self, kernel: Box<dyn InKernel>) {
+        kernel.denials_of(self.0.places().relaxed());
+        _ = self.0.in_kernel.set(kernel);
     }
 
     /// How often something was denied.
@@ -97,7 +119,13 @@ impl<F> Policed<F> {
     /// `fs`, kept to `policy`.
     pub fn new(fs: F, policy: Policy) -> Self {
         let places = Mutex::new(Places::new(Arc::new(policy)));
-        let shared = Shared { places, notifier: OnceLock::new(), denials: AtomicU64::new(0) };
+        let shared = Shared {
+            places,
+            notifier: OnceLock::new(),
+            denials: AtomicU64::new(0),
+            in_kernel: OnceLock::new(),
+            attributes: Attributes::default(),
+        };
         Self { fs, shared: Arc::new(shared) }
     }
 
@@ -123,14 +151,21 @@ impl<F> Policed<F> {
 
     /// May the caller do this to a node? By each of its names.
     fn check(&self, cx: &Context, node: NodeId, action: Action) -> Result<()> {
-        let (policy, standings) = {
+        let (policy, standings, moment) = {
             let mut places = self.places();
-            (places.policy().clone(), places.standings(node))
+            let moment = Moment { node, generation: places.generation(node), version: places.relaxed() };
+            (places.policy().clone(), places.standings(node), moment)
         };
         if standings.is_empty() {
             return Err(Errno::STALE);
         }
-        standings.iter().try_for_each(|standing| self.decide(&policy, standing, cx, action))
+        let decided = standings.iter().try_for_each(|standing| self.decide(&policy, standing, cx, action));
+        if decided.is_err()
+            && let (Some(kernel), Some(subject)) = (self.shared.in_kernel.get(), subject(cx))
+        {
+            kernel.denied(moment, subject, action);
+        }
+        decided
     }
 
     /// May the caller do this to a name in a directory, and pass through that?
@@ -151,19 +186,38 @@ impl<F> Policed<F> {
 
     /// Attributes as they may be told: not to be kept where somebody may be refused them.
     fn attr(&self, node: NodeId, attr: Attr) -> Attr {
+        self.shared.attributes.trusted_for(attr.ttl);
         if Self::is_guarded(&mut self.places(), node) { attr.with_ttl(Duration::ZERO) } else { attr }
     }
 
     /// The kernel is about to be told of a node.
     fn entry(&self, parent: NodeId, name: &[u8], mut entry: Entry) -> Entry {
-        if let Some(node) = entry.node() {
-            let mut places = self.places();
-            places.learn(parent, name, node, entry.attr.kind == FileType::Directory);
-            if Self::is_guarded(&mut places, node) {
-                entry.attr = entry.attr.with_ttl(Duration::ZERO);
-            }
+        let Some(node) = entry.node() else { return entry };
+        self.shared.attributes.trusted_for(entry.attr.ttl);
+        let is_directory = entry.attr.kind == FileType::Directory;
+        let is_guarded = self.shared.change(|places| {
+            places.learn((parent, name), (node, entry.generation), is_directory);
+            Self::is_guarded(places, node)
+        });
+        if is_guarded {
+            entry.attr = entry.attr.with_ttl(Duration::ZERO);
         }
         entry
+    }
+
+    /// A node has no attribute of that name, unless one was set since `before`.
+    fn absent(&self, node: NodeId, name: &[u8], before: u64) {
+        let Some(kernel) = self.shared.in_kernel.get() else { return };
+        let generation = self.places().generation(node);
+        self.shared
+            .attributes
+            .unless_set(node, before, |valid| kernel.absent((node, generation), name, valid));
+    }
+
+    fn perhaps_present(&self, node: NodeId, name: &[u8]) {
+        let Some(kernel) = self.shared.in_kernel.get() else { return };
+        let generation: Generation = self.places().generation(node);
+        self.shared.attributes.set(node, || kernel.perhaps_present((node, generation), name));
     }
 
     /// A directory keeps its standing when it is moved, because what is below it does.
@@ -208,6 +262,9 @@ impl<F: FileSystem> FileSystem for Policed<F> {
     }
 
     fn destroyed(&self) {
+        if let Some(kernel) = self.shared.in_kernel.get() {
+            kernel.ended();
+        }
         self.fs.destroyed();
     }
 
@@ -281,14 +338,14 @@ impl<F: FileSystem> FileSystem for Policed<F> {
     async fn unlink(&self, cx: &Context, op: Unlink<'_>) -> Result<()> {
         self.check_name(cx, op.parent, op.name.as_bytes(), &[Action::Remove])?;
         self.fs.unlink(cx, op).await?;
-        self.places().removed(op.parent, op.name.as_bytes());
+        self.shared.change(|places| places.removed(op.parent, op.name.as_bytes()));
         Ok(())
     }
 
     async fn rmdir(&self, cx: &Context, op: Rmdir<'_>) -> Result<()> {
         self.check_name(cx, op.parent, op.name.as_bytes(), &[Action::Remove])?;
         self.fs.rmdir(cx, op).await?;
-        self.places().removed(op.parent, op.name.as_bytes());
+        self.shared.change(|places| places.removed(op.parent, op.name.as_bytes()));
         Ok(())
     }
 
@@ -297,7 +354,7 @@ impl<F: FileSystem> FileSystem for Policed<F> {
         self.fs.rename(cx, op).await?;
         let exchange = RenameFlags::from_bits_retain(op.flags).contains(RenameFlags::EXCHANGE);
         let (old, new) = ((op.parent, op.name.as_bytes()), (op.new_parent, op.new_name.as_bytes()));
-        self.places().moved(old, new, exchange);
+        self.shared.change(|places| places.moved(old, new, exchange));
         Ok(())
     }
 
@@ -347,12 +404,22 @@ impl<F: FileSystem> FileSystem for Policed<F> {
 
     async fn setxattr(&self, cx: &Context, op: Setxattr<'_>) -> Result<()> {
         self.check(cx, op.node, Action::Change)?;
-        self.fs.setxattr(cx, op).await
+        // Before, because the kernel must not find it absent once it is there; and after, because somebody may have been
+        // told so in between.
+        self.perhaps_present(op.node, op.name.to_bytes());
+        let set = self.fs.setxattr(cx, op).await;
+        self.perhaps_present(op.node, op.name.to_bytes());
+        set
     }
 
     async fn getxattr(&self, cx: &Context, op: Getxattr<'_>, out: &mut XattrSink<'_>) -> Result<()> {
         self.check(cx, op.node, Action::Access)?;
-        self.fs.getxattr(cx, op, out).await
+        let before = self.shared.attributes.version(op.node);
+        let got = self.fs.getxattr(cx, op, out).await;
+        if got == Err(Errno::NODATA) {
+            self.absent(op.node, op.name.to_bytes(), before);
+        }
+        got
     }
 
     async fn listxattr(&self, cx: &Context, op: Listxattr, out: &mut XattrSink<'_>) -> Result<()> {
@@ -389,7 +456,7 @@ impl<F: FileSystem> FileSystem for Policed<F> {
         let (mut entry, opened) = self.fs.tmpfile(cx, op).await?;
         if let Some(node) = entry.node() {
             let mut places = self.places();
-            places.learn_nameless(op.parent, node);
+            places.learn_nameless(op.parent, (node, entry.generation));
             if Self::is_guarded(&mut places, node) {
                 entry.attr = entry.attr.with_ttl(Duration::ZERO);
             }
@@ -408,11 +475,12 @@ impl<F: FileSystem> FileSystem for Policed<F> {
 
     async fn readdirplus(&self, cx: &Context, op: Readdirplus, out: &mut DirPlusSink<'_>) -> Result<()> {
         let listed = self.fs.readdirplus(cx, op, out).await;
-        let mut places = self.places();
-        // Also after an error: what was put has been counted.
-        out.review(|node, kind, name| {
-            places.learn(op.node, name, node, kind == FileType::Directory);
-            !Self::is_guarded(&mut places, node)
+        self.shared.change(|places| {
+            // Also after an error: what was put has been counted.
+            out.review(|node, kind, name| {
+                places.learn((op.node, name), node, kind == FileType::Directory);
+                !Self::is_guarded(places, node.0)
+            });
         });
         listed
     }

@@ -144,6 +144,13 @@ pub struct Policy {
     pub(super) ignore_case: bool,
 }
 
+/// No rules: everything is allowed.
+impl Default for Policy {
+    fn default() -> Self {
+        Self { rules: Vec::new(), default: Effect::Allow, ignore_case: false }
+    }
+}
+
 /// Which rules have to do with a place, and with the places below it. Two places of equal standing are treated alike, and so
 /// is what has the same path below them.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
