@@ -166,7 +166,7 @@ fn each_operation_can_be_forbidden_by_itself() {
             "ran\n"
         );
         assert_eq!(run(CHAT, "free/run.sh", mount.path()).ok(), "ran\n");
-        run(CHAT, "echo more >> free/log; ! cat free/log 2>&-; ! : <> free/log", mount.path()).ok();
+        run(CHAT, "echo more >> free/log; ! cat free/log 2>&-; ! ( : <> free/log ) 2>&-", mount.path()).ok();
     });
 }
 
@@ -206,7 +206,7 @@ fn a_second_name_made_underneath_does_not_lead_around_the_rules() {
     with_rules(rules, |_, mount| {
         std::fs::hard_link(mount.below("data/mail/deep/f"), mount.below("free/second")).unwrap();
         run(CHAT, "cat free/second; cat data/mail/deep/f", mount.path()).ok();
-        run(CHAT, "! : >> data/mail/deep/f; ! : >> free/second", mount.path()).ok();
+        run(CHAT, "! ( : >> data/mail/deep/f ) 2>&-; ! ( : >> free/second ) 2>&-", mount.path()).ok();
         run(MAIL, "echo more >> free/second", mount.path()).ok();
     });
 }
@@ -253,4 +253,143 @@ fn wrong_rules_mount_nothing() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("rules.toml:4:10") && said.contains("\"allow\" or \"deny\""), "{said}");
+}
+
+/// Why the kernel of this machine does not answer by itself; `None` if it does.
+fn why_not_in_kernel(sandbox: &Sandbox) -> Option<String> {
+    let dir = sandbox.make_dir("dry");
+    let tried = program(fusewire_tests::command::binary())
+        .args(["mount", "--dry-run", "--kernel-answers", "always", "--fs", "mem", "none"])
+        .arg(&dir)
+        .run();
+    if tried.code() == Some(0) {
+        return None;
+    }
+    assert!(std::env::var_os("FUSEWIRE_TEST_NEEDS_GUARD").is_none(), "{tried}");
+    assert!(
+        tried.stderr.contains("cannot be had to give answers") && tried.stderr.contains("try:"),
+        "{tried}"
+    );
+    Some(tried.stderr)
+}
+
+/// A mount whose kernel answers by itself, if this one's does.
+fn in_kernel(rules: &str, cache: Cache, work: impl Fn(&Path, &Mount)) {
+    need!("setpriv");
+    let Some(sandbox) = sandbox::enter() else { return };
+    if fusewire_tests::command::other_server().is_some() {
+        return fusewire_tests::skip::report("the stand-in server has no rules");
+    }
+    if let Some(why) = why_not_in_kernel(&sandbox) {
+        return fusewire_tests::skip::report(&why);
+    }
+    let file = sandbox.dir().join("rules.toml");
+    std::fs::write(&file, rules).unwrap();
+    let source = sandbox.make_dir("a.src");
+    let tree = "umask 0; mkdir -p data/mail/deep data/chat free; echo m > data/mail/deep/f; echo l > free/log; chmod -R a+rwX .";
+    program("sh").args(["-ceu", tree]).dir(&source).ok();
+    let option = format!("policy={},kernel_answers=always,log=info", file.display());
+    let mount = mount::passthrough(&sandbox).source(&source).cache(cache).option(&option).start();
+    work(&file, &mount);
+    mount.stop();
+}
+
+/// How often was denied by requests and by the kernel, and found absent by the kernel. Has the rules read again.
+fn counted(mount: &Mount) -> [u64; 3] {
+    let lines = || mount.log().matches("read again and in force").count();
+    let before = lines();
+    mount.signal(Signal::HUP);
+    wait::assert_within(wait::SOON, "the rules are read again", || lines() > before);
+    let log = mount.log();
+    let line = log.lines().rfind(|line| line.contains("read again and in force")).unwrap();
+    ["denied_by_requests=", "denied_by_kernel=", "absent_by_kernel="].map(|key| {
+        let number = line.split_once(key).unwrap_or_else(|| panic!("{line}")).1;
+        number.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+    })
+}
+
+#[test]
+fn the_kernel_says_again_who_may_not() {
+    let rules =
+        format!("{APPS}[[rule]]\npath = \"/free/log\"\neffect = \"deny\"\nop = \"read\"\nuid = {CHAT}\n");
+    in_kernel(&rules, Cache::Always, |file, mount| {
+        run(MAIL, "cat data/mail/deep/f", mount.path()).ok();
+        let tries =
+            "i=0; while [ $i -lt 20 ]; do i=$((i+1)); ! ls data/mail/deep 2>&-; ! cat free/log 2>&-; done";
+        run(CHAT, tries, mount.path()).ok();
+        let [asked, denied, _] = counted(mount);
+        assert!(denied >= 30, "{denied} of 40 were denied by the kernel, {asked} by requests");
+        assert!(asked <= 10, "{asked} of 40 were denied by requests, {denied} by the kernel");
+        // It is one user's, and nobody else's.
+        run(MAIL, "cat data/mail/deep/f; ls data/mail/deep; cat free/log", mount.path()).ok();
+        // What is not denied any more is not denied by the kernel either: another name, other rules.
+        run(
+            CHAT,
+            "! cat free/log 2>&-; ! cat free/log 2>&-; mv free/log free/other; cat free/other",
+            mount.path(),
+        )
+        .ok();
+        run(
+            CHAT,
+            "mv free/other free/log; ! cat free/log 2>&-; ! ls data/mail 2>&-; ! ls data/mail 2>&-",
+            mount.path(),
+        )
+        .ok();
+        std::fs::write(file, "").unwrap();
+        counted(mount);
+        run(CHAT, "cat free/log; ls data/mail", mount.path()).ok();
+    });
+}
+
+#[test]
+fn the_kernel_says_again_which_attributes_are_absent() {
+    let get = |path: &Path, name: &str| {
+        let mut value = [0; 16];
+        let length = rustix::fs::getxattr(path, name, &mut value[..])?;
+        Ok::<_, rustix::io::Errno>(String::from_utf8_lossy(&value[..length]).into_owned())
+    };
+    in_kernel("", Cache::Always, |_, mount| {
+        let file = mount.join("free/log");
+        for _ in 0..50 {
+            assert_eq!(get(&file, "user.none"), Err(rustix::io::Errno::NODATA));
+        }
+        let [_, _, absent] = counted(mount);
+        assert!(absent >= 45, "{absent} of 50 by the kernel");
+        for round in 0..100 {
+            let (name, value) = (format!("user.x{}", round % 7), round.to_string());
+            assert_eq!(get(&file, &name), Err(rustix::io::Errno::NODATA), "{round}");
+            rustix::fs::setxattr(&file, &name, value.as_bytes(), rustix::fs::XattrFlags::empty()).unwrap();
+            assert_eq!(get(&file, &name).as_ref(), Ok(&value), "{round}");
+            assert_eq!(
+                get(&mount.join("free"), &name),
+                Err(rustix::io::Errno::NODATA),
+                "another file has none"
+            );
+            rustix::fs::removexattr(&file, &name).unwrap();
+        }
+        // A new file of the same name, and most likely of the same number, is another one.
+        for round in 0..20 {
+            std::fs::remove_file(&file).unwrap();
+            std::fs::write(&file, "").unwrap();
+            if round % 2 == 0 {
+                rustix::fs::setxattr(
+                    mount.below("free/log"),
+                    "user.early",
+                    b"1",
+                    rustix::fs::XattrFlags::empty(),
+                )
+                .unwrap();
+            }
+            let expected = if round % 2 == 0 { Ok("1".to_owned()) } else { Err(rustix::io::Errno::NODATA) };
+            assert_eq!(get(&file, "user.early"), expected, "{round}");
+        }
+    });
+    in_kernel("", Cache::Auto, |_, mount| {
+        let file = mount.join("free/log");
+        assert_eq!(get(&file, "user.y"), Err(rustix::io::Errno::NODATA));
+        // Underneath: seen as soon as attributes are.
+        rustix::fs::setxattr(mount.below("free/log"), "user.y", b"1", rustix::fs::XattrFlags::empty())
+            .unwrap();
+        wait::assert_within(wait::SOON, "it is seen", || get(&file, "user.y").as_deref() == Ok("1"));
+    });
 }

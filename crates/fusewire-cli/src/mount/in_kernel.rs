@@ -58,10 +58,15 @@ impl InKernel for Answers {
         self.0.absent(node(id, generation), name, valid);
     }
 
-    fn ended(&self) {
+    fn answered(&self) -> (u64, u64) {
         let answers = self.0.answers();
+        (answers.denied, answers.absent)
+    }
+
+    fn ended(&self) {
+        let (denied, absent) = self.answered();
         self.0.rest();
-        tracing::info!(answers.denied, answers.absent, "answers that the kernel gave by itself");
+        tracing::info!(denied, absent, "answers that the kernel gave by itself");
     }
 
     fn perhaps_present(&self, (id, generation): (NodeId, Generation), name: &[u8]) {

@@ -48,6 +48,7 @@ pub fn run(args: &MountArgs, log: &LogArgs, role: Role<'_>) -> Outcome<()> {
     let plan = place::check(plan)?;
     if args.run.dry_run {
         policy::load(&plan)?;
+        in_kernel::start(&plan)?;
         return serve::try_channel(&plan);
     }
     serve::run(&plan, is_child)

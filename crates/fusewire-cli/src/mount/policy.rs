@@ -53,9 +53,12 @@ fn read_again(switch: &PolicySwitch, path: &Path) {
         Ok(policy) => {
             let rules = policy.len();
             switch.put_in_force(policy);
+            let (denied_by_kernel, absent_by_kernel) = switch.answered_by_kernel();
             tracing::info!(
                 rules,
-                denied_so_far = switch.denials(),
+                denied_by_requests = switch.denials(),
+                denied_by_kernel,
+                absent_by_kernel,
                 "{}: read again and in force",
                 path.display()
             );

@@ -34,6 +34,9 @@ pub trait InKernel: Debug + Send + Sync {
     /// The node has no extended attribute of that name, and that may be believed for so long.
     fn absent(&self, node: (NodeId, Generation), name: &[u8], valid: Duration);
 
+    /// How often the kernel answered by itself: that somebody may not, and that an attribute is absent.
+    fn answered(&self) -> (u64, u64);
+
     /// The session is over: nothing is answered any more.
     fn ended(&self);
 

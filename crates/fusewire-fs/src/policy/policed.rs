@@ -88,9 +88,14 @@ impl PolicySwitch {
         _ = self.0.in_kernel.set(kernel);
     }
 
-    /// How often something was denied.
+    /// How often something was denied by a request.
     pub fn denials(&self) -> u64 {
         self.0.denials.load(Ordering::Relaxed)
+    }
+
+    /// How often the kernel answered by itself: that somebody may not, and that an attribute is absent.
+    pub fn answered_by_kernel(&self) -> (u64, u64) {
+        self.0.in_kernel.get().map_or((0, 0), |kernel| kernel.answered())
     }
 
     /// How many names are remembered.
