@@ -70,7 +70,7 @@ Examples:
   fusewire probe --json | jq .channel         for a program: what --channel auto comes to, and why
 
 Nothing is changed and nothing is left behind. The kernel is asked by starting a FUSE session that is attached \
-nowhere. In DIR, files without a name (O_TMPFILE) are tried, which are gone at once.";
+nowhere; programs for its security hooks are attached for a moment. In DIR, files without a name (O_TMPFILE) are tried, which are gone at once.";
 
 /// Mount directories through FUSE.
 #[derive(Debug, Parser)]

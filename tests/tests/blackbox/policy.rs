@@ -201,6 +201,20 @@ fn moving_to_where_other_rules_hold() {
 }
 
 #[test]
+fn a_file_that_is_moved_to_a_closed_name_is_closed_to_the_cache_as_well() {
+    let rules = "[[rule]]\npath = \"/free/log\"\neffect = \"deny\"\nuid = 10102\n";
+    with_rules(rules, |_, mount| {
+        run(CHAT, "stat -c %s free/f; cat free/f", mount.path()).ok();
+        run(MAIL, "mv free/f free/log; cat free/log", mount.path()).ok();
+        run(CHAT, "! cat free/log 2>&-", mount.path()).ok();
+        let sees = || run(CHAT, "stat -c %s free/log", mount.path()).run().code() == Some(0);
+        wait::assert_within(wait::SOON, "stat is refused", || !sees());
+        run(MAIL, "mv free/log free/f", mount.path()).ok();
+        assert_eq!(run(CHAT, "stat -c %s free/f; cat free/f", mount.path()).ok(), "2\nx\n");
+    });
+}
+
+#[test]
 fn a_second_name_made_underneath_does_not_lead_around_the_rules() {
     let rules = "[[rule]]\npath = \"/data/mail\"\neffect = \"deny\"\nuid = 10102\nop = [\"write\"]\n";
     with_rules(rules, |_, mount| {

@@ -247,6 +247,16 @@ impl<F> Policed<F> {
         Ok(())
     }
 
+    /// A node was moved: where it is now, what the kernel has cached of it may not be for everybody.
+    fn take_back(&self, node: NodeId) {
+        let is_guarded = Self::is_guarded(&mut self.places(), node);
+        if let Some(notifier) = self.shared.notifier.get().filter(|_| is_guarded)
+            && let Err(error) = notifier.inval_inode(node, -1, 0)
+        {
+            tracing::warn!(%error, "what is cached of a node stays until it expires");
+        }
+    }
+
     /// What is opened without a handle: the kernel must go on asking.
     fn opened(opened: Result<Opened>, cached: FopenFlags) -> Result<Opened> {
         match opened {
@@ -359,7 +369,12 @@ impl<F: FileSystem> FileSystem for Policed<F> {
         self.fs.rename(cx, op).await?;
         let exchange = RenameFlags::from_bits_retain(op.flags).contains(RenameFlags::EXCHANGE);
         let (old, new) = ((op.parent, op.name.as_bytes()), (op.new_parent, op.new_name.as_bytes()));
+        let moved = [Some(old), exchange.then_some(new)].into_iter().flatten();
+        let moved: Vec<_> = moved.filter_map(|(parent, name)| self.places().node_at(parent, name)).collect();
         self.shared.change(|places| places.moved(old, new, exchange));
+        for (node, _) in moved {
+            self.take_back(node);
+        }
         Ok(())
     }
 
