@@ -68,11 +68,11 @@ fn what_is_cached_for_one_user_is_still_refused_to_another() {
                 "cp data/chat/f data/mail/f" "mv data/chat/f data/mail/f"; do
                 if ( $try ) >/dev/null 2>&1; then echo "not refused: $try"; exit 1; fi
             done
-            cat data/chat/f; ls data
+            cat data/chat/f; echo data/*
         "#;
         for _ in 0..3 {
             assert_eq!(run(MAIL, warm, mount.path()).ok(), "m\n2\n");
-            assert_eq!(run(CHAT, refused, mount.path()).ok(), "c\nchat\nmail\n");
+            assert_eq!(run(CHAT, refused, mount.path()).ok(), "c\ndata/chat data/mail\n");
             // And the other way round, by then with the other's answers in the cache.
             run(MAIL, "! cat data/chat/f 2>&-; ! ls data/chat 2>&-", mount.path()).ok();
         }
@@ -104,9 +104,11 @@ fn whoever_is_refused_does_not_disturb_who_is_not() {
 #[test]
 fn what_is_open_stays_usable() {
     with_rules(APPS, |_, mount| {
-        // Handed over: whoever holds it was given it.
+        // Handed over: whoever holds it was given it. By its path, because a shell may have another program of that name in it.
+        let setpriv = fusewire_tests::command::tool("setpriv").unwrap();
+        let setpriv = setpriv.display();
         let line = format!(
-            "exec 3< data/mail/deep/f 4< data/mail; setpriv --reuid={CHAT} --clear-groups sh -ceu \
+            "exec 3< data/mail/deep/f 4< data/mail; {setpriv} --reuid={CHAT} --clear-groups sh -ceu \
              'read line <&3; echo $line; ! ls /proc/self/fd/4/ 2>&-; ! cat /proc/self/fd/4/deep/f 2>&-; ! cat /proc/self/fd/3 2>&-'"
         );
         let both = program("setpriv")
@@ -329,11 +331,11 @@ fn the_kernel_says_again_who_may_not() {
     in_kernel(&rules, Cache::Always, |file, mount| {
         run(MAIL, "cat data/mail/deep/f", mount.path()).ok();
         let tries =
-            "i=0; while [ $i -lt 20 ]; do i=$((i+1)); ! ls data/mail/deep 2>&-; ! cat free/log 2>&-; done";
+            "i=0; while [ $i -lt 10 ]; do i=$((i+1)); ! stat data/mail 2>&-; ! cat free/log 2>&-; done";
         run(CHAT, tries, mount.path()).ok();
         let [asked, denied, _] = counted(mount);
-        assert!(denied >= 30, "{denied} of 40 were denied by the kernel, {asked} by requests");
-        assert!(asked <= 10, "{asked} of 40 were denied by requests, {denied} by the kernel");
+        assert!(denied >= 16, "{denied} of 20 were denied by the kernel, {asked} by requests");
+        assert!(asked <= 4, "{asked} of 20 were denied by requests, {denied} by the kernel");
         // It is one user's, and nobody else's.
         run(MAIL, "cat data/mail/deep/f; ls data/mail/deep; cat free/log", mount.path()).ok();
         // What is not denied any more is not denied by the kernel either: another name, other rules.
