@@ -20,6 +20,10 @@ use crate::load::{self, Reason, Refused};
 /// Longest name of an attribute that is remembered to be absent.
 const NAME: usize = 64;
 const DENIED_KEY: usize = 24;
+const NODE_KEY: usize = 16;
+/// How many kinds of subjects a list may tell apart.
+pub const SUBJECTS: usize = 12;
+const CLOSED: usize = 8 + SUBJECTS * 20;
 const ABSENT_KEY: usize = 16 + NAME;
 /// What is not a mount: the kernel's own filesystems have no device 0.
 const NO_DEVICE: u64 = 0;
@@ -55,6 +59,17 @@ pub struct Node {
     pub generation: u64,
 }
 
+/// Subjects that are treated alike: those with user and group in these ranges, ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subjects {
+    /// Whether they are denied.
+    pub denied: bool,
+    /// Users.
+    pub uids: (u32, u32),
+    /// Groups.
+    pub gids: (u32, u32),
+}
+
 /// How often the kernel gave an answer by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Answers {
@@ -74,6 +89,7 @@ pub struct Guard {
 
 struct Maps {
     denied: HashMap<MapData, [u8; DENIED_KEY], u32>,
+    closed: HashMap<MapData, [u8; NODE_KEY], [u8; CLOSED]>,
     absent: HashMap<MapData, [u8; ABSENT_KEY], u64>,
     state: Array<MapData, u64>,
 }
@@ -88,6 +104,7 @@ impl Maps {
     fn take(bpf: &mut Ebpf) -> Option<Self> {
         Some(Self {
             denied: HashMap::try_from(bpf.take_map("denied")?).ok()?,
+            closed: HashMap::try_from(bpf.take_map("closed")?).ok()?,
             absent: HashMap::try_from(bpf.take_map("absent")?).ok()?,
             state: Array::try_from(bpf.take_map("state")?).ok()?,
         })
@@ -193,6 +210,18 @@ impl Guard {
         self.maps().set(Word::DeniedVersion, u64::from(version as u32));
     }
 
+    /// Who has access to a node: the first that fits decides, and `others_denied` for the rest. Whether the kernel will see to it;
+    /// if not there is no room, or the list is longer than [`SUBJECTS`], and what was said before still holds.
+    pub fn close(&self, node: Node, list: &[Subjects], others_denied: bool) -> bool {
+        let Some(value) = closed_value(list, others_denied) else { return false };
+        self.maps().closed.insert(node_key(node), value, 0).is_ok()
+    }
+
+    /// Everybody has access to a node again, or nobody will ask.
+    pub fn open(&self, node: Node) {
+        _ = self.maps().closed.remove(&node_key(node));
+    }
+
     /// The node has no attribute of that name, for so long. Names that are too long are not remembered.
     pub fn absent(&self, node: Node, name: &[u8], valid: Duration) {
         let Some(key) = absent_key(node, name) else { return };
@@ -222,6 +251,26 @@ fn head(node: Node) -> [u8; 12] {
     bytes[..8].copy_from_slice(&node.node.to_ne_bytes());
     bytes[8..].copy_from_slice(&(node.generation as u32).to_ne_bytes());
     bytes
+}
+
+fn node_key(node: Node) -> [u8; NODE_KEY] {
+    let mut key = [0; NODE_KEY];
+    key[..12].copy_from_slice(&head(node));
+    key
+}
+
+fn closed_value(list: &[Subjects], others_denied: bool) -> Option<[u8; CLOSED]> {
+    let mut value = [0; CLOSED];
+    let words =
+        list.iter().flat_map(|one| [u32::from(one.denied), one.uids.0, one.uids.1, one.gids.0, one.gids.1]);
+    let words = [list.len() as u32, u32::from(others_denied)].into_iter().chain(words);
+    (list.len() <= SUBJECTS).then(|| {
+        value
+            .chunks_exact_mut(4)
+            .zip(words)
+            .for_each(|(place, word)| place.copy_from_slice(&word.to_ne_bytes()));
+        value
+    })
 }
 
 fn denied_key(node: Node, (uid, gid): (u32, u32), version: u64) -> [u8; DENIED_KEY] {

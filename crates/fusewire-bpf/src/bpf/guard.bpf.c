@@ -70,6 +70,36 @@ struct {
     TYPE(value, u32);
 } denied SEC(".maps");
 
+// Who may have access to a node, decided here altogether: the first that fits, or what holds for all others. Attributes of
+// these nodes may be cached, so nothing here is given up: it is not a map that forgets.
+enum { SUBJECTS = 12 };
+
+struct node_key {
+    u64 node;
+    u32 generation;
+    u32 zero;
+};
+
+struct subjects {
+    u32 denied;
+    u32 first_uid, last_uid;
+    u32 first_gid, last_gid;
+};
+
+struct closed {
+    u32 count;
+    u32 others_denied;
+    struct subjects subjects[SUBJECTS];
+};
+
+struct {
+    NUMBER(type, BPF_MAP_TYPE_HASH);
+    NUMBER(max_entries, 65536);
+    NUMBER(map_flags, BPF_F_NO_PREALLOC);
+    TYPE(key, struct node_key);
+    TYPE(value, struct closed);
+} closed SEC(".maps");
+
 // The value: until when, CLOCK_MONOTONIC.
 struct {
     NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
@@ -128,6 +158,27 @@ INLINE u64 node_of(struct inode *inode) {
     return node;
 }
 
+INLINE bool_t is_closed_to(struct inode *inode, u32 uid, u32 gid) {
+    struct node_key key = {.node = node_of(inode), .generation = inode->i_generation};
+    struct closed *closed_to = bpf_map_lookup_elem(&closed, &key);
+    if (!closed_to)
+        return 0;
+    for (u32 i = 0; i < SUBJECTS && i < closed_to->count; i++) {
+        struct subjects *these = &closed_to->subjects[i];
+        if (uid >= these->first_uid && uid <= these->last_uid && gid >= these->first_gid && gid <= these->last_gid)
+            return these->denied;
+    }
+    return closed_to->others_denied;
+}
+
+INLINE int judge_access(struct inode *inode) {
+    struct task_struct *task = bpf_get_current_task_btf();
+    if (!is_closed_to(inode, task->cred->fsuid.val, task->cred->fsgid.val))
+        return 0;
+    count(DENIED_COUNT);
+    return -EACCES;
+}
+
 INLINE int judge(struct inode *inode, u32 wanted) {
     // Those that requests come with; the helper for ids tells the real ones.
     struct task_struct *task = bpf_get_current_task_btf();
@@ -150,14 +201,14 @@ int guard_permission(u64 *context) {
     struct inode *inode = (void *)context[0];
     if (is_test(inode))
         return -EACCES;
-    return is_guarded(inode) ? judge(inode, ACCESS) : 0;
+    return is_guarded(inode) ? judge_access(inode) : 0;
 }
 
 SEC("lsm/inode_getattr")
 int guard_getattr(u64 *context) {
     struct path *path = (void *)context[0];
     struct inode *inode = path->dentry->d_inode;
-    return is_guarded(inode) ? judge(inode, ACCESS) : 0;
+    return is_guarded(inode) ? judge_access(inode) : 0;
 }
 
 SEC("lsm/file_open")

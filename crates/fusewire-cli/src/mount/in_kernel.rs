@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fusewire::{Generation, NodeId};
 use fusewire_bpf::{Guard, guard};
-use fusewire_fs::policy::{Action, InKernel, Moment, Subject};
+use fusewire_fs::policy::{Action, Effect, InKernel, Moment, Subject, Subjects};
 
 use super::plan::Plan;
 use crate::args::KernelAnswers;
@@ -52,6 +52,25 @@ impl InKernel for Answers {
 
     fn denials_of(&self, version: u64) {
         self.0.denials_of(version);
+    }
+
+    fn close(&self, (id, generation): (NodeId, Generation), list: &[Subjects], others: Effect) -> bool {
+        if list.len() > guard::SUBJECTS {
+            return false;
+        }
+        let list: Vec<_> = list
+            .iter()
+            .map(|one| guard::Subjects {
+                denied: one.effect == Effect::Deny,
+                uids: (*one.uids.start(), *one.uids.end()),
+                gids: (*one.gids.start(), *one.gids.end()),
+            })
+            .collect();
+        self.0.close(node(id, generation), &list, others == Effect::Deny)
+    }
+
+    fn open(&self, (id, generation): (NodeId, Generation)) {
+        self.0.open(node(id, generation));
     }
 
     fn absent(&self, (id, generation): (NodeId, Generation), name: &[u8], valid: Duration) {

@@ -1,6 +1,6 @@
 //! Answers that the kernel gives again by itself.
 
-use super::rules::{Action, Subject};
+use super::rules::{Action, Effect, Subject, Subjects};
 use fusewire::{Generation, NodeId};
 use std::{
     fmt::Debug,
@@ -30,6 +30,13 @@ pub trait InKernel: Debug + Send + Sync {
 
     /// The version in force from now on. When this returns, nothing is denied because of another one.
     fn denials_of(&self, version: u64);
+
+    /// Who has access to a node from now on, by the first that fits, or by `others`. If it answers true, the kernel sees to that
+    /// without asking, until it is told otherwise; else what it was told before still holds.
+    fn close(&self, node: (NodeId, Generation), list: &[Subjects], others: Effect) -> bool;
+
+    /// Everybody has access to the node, or it was forgotten.
+    fn open(&self, node: (NodeId, Generation));
 
     /// The node has no extended attribute of that name, and that may be believed for so long.
     fn absent(&self, node: (NodeId, Generation), name: &[u8], valid: Duration);

@@ -23,4 +23,4 @@ mod tests;
 pub use file::PolicyError;
 pub use in_kernel::{InKernel, Moment};
 pub use policed::{Policed, PolicySwitch};
-pub use rules::{Action, Because, Decision, Effect, Policy, Standing, Subject};
+pub use rules::{Action, Because, Decision, Effect, Policy, Standing, Subject, Subjects};

@@ -32,6 +32,8 @@ struct Known {
     is_directory: bool,
     /// More than one if the file has several names. One at least.
     places: Vec<PlaceId>,
+    /// As what the kernel was told to close it by itself.
+    closed: Option<Arc<Standing>>,
 }
 
 /// All places of known nodes, and their parents.
@@ -84,6 +86,23 @@ impl Places {
     /// Which use of its number a node is.
     pub fn generation(&self, node: NodeId) -> Generation {
         self.nodes.get(&node).map_or(Generation(0), |known| known.generation)
+    }
+
+    /// As what the kernel closes a node by itself, if it does.
+    pub fn closed(&self, node: NodeId) -> Option<&Arc<Standing>> {
+        self.nodes.get(&node)?.closed.as_ref()
+    }
+
+    /// The kernel closes it by itself from now on, or not any more.
+    pub fn set_closed(&mut self, node: NodeId, standing: Option<Arc<Standing>>) {
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.closed = standing;
+        }
+    }
+
+    /// All that the kernel closes by itself.
+    pub fn all_closed(&self) -> Vec<NodeId> {
+        self.nodes.iter().filter(|(_, known)| known.closed.is_some()).map(|(node, _)| *node).collect()
     }
 
     /// How many names are remembered, the root included.

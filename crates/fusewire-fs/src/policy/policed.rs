@@ -62,8 +62,63 @@ impl Shared {
             && let Some(kernel) = self.in_kernel.get()
         {
             kernel.denials_of(places.relaxed());
+            for node in places.all_closed() {
+                if self.must_ask(&mut places, node) {
+                    self.take_back(node);
+                }
+            }
         }
         changed
+    }
+
+    /// Must the kernel ask each time that somebody wants access to a node? Not if anybody has it, or if the kernel sees to it, which it
+    /// is told here.
+    fn must_ask(&self, places: &mut Places, node: NodeId) -> bool {
+        let policy = places.policy().clone();
+        let standings = places.standings(node);
+        let is_guarded = standings.iter().any(|standing| policy.guards(standing));
+        let Some(kernel) = self.in_kernel.get() else { return is_guarded };
+        let id = (node, places.generation(node));
+        if let Some(closed) = places.closed(node) {
+            let stands = standings.iter().any(|standing| Arc::ptr_eq(standing, closed) || standing == closed);
+            if is_guarded && stands {
+                return standings.len() > 1;
+            }
+        }
+        if let ([standing], true) = (&*standings, is_guarded) {
+            let (list, others) = policy.access_list(standing);
+            if kernel.close(id, &list, others) {
+                places.set_closed(node, Some(standing.clone()));
+                return false;
+            }
+        }
+        if places.closed(node).is_some() {
+            kernel.open(id);
+            places.set_closed(node, None);
+        }
+        is_guarded
+    }
+
+    /// What the kernel has cached of a node may not be for everybody any more.
+    fn take_back(&self, node: NodeId) {
+        if let Some(notifier) = self.notifier.get()
+            && let Err(error) = notifier.inval_inode(node, -1, 0)
+        {
+            tracing::warn!(%error, "what is cached of a node stays until it expires");
+        }
+    }
+
+    fn forget(&self, node: NodeId, count: u64) {
+        let mut places = self.places();
+        let id = (node, places.generation(node));
+        let was_closed = places.closed(node).is_some();
+        places.forget(node, count);
+        if was_closed
+            && places.closed(node).is_none()
+            && let Some(kernel) = self.in_kernel.get()
+        {
+            kernel.open(id);
+        }
     }
 }
 
@@ -184,15 +239,10 @@ impl<F> Policed<F> {
         actions.iter().try_for_each(|action| self.decide(&policy, &standing, cx, *action))
     }
 
-    fn is_guarded(places: &mut Places, node: NodeId) -> bool {
-        let policy = places.policy().clone();
-        places.standings(node).iter().any(|standing| policy.guards(standing))
-    }
-
     /// Attributes as they may be told: not to be kept where somebody may be refused them.
     fn attr(&self, node: NodeId, attr: Attr) -> Attr {
         self.shared.attributes.trusted_for(attr.ttl);
-        if Self::is_guarded(&mut self.places(), node) { attr.with_ttl(Duration::ZERO) } else { attr }
+        if self.shared.must_ask(&mut self.places(), node) { attr.with_ttl(Duration::ZERO) } else { attr }
     }
 
     /// The kernel is about to be told of a node.
@@ -200,11 +250,11 @@ impl<F> Policed<F> {
         let Some(node) = entry.node() else { return entry };
         self.shared.attributes.trusted_for(entry.attr.ttl);
         let is_directory = entry.attr.kind == FileType::Directory;
-        let is_guarded = self.shared.change(|places| {
+        let must_ask = self.shared.change(|places| {
             places.learn((parent, name), (node, entry.generation), is_directory);
-            Self::is_guarded(places, node)
+            self.shared.must_ask(places, node)
         });
-        if is_guarded {
+        if must_ask {
             entry.attr = entry.attr.with_ttl(Duration::ZERO);
         }
         entry
@@ -247,16 +297,6 @@ impl<F> Policed<F> {
         Ok(())
     }
 
-    /// A node was moved: where it is now, what the kernel has cached of it may not be for everybody.
-    fn take_back(&self, node: NodeId) {
-        let is_guarded = Self::is_guarded(&mut self.places(), node);
-        if let Some(notifier) = self.shared.notifier.get().filter(|_| is_guarded)
-            && let Err(error) = notifier.inval_inode(node, -1, 0)
-        {
-            tracing::warn!(%error, "what is cached of a node stays until it expires");
-        }
-    }
-
     /// What is opened without a handle: the kernel must go on asking.
     fn opened(opened: Result<Opened>, cached: FopenFlags) -> Result<Opened> {
         match opened {
@@ -291,12 +331,12 @@ impl<F: FileSystem> FileSystem for Policed<F> {
 
     fn forget(&self, op: Forget) {
         // First here: once the filesystem has forgotten, the number may be another node's.
-        self.places().forget(op.node, op.count);
+        self.shared.forget(op.node, op.count);
         self.fs.forget(op);
     }
 
     fn batch_forget(&self, ops: impl Iterator<Item = Forget>) {
-        self.fs.batch_forget(ops.inspect(|op| self.places().forget(op.node, op.count)));
+        self.fs.batch_forget(ops.inspect(|op| self.shared.forget(op.node, op.count)));
     }
 
     async fn getattr(&self, cx: &Context, op: Getattr) -> Result<Attr> {
@@ -373,7 +413,9 @@ impl<F: FileSystem> FileSystem for Policed<F> {
         let moved: Vec<_> = moved.filter_map(|(parent, name)| self.places().node_at(parent, name)).collect();
         self.shared.change(|places| places.moved(old, new, exchange));
         for (node, _) in moved {
-            self.take_back(node);
+            if self.shared.must_ask(&mut self.places(), node) {
+                self.shared.take_back(node);
+            }
         }
         Ok(())
     }
@@ -477,7 +519,7 @@ impl<F: FileSystem> FileSystem for Policed<F> {
         if let Some(node) = entry.node() {
             let mut places = self.places();
             places.learn_nameless(op.parent, (node, entry.generation));
-            if Self::is_guarded(&mut places, node) {
+            if self.shared.must_ask(&mut places, node) {
                 entry.attr = entry.attr.with_ttl(Duration::ZERO);
             }
         }
@@ -499,7 +541,7 @@ impl<F: FileSystem> FileSystem for Policed<F> {
             // Also after an error: what was put has been counted.
             out.review(|node, kind, name| {
                 places.learn((op.node, name), node, kind == FileType::Directory);
-                !Self::is_guarded(places, node.0)
+                !self.shared.must_ask(places, node.0)
             });
         });
         listed

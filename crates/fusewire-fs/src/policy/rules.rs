@@ -89,6 +89,17 @@ pub struct Subject {
     pub gid: u32,
 }
 
+/// Subjects that are treated alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subjects {
+    /// How.
+    pub effect: Effect,
+    /// Users.
+    pub uids: RangeInclusive<u32>,
+    /// Groups.
+    pub gids: RangeInclusive<u32>,
+}
+
 /// Some ids.
 pub type Ids = Arc<[RangeInclusive<u32>]>;
 
@@ -292,6 +303,31 @@ impl Policy {
         self.default == Effect::Deny
     }
 
+    /// Who has access here: the first that fits decides, and the default for the rest.
+    pub fn access_list(&self, here: &Standing) -> (Vec<Subjects>, Effect) {
+        let mut list = Vec::new();
+        let is_here = |live: &&Live| {
+            let rule = &self.rules[live.rule];
+            live.matched == rule.parts.len() && rule.actions.has(Action::Access)
+        };
+        for live in here.0.iter().filter(is_here) {
+            let rule = &self.rules[live.rule];
+            rule.each_subject(live, rule.effect, &mut list);
+            if rule.is_about_anyone() {
+                return (list, self.default);
+            }
+        }
+        if self.default == Effect::Deny {
+            for live in &here.0 {
+                let rule = &self.rules[live.rule];
+                if live.matched < rule.parts.len() && rule.effect == Effect::Allow {
+                    rule.each_subject(live, Effect::Allow, &mut list);
+                }
+            }
+        }
+        (list, self.default)
+    }
+
     /// What to call a reason in a message.
     pub fn explain(&self, because: Because) -> String {
         let describe = |rule: usize| {
@@ -329,6 +365,14 @@ impl Rule {
         }
     }
 
+    /// Whom it concerns, or may concern while not all placeholders are bound, as ranges.
+    fn each_subject(&self, live: &Live, effect: Effect, list: &mut Vec<Subjects>) {
+        let (uids, gids) = (self.uid.ranges(live), self.gid.ranges(live));
+        for uids in &uids {
+            list.extend(gids.iter().map(|gids| Subjects { effect, uids: uids.clone(), gids: gids.clone() }));
+        }
+    }
+
     /// As far as is known before all placeholders are bound.
     fn may_concern(&self, live: &Live, subject: Option<Subject>) -> bool {
         match subject {
@@ -347,6 +391,20 @@ impl Whom {
                     || placeholders
                         .iter()
                         .any(|&one| live.bound.get(one).is_some_and(|ids| contains(ids, id)))
+            }
+        }
+    }
+
+    fn ranges(&self, live: &Live) -> Vec<RangeInclusive<u32>> {
+        const ALL: RangeInclusive<u32> = 0..=u32::MAX;
+        match self {
+            Self::Anyone => vec![ALL],
+            Self::Some { placeholders, .. } if placeholders.iter().any(|&one| one >= live.bound.len()) => {
+                vec![ALL]
+            }
+            Self::Some { ids, placeholders } => {
+                let bound = placeholders.iter().flat_map(|&one| live.bound[one].iter());
+                ids.iter().chain(bound).cloned().collect()
             }
         }
     }

@@ -283,6 +283,15 @@ proptest! {
     }
 
     #[test]
+    fn a_list_of_subjects_says_what_the_rules_say(policy in any_policy(), path in any_path(5), uid in 6_u32..10) {
+        let standing = policy.standing(path.iter().map(|name| name.as_bytes()));
+        let (list, others) = policy.access_list(&standing);
+        let first = list.iter().find(|one| one.uids.contains(&uid) && one.gids.contains(&1));
+        let decision = policy.decide(&standing, Some(Subject { uid, gid: 1 }), Action::Access);
+        prop_assert_eq!(first.map_or(others, |one| one.effect), decision.effect);
+    }
+
+    #[test]
     fn any_text_is_read_or_refused(text in "(?s).{0,200}") {
         let _ = parse(&text);
         let _ = parse(&format!("[[rule]]\npath = \"{text}\"\neffect = \"deny\""));
