@@ -4,10 +4,12 @@
 //! (BTF). The objects lie beside their sources in `src/bpf` and are made by `cargo xtask bpf`, for which clang is needed;
 //! building this crate needs none.
 //!
-//! One module for each set of programs: [`requests`] watches requests. Whatever is loaded is gone when its owner is dropped,
+//! One module for each set of programs: [`requests`] watches requests, [`guard`] answers in a server's place. Whatever is loaded is gone when its owner is dropped,
 //! or its process has ended.
 
+pub mod guard;
 pub mod load;
 pub mod requests;
 
+pub use guard::Guard;
 pub use load::{Reason, Refused};

@@ -53,7 +53,8 @@ Polling:
 Signals:
   SIGINT and SIGTERM unmount and finish what is being worked on. If the mount is in use it is detached, the users \
   are named, and it ends with the last of them; a second signal cuts them off. SIGHUP ends a mount in the foreground \
-  like SIGTERM and does nothing to one in the background.
+  like SIGTERM and does nothing to one in the background; with --policy it has the rules read again instead. If they are \
+  wrong, those from before stay in force, and the log says why.
 
 As a systemd service: Type=notify, ExecStart=/usr/bin/fusewire mount SRC MNT.";
 
@@ -70,7 +71,7 @@ Examples:
   fusewire probe --json | jq .channel         for a program: what --channel auto comes to, and why
 
 Nothing is changed and nothing is left behind. The kernel is asked by starting a FUSE session that is attached \
-nowhere. In DIR, files without a name (O_TMPFILE) are tried, which are gone at once.";
+nowhere; programs for its security hooks are attached for a moment. In DIR, files without a name (O_TMPFILE) are tried, which are gone at once.";
 
 /// Mount directories through FUSE.
 #[derive(Debug, Parser)]
@@ -173,7 +174,7 @@ pub struct MountArgs {
     /// As for mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, strictatime, lazytime, nosymfollow, sync,
     /// dirsync, allow_other, default_permissions, max_read=BYTES, fsname=NAME, subtype=NAME, auto_unmount. Then each
     /// long option of this command as a word: fs=, cache=, entry_timeout=, attr_timeout=, negative_timeout=,
-    /// file_handles=, passthrough=, opens=, locks=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, private. What fstab needs
+    /// file_handles=, passthrough=, opens=, locks=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, policy=, kernel_answers=, private. What fstab needs
     /// (defaults, nofail, _netdev, user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -201,6 +202,12 @@ pub struct AccessArgs {
     /// Only the user who mounts may use it; the default for anyone but root
     #[arg(long)]
     pub private: bool,
+    /// Keep everybody to the rules in FILE (TOML; docs/policy.md), besides permission bits; SIGHUP reads it again
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub policy: Option<PathBuf>,
+    /// Have the kernel say again by itself what somebody may not do and which attributes are absent (BPF LSM) [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub kernel_answers: Option<KernelAnswers>,
 }
 
 /// What the kernel may remember.
@@ -333,6 +340,18 @@ pub enum CacheKind {
     Auto,
     /// Everything, until it is changed through the mount: SRC must not be changed in other ways
     Always,
+}
+
+/// Whether the kernel gives answers again by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum KernelAnswers {
+    /// With --policy, where the kernel takes the programs for it
+    #[default]
+    Auto,
+    /// In any case; it is an error if the kernel does not take them
+    Always,
+    /// Never
+    Off,
 }
 
 /// Whether files are remembered by file handle.

@@ -3,7 +3,7 @@
 use crate::{pages::Pages, types::*};
 use fusewire_abi as abi;
 use std::os::fd::AsFd;
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Takes the bytes of a `read`. Backed by a ring payload, a reply buffer or guest memory; which, a filesystem cannot tell.
 #[derive(Debug)]
@@ -222,6 +222,26 @@ impl<'a> DirPlusSink<'a> {
     pub fn put_unresolved(&mut self, ino: u64, kind: Option<FileType>, name: &[u8], next: u64) -> bool {
         let none = abi::EntryOut::default();
         put_dirent(&mut self.0, none.as_bytes(), ino, kind, name, next)
+    }
+
+    /// Go through the resolved entries that were put, for a filesystem around another: `keeps` is told node, generation, kind and name, and answers
+    /// whether the kernel may keep the attributes for as long as was said, or not at all.
+    pub fn review(&mut self, mut keeps: impl FnMut((NodeId, Generation), FileType, &[u8]) -> bool) {
+        let mut rest = &mut self.0.buf[..self.0.len];
+        while let Ok((entry, after)) = abi::EntryOut::mut_from_prefix(rest) {
+            let Ok((head, tail)) = abi::Dirent::ref_from_prefix(after) else { return };
+            let (size, kind) = (head.namelen as usize, FileType::from_mode(head.typ << 12));
+            let Some(name) = tail.get(..size) else { return };
+            let resolved = NodeId::from_raw(entry.nodeid).zip(kind).filter(|_| !matches!(name, b"." | b".."));
+            if let Some((node, kind)) = resolved
+                && !keeps((node, Generation(entry.generation)), kind, name)
+            {
+                (entry.attr_valid, entry.attr_valid_nsec) = (0, 0);
+            }
+            let padding = dirent_size(0, name) - size_of::<abi::Dirent>() - size;
+            let Some(next) = after.get_mut(size_of::<abi::Dirent>() + size + padding..) else { return };
+            rest = next;
+        }
     }
 
     /// Bytes put so far.

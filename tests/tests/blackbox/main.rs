@@ -11,6 +11,7 @@ mod locks;
 mod lower;
 mod mounting;
 mod opens;
+mod policy;
 mod posix;
 mod programs;
 mod ring;

@@ -13,10 +13,11 @@ pub const STATUS: &str = "guest-status:";
 
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin:/usr/bin HOME=/root RUST_BACKTRACE=1
+export PATH=/usr/bin:/bin HOME=/root RUST_BACKTRACE=1
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+mount -t securityfs none /sys/kernel/security 2>/dev/null
 mount -t tmpfs -o mode=1777 tmp /tmp
 exec </dev/console >/dev/console 2>&1
 if [ -e /sys/module/fuse/parameters/enable_uring ]; then echo Y > /sys/module/fuse/parameters/enable_uring; fi

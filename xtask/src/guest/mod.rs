@@ -21,17 +21,17 @@ pub use packages::Unavailable;
 /// The kernel that has all that is tested here: protocol 7.46.
 const KERNEL: &str = "7.3";
 
-/// Names of the tests that CI runs in a guest: data over the ring, and the ring itself.
-const SHORT: [&str; 2] = ["data::", "ring::"];
+/// Names of the tests that CI runs in a guest: data over the ring, the ring itself, and what the kernel answers by itself.
+const SHORT: [&str; 3] = ["data::", "ring::", "policy::"];
 
 /// Those of the long form.
-const ALL: [&str; 6] = ["data::", "ring::", "posix::", "locks::", "mounting::", "semantics::"];
+const ALL: [&str; 7] = ["data::", "ring::", "policy::", "posix::", "locks::", "mounting::", "semantics::"];
 
 const HELP: &str = "\
 cargo xtask guest [OPTION...] [--all] [NAME...]
 cargo xtask guest [OPTION...] -- COMMAND...
 
-Boots Linux in QEMU and runs the black-box tests there over the ring: those of data and of the ring, with --all many more,
+Boots Linux in QEMU and runs the black-box tests there over the ring: those of data, of the ring and of policy, with --all many more,
 or those with NAME in their names; or a command of the guest's shell, which finds `fusewire` in its PATH.
 
   --kernel VERSION   a kernel of Debian 13 or its backports, such as 7.3, 7.2 or 6.12   [7.3]
@@ -112,7 +112,7 @@ impl Machine {
 /// buffers.
 fn tests(buffers: &str, names: &[&str]) -> String {
     format!(
-        "FUSEWIRE_BIN=/usr/bin/fusewire FUSEWIRE_TEST_CHANNEL=uring FUSEWIRE_TEST_DIR=/tmp \
+        "FUSEWIRE_BIN=/usr/bin/fusewire FUSEWIRE_TEST_CHANNEL=uring FUSEWIRE_TEST_DIR=/tmp FUSEWIRE_TEST_NEEDS_GUARD=1 \
          FUSEWIRE_TEST_PASSTHROUGH=off FUSEWIRE_TEST_BUFFERS={buffers} /test/release/deps/blackbox --test-threads=1 --nocapture {}",
         names.join(" ")
     )
@@ -123,12 +123,18 @@ fn programs() -> Result<Vec<Program>> {
     ci::build()?;
     let target = run::target_dir()?;
     let program = |from: PathBuf, to: &str| Program { from, to: to.into() };
-    Ok(vec![
+    let mut programs = vec![
         program(target.join("release/fusewire"), "usr/bin/fusewire"),
         program(build_tests("fusewire", "pages")?, "test/release/deps/pages"),
         program(build_tests("fusewire-tests", "blackbox")?, "test/release/deps/blackbox"),
         program(target.join("release/fusewire-test-actor"), "test/release/fusewire-test-actor"),
-    ])
+    ];
+    // Busybox's own knows no ids. Without it, tests that need it say so.
+    let setpriv = PathBuf::from("/usr/bin/setpriv");
+    if setpriv.exists() {
+        programs.push(program(setpriv, "usr/bin/setpriv"));
+    }
+    Ok(programs)
 }
 
 /// The program of these tests, optimised: the guest is slow.

@@ -1,8 +1,10 @@
 //! `fusewire mount`: from the command line to the end of the mount.
 
 mod background;
+mod in_kernel;
 mod place;
 mod plan;
+mod policy;
 mod serve;
 mod signals;
 mod sys;
@@ -45,6 +47,8 @@ pub fn run(args: &MountArgs, log: &LogArgs, role: Role<'_>) -> Outcome<()> {
     }
     let plan = place::check(plan)?;
     if args.run.dry_run {
+        policy::load(&plan)?;
+        in_kernel::start(&plan)?;
         return serve::try_channel(&plan);
     }
     serve::run(&plan, is_child)

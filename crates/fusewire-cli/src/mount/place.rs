@@ -24,6 +24,10 @@ pub fn check(mut plan: Plan) -> Outcome<Plan> {
         not_inside(&plan.source, &mountpoint)?;
     }
     directory(&mountpoint)?;
+    if let Some(path) = &plan.policy {
+        // It is read again later, from another working directory.
+        plan.policy = Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+    }
     let mount = &mut plan.server.mount;
     if mount.fsname.is_none() {
         // mount(8) finds out by source and place whether a line of fstab is mounted already.

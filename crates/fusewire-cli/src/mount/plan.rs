@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use fusewire::server;
 
 use crate::args::{
-    self, BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, LocksKind, LogArgs, MountArgs, OpensKind,
+    self, BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, KernelAnswers, LocksKind, LogArgs, MountArgs, OpensKind,
 };
 use crate::failure::{Failure, Outcome};
 
@@ -36,6 +36,10 @@ pub struct Plan {
     pub opens: OpensKind,
     /// Who sees locks.
     pub locks: LocksKind,
+    /// The file with rules on who may do what where.
+    pub policy: Option<PathBuf>,
+    /// Whether the kernel gives answers again by itself.
+    pub kernel_answers: KernelAnswers,
     /// Room for data in a filesystem in memory, bytes.
     pub size: Option<u64>,
     /// How long the null filesystem takes for data.
@@ -60,7 +64,7 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 20] = [
+const WORDS: [&str; 22] = [
     "fs=",
     "cache=",
     "entry_timeout=",
@@ -80,6 +84,8 @@ const WORDS: [&str; 20] = [
     "delay=",
     "log=",
     "log_file=",
+    "policy=",
+    "kernel_answers=",
     "private",
 ];
 
@@ -101,6 +107,8 @@ impl Plan {
             passthrough: Forwarding::default(),
             opens: OpensKind::default(),
             locks: LocksKind::default(),
+            policy: None,
+            kernel_answers: KernelAnswers::default(),
             size: None,
             delay: None,
             log: LogArgs { log: None, log_file: None, ..log.clone() },
@@ -166,6 +174,8 @@ impl Plan {
             "delay" => self.delay = Some(args::delay(value).map_err(wrong)?),
             "log" => self.log.log = Some(value.to_owned()),
             "log_file" => self.log.log_file = Some(value.into()),
+            "kernel_answers" => self.kernel_answers = choice(value).map_err(wrong)?,
+            "policy" => self.policy = Some(value.into()),
             _ => *private = true,
         }
         Ok(true)
@@ -198,6 +208,8 @@ impl Plan {
         set_some(&mut self.server.threads, &args.run.threads);
         set(&mut self.server.poll, &args.run.poll);
         set_some(&mut self.server.max_write, &args.run.max_write);
+        set_some(&mut self.policy, &args.access.policy);
+        set(&mut self.kernel_answers, &args.access.kernel_answers);
         set_some(&mut self.size, &args.size);
         set_some(&mut self.delay, &args.delay);
         set_some(&mut self.log.log, &log.log);
@@ -214,7 +226,8 @@ impl Plan {
             return Err(Failure::usage("private and allow_other exclude each other").or_try("one of them"));
         }
         mount.allow_other |= allow_other || (!private && rustix::process::geteuid().is_root());
-        mount.default_permissions |= mount.allow_other;
+        // Rules on the way to a file are kept because the kernel checks permissions there.
+        mount.default_permissions |= mount.allow_other || self.policy.is_some();
         Ok(())
     }
 
@@ -251,12 +264,18 @@ impl Plan {
 }
 
 impl Plan {
+    /// Are there rules around the filesystem?
+    pub fn keeps_asking(&self) -> bool {
+        self.policy.is_some() || self.kernel_answers == KernelAnswers::Always
+    }
+
     /// What opens without requests exclude.
     fn consistent_stateless(&self) -> Outcome<()> {
         let missing = match () {
             () if self.cache != CacheKind::Always => "--cache always",
             () if self.locks != LocksKind::Mount => "--locks mount",
             () if self.passthrough == Forwarding::Always => "--passthrough off",
+            () if self.keeps_asking() => "neither --policy nor --kernel-answers always",
             () => return Ok(()),
         };
         let why = "--opens stateless: nobody tells when a file is opened or closed, so what is cached cannot be checked then, \
@@ -321,6 +340,7 @@ mod tests {
         assert!(refused(&["--cache=always"]).contains("--locks mount"));
         let all = ["--cache=always", "--locks=mount"];
         assert!(refused(&[&all[..], &["--passthrough=always"]].concat()).contains("--passthrough off"));
+        assert!(refused(&[&all[..], &["--policy=/rules"]].concat()).contains("--policy"));
         let plan = plan(&[&all[..], &stateless].concat()).expect("plan");
         assert_eq!((plan.opens, plan.locks), (OpensKind::Stateless, LocksKind::Mount));
         assert!(refusal(&["--fs=mem", "--locks=mount", "none", "/b"]).contains("locks belongs to"));
@@ -335,7 +355,7 @@ mod tests {
     #[test]
     fn words_mean_what_long_options_mean() {
         let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,buffers=pinned,threads=3,poll=fixed:20,\
-                     max_write=64K,log=debug,log_file=/tmp/l,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
+                     max_write=64K,policy=/tmp/p,kernel_answers=off,log=debug,log_file=/tmp/l,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
         let short = plan(&["-o", words, "/a", "/b"]).expect("plan");
         let long = plan(&[
             "--cache=none",
@@ -349,6 +369,8 @@ mod tests {
             "--threads=3",
             "--poll=fixed:20",
             "--max-write=64K",
+            "--policy=/tmp/p",
+            "--kernel-answers=off",
             "--log=debug",
             "--log-file=/tmp/l",
             "--read-only",
@@ -412,5 +434,7 @@ mod tests {
         assert!(!closed.allow_other && !closed.default_permissions);
         let default = plan(&["/a", "/b"]).expect("plan").server.mount;
         assert_eq!(default.allow_other, rustix::process::geteuid().is_root());
+        let ruled = plan(&["--private", "--policy", "p", "/a", "/b"]).expect("plan").server.mount;
+        assert!(ruled.default_permissions);
     }
 }

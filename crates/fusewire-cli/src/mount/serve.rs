@@ -13,6 +13,7 @@ use sd_notify::NotifyState;
 use super::background;
 use super::plan::Plan;
 use super::signals::{self, Ending};
+use super::{in_kernel, policy};
 use crate::args::{BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, LocksKind, OpensKind};
 use crate::failure::{Failure, Outcome, with_causes};
 
@@ -75,6 +76,8 @@ fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
             Forwarding::Off => passthrough::Forward::Off,
         },
         opens: match plan.opens {
+            // Rules ask at every open, and count what is open.
+            _ if plan.keeps_asking() => passthrough::Opens::Handles,
             OpensKind::Auto => passthrough::Opens::Auto,
             OpensKind::Stateless => passthrough::Opens::Stateless,
             OpensKind::Handles => passthrough::Opens::Handles,
@@ -108,7 +111,28 @@ fn ttl(plan: &Plan) -> Duration {
 }
 
 fn serve(fs: impl FileSystem, plan: &Plan, is_daemon: bool) -> Outcome<()> {
-    let ending = Ending::watch(is_daemon)?;
+    let (policy, guard) = (policy::load(plan)?, in_kernel::start(plan)?);
+    if policy.is_none() && guard.is_none() {
+        let ending = Ending::watch(is_daemon, None)?;
+        return serve_until(fs, plan, (is_daemon, ending), |_| {});
+    }
+    let fs = policy::around(fs, policy.unwrap_or_default(), plan);
+    let switch = fs.switch();
+    let ending = Ending::watch(is_daemon, policy::hangup(&switch, plan))?;
+    serve_until(fs, plan, (is_daemon, ending), move |handle| {
+        if let Some(guard) = guard {
+            guard.guard(handle.connection());
+            switch.answer_in_kernel(Box::new(in_kernel::Answers(guard)));
+        }
+    })
+}
+
+fn serve_until(
+    fs: impl FileSystem,
+    plan: &Plan,
+    (is_daemon, ending): (bool, Ending),
+    mounted: impl FnOnce(&ServerHandle),
+) -> Outcome<()> {
     let server = Server::mount(fs, &plan.mountpoint, &plan.server).map_err(|error| {
         let place = plan.mountpoint.display().to_string();
         let text = with_causes(&error);
@@ -116,6 +140,7 @@ fn serve(fs: impl FileSystem, plan: &Plan, is_daemon: bool) -> Outcome<()> {
         Failure::new(if text.contains(&place) { text } else { format!("cannot mount on {place}: {text}") })
     })?;
     let handle = server.handle();
+    mounted(&handle);
     if is_daemon && let Err(failure) = background::report_ready() {
         drop(server);
         return Err(failure);

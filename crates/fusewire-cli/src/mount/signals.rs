@@ -23,6 +23,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// its group.
 const ECHO: Duration = Duration::from_millis(300);
 
+/// What SIGHUP does, if not what it does otherwise. There may be no mount yet.
+pub type Hangup = Arc<dyn Fn() + Send + Sync>;
+
 /// Receives signals from now on; they take effect once there is a mount.
 #[derive(Clone)]
 pub struct Ending {
@@ -31,18 +34,21 @@ pub struct Ending {
     refused: Arc<AtomicBool>,
     /// The connection was aborted because of a signal.
     cut: Arc<AtomicBool>,
+    /// In place of what SIGHUP does otherwise.
+    hangup: Option<Hangup>,
 }
 
 impl Ending {
     /// Catches the signals that end a mount. Without this, one that arrives just after mounting would leave a dead mount
-    /// behind. SIGHUP ends a mount in the foreground, whose terminal has gone, and means nothing to a daemon.
+    /// behind. SIGHUP ends a mount in the foreground, whose terminal has gone, and means nothing to a daemon; unless there is
+    /// something else for it to do.
     ///
     /// # Errors
     /// If signals cannot be caught.
-    pub fn watch(is_daemon: bool) -> Outcome<Self> {
+    pub fn watch(is_daemon: bool, hangup: Option<Hangup>) -> Outcome<Self> {
         let failed = |error| Failure::new(format!("cannot catch signals: {error}"));
         let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
-        let ending = Self { mounted: Arc::default(), refused: Arc::default(), cut: Arc::default() };
+        let ending = Self { mounted: Arc::default(), refused: Arc::default(), cut: Arc::default(), hangup };
         let watcher = ending.clone();
         thread::Builder::new()
             .name("signals".into())
@@ -81,6 +87,12 @@ impl Ending {
         let mut last: Option<Instant> = None;
         let mut was_refused = false;
         for signal in signals.forever() {
+            if signal == SIGHUP
+                && let Some(hangup) = &self.hangup
+            {
+                self.start_hangup(hangup.clone());
+                continue;
+            }
             if last.is_some_and(|before| before.elapsed() < ECHO) || signal == SIGHUP && is_daemon {
                 continue;
             }
@@ -103,6 +115,13 @@ impl Ending {
                 // Nothing is mounted yet, or nothing helps: without its descriptors the connection ends.
                 _ => std::process::exit(1),
             }
+        }
+    }
+
+    /// It tells the kernel, which may take as long as the mount hangs: signals must be heard meanwhile.
+    fn start_hangup(&self, hangup: Hangup) {
+        if let Err(error) = thread::Builder::new().name("hangup".into()).spawn(move || hangup()) {
+            tracing::error!(%error, "no thread for SIGHUP");
         }
     }
 

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use fusewire_abi::InitFlags;
+use fusewire_bpf::Guard;
 use rustix::io::Errno;
 use rustix::mount::FsOpenFlags;
 
@@ -249,9 +250,10 @@ fn idmap(offer: Option<&Offer>, minor: u32) -> Check {
     Check::no(key, title, evidence, "the kernel does not offer it").remedy("Linux 6.12 or newer")
 }
 
-/// Only the preconditions: loading a program to see whether it loads is left to what uses it.
+/// By a trial: that the module is in the list does not mean that the kernel takes its programs.
 fn bpf(user: &User) -> Check {
-    let (key, title) = ("bpf_lsm", "BPF programs that decide about access (BPF LSM)");
+    let (key, title) =
+        ("bpf_lsm", "the kernel says again who may not and what is absent (BPF LSM, --kernel-answers)");
     let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
     let modules = modules.trim();
     if modules.is_empty() {
@@ -269,11 +271,18 @@ fn bpf(user: &User) -> Check {
         };
         return Check::no(key, title, Evidence::Read, reason).remedy("run as root");
     }
-    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    let lockdown = lockdown.split(['[', ']']).nth(1).unwrap_or("none");
-    let reason =
-        format!("bpf is among {modules}, lockdown is {lockdown}; whether a program loads was not tried");
-    Check::unknown(key, title, Evidence::Read, reason)
+    match Guard::start() {
+        Ok(_) => Check::yes(key, title, Evidence::Tried)
+            .because("programs were attached, tried on a file, and taken away"),
+        Err(refused) => {
+            let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+            let lockdown = lockdown.split(['[', ']']).nth(1).unwrap_or("none");
+            let reason = format!(
+                "bpf is among {modules}, but {refused} (lockdown is {lockdown}); requests answer instead"
+            );
+            Check::no(key, title, Evidence::Tried, reason).remedy(refused.remedy())
+        }
+    }
 }
 
 #[cfg(test)]

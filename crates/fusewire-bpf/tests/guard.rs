@@ -1,0 +1,16 @@
+//! Whether this kernel answers in a server's place. Many do not take such programs; they say why.
+
+use fusewire_bpf::Guard;
+use fusewire_bpf::guard::Answers;
+
+#[test]
+fn the_kernel_takes_the_guard_or_says_why_not() {
+    match Guard::start() {
+        // It has tried itself on a file.
+        Ok(guard) => assert_eq!(guard.answers(), Answers::default()),
+        Err(refused) if std::env::var_os("FUSEWIRE_TEST_NEEDS_GUARD").is_some() => panic!("{refused}"),
+        Err(refused) => eprintln!("skipped: {refused}; try: {}", refused.remedy()),
+    }
+    // What was attached is gone: an ordinary file is opened as ever.
+    std::fs::read("/proc/self/status").unwrap();
+}
