@@ -14,6 +14,10 @@ pub enum CacheProfile {
     /// seen within a second, and at the latest when a file is opened.
     #[default]
     Auto,
+    /// Everything, names that do not exist included, until somebody changes it: the kernel is told of what others do to the
+    /// directory, some time below a millisecond later as a rule. It takes a local filesystem with file handles, `CAP_SYS_ADMIN`
+    /// and Linux 6.16; where it cannot be had it is as [`Auto`](Self::Auto), see [`Passthrough::coherence`](super::Passthrough::coherence).
+    Coherent,
     /// Everything, names that do not exist included, until it is changed through the mount. For directories that
     /// nobody else changes.
     Always,
@@ -118,12 +122,12 @@ pub(super) struct Timeouts {
 }
 
 impl Options {
-    pub(super) fn timeouts(&self) -> Timeouts {
-        let (positive, negative) = match self.cache {
+    pub(super) fn timeouts(&self, cache: CacheProfile) -> Timeouts {
+        let (positive, negative) = match cache {
             CacheProfile::None => (Duration::ZERO, Duration::ZERO),
             // A name that somebody makes underneath is to be found at once: programs wait for files to appear.
             CacheProfile::Auto => (Duration::from_secs(1), Duration::ZERO),
-            CacheProfile::Always => (FOR_EVER, FOR_EVER),
+            CacheProfile::Coherent | CacheProfile::Always => (FOR_EVER, FOR_EVER),
         };
         let limit = |time: Option<Duration>, default: Duration| time.unwrap_or(default).min(FOR_EVER);
         Timeouts {
