@@ -20,6 +20,8 @@ pub enum Cache {
     None,
     /// The default: answers are kept for a moment.
     Auto,
+    /// Everything is kept, and the kernel is told of changes.
+    Coherent,
     /// The tree belongs to the mount alone.
     Always,
 }
@@ -33,6 +35,7 @@ impl Cache {
         match self {
             Self::None => "none",
             Self::Auto => "auto",
+            Self::Coherent => "coherent",
             Self::Always => "always",
         }
     }

@@ -318,6 +318,8 @@ pub enum CacheKind {
     /// Names and attributes for a second, data as long as the file has not changed
     #[default]
     Auto,
+    /// Everything, until somebody changes it: the kernel is told of what others do to SRC, if it can be (root, local SRC)
+    Coherent,
     /// Everything, until it is changed through the mount: SRC must not be changed in other ways
     Always,
 }
