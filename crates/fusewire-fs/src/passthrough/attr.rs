@@ -58,7 +58,8 @@ impl Passthrough {
     pub(super) fn attr(&self, node: NodeId, stat: &Statx, reading: &Reading<'_>) -> Attr {
         let mode = u32::from(stat.stx_mode);
         let kind = FileType::from_mode(mode).unwrap_or(FileType::Regular);
-        let ttl = if self.nodes.is_perhaps_mapped(node) { Duration::ZERO } else { self.attr_ttl(stat, reading) };
+        let ttl =
+            if self.nodes.is_perhaps_mapped(node) { Duration::ZERO } else { self.attr_ttl(stat, reading) };
         let mut attr = Attr::file(stat.stx_size).with_perm((mode & 0o7777) as u16).with_ttl(ttl);
         attr.kind = kind;
         attr.ino = Some(self.nodes.mounts.ino(stat));

@@ -8,10 +8,7 @@ use super::{
     sys,
 };
 use fusewire::{Config, NodeId, notify::Notifier};
-use rustix::{
-    fs::Statx,
-    io::Errno,
-};
+use rustix::{fs::Statx, io::Errno};
 use std::{
     ffi::{CStr, c_int},
     sync::{
@@ -86,7 +83,9 @@ impl Coherent {
         let feed = match Feed::new(&root.fd, stat, handle.as_ref().map(sys::RawHandle::bytes)) {
             Ok(feed) => feed,
             Err(refusal) => {
-                tracing::warn!("no feed of changes: {refusal}; names and attributes are kept for a second only");
+                tracing::warn!(
+                    "no feed of changes: {refusal}; names and attributes are kept for a second only"
+                );
                 return none(Some(refusal));
             }
         };
@@ -106,7 +105,9 @@ impl Coherent {
     pub fn profile(&self, wanted: CacheProfile) -> CacheProfile {
         let can = self.feed.as_ref().is_some_and(|feed| !feed.is_deaf());
         match wanted {
-            CacheProfile::Coherent if !can || self.is_old_kernel.load(Ordering::Relaxed) => CacheProfile::Auto,
+            CacheProfile::Coherent if !can || self.is_old_kernel.load(Ordering::Relaxed) => {
+                CacheProfile::Auto
+            }
             wanted => wanted,
         }
     }

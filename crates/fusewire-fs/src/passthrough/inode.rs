@@ -32,8 +32,8 @@ mod moves;
 mod proc;
 
 use super::{
-    feed::Feed,
     fds::{Budget, Fd, Permit, is_exhausted},
+    feed::Feed,
     handle::OpenFiles,
     identity::{FileKey, Handle},
     mounts::{FIELDS, Mount, Mounts},

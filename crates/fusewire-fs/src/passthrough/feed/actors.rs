@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     collections::HashSet,
-    sync::{Arc, RwLock, Weak, PoisonError},
+    sync::{Arc, PoisonError, RwLock, Weak},
 };
 
 /// The threads that have changed something in the name of one mount's clients, and of nobody else's.
@@ -39,7 +39,9 @@ impl Actors {
     pub fn enter(self: &Arc<Self>) {
         KNOWN.with_borrow_mut(|known| {
             match known {
-                Some(known) if known.is_shared || std::ptr::eq(known.by.as_ptr(), Arc::as_ptr(self)) => return,
+                Some(known) if known.is_shared || std::ptr::eq(known.by.as_ptr(), Arc::as_ptr(self)) => {
+                    return;
+                }
                 Some(known) => {
                     if let Some(other) = known.by.upgrade() {
                         other.change(|threads| _ = threads.remove(&known.tid));

@@ -131,10 +131,8 @@ mod tests {
         assert_eq!(seen.len(), 2);
         assert_eq!((seen[0].mask, seen[0].tid), (libc::FAN_CREATE, 7));
         let objects: Vec<_> = seen[0].objects().collect();
-        let expected = [
-            Object { handle: &[1; 8], name: Some(c"name") },
-            Object { handle: &[2; 12], name: None },
-        ];
+        let expected =
+            [Object { handle: &[1; 8], name: Some(c"name") }, Object { handle: &[2; 12], name: None }];
         assert_eq!(objects, expected);
         assert_eq!((seen[1].mask, seen[1].objects().count()), (libc::FAN_Q_OVERFLOW, 0));
     }
@@ -144,7 +142,10 @@ mod tests {
         let whole =
             event(libc::FAN_CREATE, 7, &[record(libc::FAN_EVENT_INFO_TYPE_DFID_NAME, &[1; 8], b"name\0")]);
         for length in 0..whole.len() {
-            assert_eq!(events(&whole[..length]).flat_map(|event| event.objects().collect::<Vec<_>>()).count(), 0);
+            assert_eq!(
+                events(&whole[..length]).flat_map(|event| event.objects().collect::<Vec<_>>()).count(),
+                0
+            );
         }
         for at in 0..whole.len() {
             let mut broken = whole.clone();

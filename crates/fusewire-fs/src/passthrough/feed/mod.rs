@@ -104,10 +104,18 @@ pub struct Feed {
 impl Feed {
     /// Hear of changes to the filesystem of `root`, the re-exported directory, whose attributes are `stat` and whose handle is
     /// `handle`.
-    pub fn new(root: impl AsFd, stat: &Statx, handle: Option<&[u8]>) -> std::result::Result<Arc<Self>, Refusal> {
+    pub fn new(
+        root: impl AsFd,
+        stat: &Statx,
+        handle: Option<&[u8]>,
+    ) -> std::result::Result<Arc<Self>, Refusal> {
         let refused = |what, errno, remedy| Refusal { what, errno, remedy };
         let Some(handle) = handle else {
-            return Err(refused("files have no handles there", None, "serve a directory of a local filesystem"));
+            return Err(refused(
+                "files have no handles there",
+                None,
+                "serve a directory of a local filesystem",
+            ));
         };
         if !numbers(handle).any(|number| number == stat.stx_ino) {
             let remedy = "serve a directory of another filesystem";
@@ -183,8 +191,12 @@ impl Feed {
 
     /// Tell the kernel from now on, on a thread of its own.
     pub fn begin(self: &Arc<Self>, notifier: &Notifier) {
-        let mut reader =
-            Reader { feed: self.clone(), notifier: notifier.clone(), later: Later::default(), buffer: Vec::new() };
+        let mut reader = Reader {
+            feed: self.clone(),
+            notifier: notifier.clone(),
+            later: Later::default(),
+            buffer: Vec::new(),
+        };
         let spawned = thread::Builder::new().name("changes".into()).spawn(move || reader.run());
         if let Err(error) = spawned {
             tracing::error!(%error, "no thread to hear of changes: the kernel is to remember nothing");
@@ -273,7 +285,8 @@ impl Reader {
         let mut told = Ok(());
         self.feed.index.for_each(|nodes| {
             for node in nodes {
-                told = told.and_then(|()| patiently(&self.notifier, || self.notifier.inval_inode(node, 0, 0)));
+                told =
+                    told.and_then(|()| patiently(&self.notifier, || self.notifier.inval_inode(node, 0, 0)));
             }
         });
         self.notifier.flush();

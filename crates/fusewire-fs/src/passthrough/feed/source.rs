@@ -66,12 +66,9 @@ impl Source {
 
     /// Wait for events, for `limit` at most.
     pub fn wait(&self, limit: Option<Duration>) -> Result<Waited> {
-        let mut fds =
-            [PollFd::new(&self.group, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
-        let limit = limit.map(|limit| Timespec {
-            tv_sec: limit.as_secs() as i64,
-            tv_nsec: limit.subsec_nanos().into(),
-        });
+        let mut fds = [PollFd::new(&self.group, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
+        let limit = limit
+            .map(|limit| Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() });
         match poll(&mut fds, limit.as_ref()) {
             Err(Errno::INTR) | Ok(0) => return Ok(Waited::Nothing),
             polled => polled?,
