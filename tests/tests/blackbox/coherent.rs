@@ -2,6 +2,7 @@
 
 mod writers;
 
+use fusewire::channel::layer::{Fault, Layer, Rule};
 use fusewire::mount::{MountOptions, Unmount};
 use fusewire::server::{Options, Server, ServerHandle};
 use fusewire_abi::Opcode;
@@ -133,11 +134,16 @@ fn two_mounts_of_one_directory_are_coherent() {
 
 /// A mount that this process serves. Only other processes may use it.
 fn serve(source: &Path, point: &Path) -> (Server, ServerHandle) {
+    serve_with(source, point, ())
+}
+
+fn serve_with(source: &Path, point: &Path, layer: impl Layer) -> (Server, ServerHandle) {
     let options = Lower { cache: CacheProfile::Coherent, ..Lower::default() };
     let fs = Passthrough::new(source, options).expect("a passthrough");
     assert_eq!(fs.coherence(), Coherence::Told);
     let mount = MountOptions { default_permissions: true, ..MountOptions::default() };
-    let server = Server::mount(fs, point, &Options { mount, ..Options::default() }).expect("a mount");
+    let options = Options { mount, ..Options::default() };
+    let server = Server::mount_with(fs, point, &options, layer).expect("a mount");
     let handle = server.handle();
     (server, handle)
 }
@@ -220,6 +226,50 @@ fn changes_of_ones_own_do_not_cool_the_cache() {
     assert!(after - before < 10, "{} of 200 names were looked up again", after - before);
 }
 
+/// An answer is read, the directory changes, the kernel is told, and only then the answer arrives.
+#[test]
+fn an_answer_that_the_news_of_a_change_has_overtaken_does_not_stay() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let [source, point] = ["source", "point"].map(|name| sandbox.make_dir(name));
+    std::fs::create_dir(source.join("d")).unwrap();
+    for name in ["looked", "changed"] {
+        std::fs::write(source.join(name), "x").unwrap();
+    }
+    let held = Duration::from_millis(300);
+    let held_back = [Opcode::Lookup, Opcode::Setattr, Opcode::Readdir, Opcode::Readdirplus];
+    let (server, handle) = serve_with(&source, &point, Fault::new(7, [Rule::delay(held).on(held_back)]));
+    // What is asked, what changes meanwhile, and what is true afterwards.
+    let cases: [(&str, &dyn Fn(), &str); 4] = [
+        ("stat -c %s looked", &|| std::fs::write(source.join("looked"), "longer").unwrap(), "6"),
+        ("stat -c %s appears", &|| std::fs::write(source.join("appears"), "new").unwrap(), "3"),
+        (
+            "chmod 600 changed; stat -c %s changed",
+            &|| {
+                std::fs::write(source.join("changed"), "longer").unwrap();
+            },
+            "6",
+        ),
+        ("ls d", &|| std::fs::write(source.join("d/listed"), "").unwrap(), "listed"),
+    ];
+    let mut wrong = Vec::new();
+    for (line, change, expected) in cases {
+        let asking = shell(&format!(r#"cd "$1"; {line}"#), &[&point]).limit(30).start();
+        // `chmod` asks for the name first.
+        std::thread::sleep(if line.starts_with("ch") { held + held / 2 } else { held / 2 });
+        change();
+        asking.finish(Duration::from_secs(20));
+        // The last time the kernel is told once more is a second later.
+        std::thread::sleep(Duration::from_millis(1200));
+        let question = line.rsplit(';').next().expect("one at least");
+        let seen = shell(&format!(r#"cd "$1"; {question}"#), &[&point]).limit(30).run();
+        if seen.stdout.trim() != expected {
+            wrong.push((line, seen));
+        }
+    }
+    end(server, &handle);
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 #[test]
 fn a_storm_of_changes_costs_bounded_memory_and_leaves_the_mount_right() {
     let Some(sandbox) = sandbox::enter() else { return };
@@ -261,7 +311,7 @@ fn storm(dir: &Path, changes: usize) {
 #[test]
 fn where_changes_cannot_be_heard_of_answers_are_kept_for_a_moment() {
     let Some(sandbox) = sandbox::enter() else { return };
-    let mount = mount::passthrough(&sandbox).cache(Cache::Coherent).user("nobody").start();
+    let mount = mount::passthrough(&sandbox).cache(Cache::Coherent).user("daemon").start();
     assert!(mount.log().contains("no feed of changes"), "{}", mount.log());
     mount.stop();
 }

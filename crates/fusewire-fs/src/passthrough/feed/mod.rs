@@ -32,11 +32,8 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
-
-/// An answer may be that long on its way into the kernel's memory.
-const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
 /// A name is there or is not.
 const NAMES: u64 = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
@@ -196,6 +193,7 @@ impl Feed {
             notifier: notifier.clone(),
             later: Later::default(),
             buffer: Vec::new(),
+            era: Instant::now(),
         };
         let spawned = thread::Builder::new().name("changes".into()).spawn(move || reader.run());
         if let Err(error) = spawned {
@@ -217,6 +215,8 @@ struct Reader {
     notifier: Notifier,
     later: Later,
     buffer: Vec<u8>,
+    /// When this era began.
+    era: Instant,
 }
 
 impl Reader {
@@ -251,6 +251,7 @@ impl Reader {
 
     fn take_events(&mut self) -> Result<()> {
         let read_at = Instant::now();
+        self.feed.stamps.turn(&mut self.era);
         let (mut news, mut lost) = (News::default(), false);
         let Self { feed, later, buffer, .. } = self;
         let any = feed.source.read(buffer, |event| match event.mask & libc::FAN_Q_OVERFLOW {
@@ -333,8 +334,7 @@ impl Feed {
         if !is_own {
             self.stamps.changed([entry, dir]);
         }
-        let (names, listed) =
-            (self.stamps.is_in_use(entry, ON_ITS_WAY), self.stamps.is_in_use(dir, ON_ITS_WAY));
+        let (names, listed) = (self.stamps.is_in_use(entry), self.stamps.is_in_use(dir));
         self.index.each(number, |nodes| {
             if is_own && nodes.len() == 1 {
                 return;
@@ -357,7 +357,7 @@ impl Feed {
         if !is_own {
             self.stamps.changed([file]);
         }
-        let is_in_use = self.stamps.is_in_use(file, ON_ITS_WAY);
+        let is_in_use = self.stamps.is_in_use(file);
         self.index.each(number, |nodes| {
             if is_own && nodes.len() == 1 {
                 return;

@@ -15,6 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// An era is at least that long: so long an answer may be on its way into the kernel's memory, of the time that this process runs.
+pub const ERA: Duration = Duration::from_secs(2);
+
 /// A power of two.
 const PLACES: usize = 1 << 13;
 
@@ -56,9 +59,10 @@ pub struct Stamps {
     /// Everything may have changed then.
     all: AtomicU64,
     changed: Box<[AtomicU64]>,
-    /// When answers were made last, in milliseconds since `begin`, and one more.
+    /// In which era answers were made last; 0: never.
     used: Box<[AtomicU32]>,
-    begin: Instant,
+    /// Eras, and not times: while the process stands still, an answer does not arrive.
+    era: AtomicU32,
 }
 
 impl Default for Stamps {
@@ -68,7 +72,7 @@ impl Default for Stamps {
             all: AtomicU64::new(0),
             changed: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
             used: (0..PLACES).map(|_| AtomicU32::new(0)).collect(),
-            begin: Instant::now(),
+            era: AtomicU32::new(1),
         }
     }
 }
@@ -79,15 +83,20 @@ impl Stamps {
         Since(self.count.load(SeqCst))
     }
 
-    fn clock(&self) -> u32 {
-        (self.begin.elapsed().as_millis() as u32).wrapping_add(1)
+    /// Another era begins. `began`: when this one did, by the feed's thread.
+    pub fn turn(&self, began: &mut Instant) {
+        let now = Instant::now();
+        if now.duration_since(*began) >= ERA {
+            *began = now;
+            self.era.fetch_add(1, SeqCst);
+        }
     }
 
     /// Was there no news of `subjects` since? The answer is noted to be on its way.
     pub fn is_fresh(&self, since: Since, subjects: &[Subject]) -> bool {
-        let clock = self.clock();
+        let era = self.era.load(SeqCst);
         for subject in subjects {
-            self.used[subject.place()].store(clock, SeqCst);
+            self.used[subject.place()].store(era, SeqCst);
         }
         let newest = |subject: &Subject| self.changed[subject.place()].load(SeqCst);
         self.all.load(SeqCst) <= since.0 && subjects.iter().all(|subject| newest(subject) <= since.0)
@@ -107,10 +116,10 @@ impl Stamps {
         self.all.store(now, SeqCst);
     }
 
-    /// Was an answer about it made within `limit`? To be asked after [`changed`](Self::changed).
-    pub fn is_in_use(&self, subject: Subject, limit: Duration) -> bool {
+    /// Was an answer about it made in this era or the one before? To be asked after [`changed`](Self::changed).
+    pub fn is_in_use(&self, subject: Subject) -> bool {
         let used = self.used[subject.place()].load(SeqCst);
-        used != 0 && u128::from(self.clock().wrapping_sub(used)) <= limit.as_millis()
+        used != 0 && self.era.load(SeqCst).wrapping_sub(used) <= 1
     }
 }
 
@@ -137,11 +146,17 @@ mod tests {
     fn answers_leave_a_trace_for_a_while() {
         let stamps = Stamps::default();
         let file = Subject::file(5);
-        assert!(!stamps.is_in_use(file, Duration::from_secs(60)));
+        assert!(!stamps.is_in_use(file));
         stamps.is_fresh(stamps.now(), &[file]);
-        assert!(stamps.is_in_use(file, Duration::from_secs(60)));
-        std::thread::sleep(Duration::from_millis(5));
-        assert!(!stamps.is_in_use(file, Duration::from_millis(1)));
+        let past = || Instant::now().checked_sub(ERA).expect("the machine runs longer than that");
+        for expected in [true, true, false] {
+            assert_eq!(stamps.is_in_use(file), expected);
+            stamps.turn(&mut past());
+        }
+        let mut now = Instant::now();
+        stamps.is_fresh(stamps.now(), &[file]);
+        (0..5).for_each(|_| stamps.turn(&mut now));
+        assert!(stamps.is_in_use(file), "no time has passed");
     }
 
     /// Whatever the order: the answer is not remembered, or the feed knows of it.
@@ -154,7 +169,7 @@ mod tests {
             let (fresh, seen) = std::thread::scope(|scope| {
                 let answer = scope.spawn(|| stamps.is_fresh(since, &[file]));
                 stamps.changed([file]);
-                let seen = stamps.is_in_use(file, Duration::from_secs(60));
+                let seen = stamps.is_in_use(file);
                 (answer.join().expect("no panic"), seen)
             });
             assert!(!fresh || seen);
