@@ -72,7 +72,7 @@ impl Register {
             Kind::Content => open().write_all_at(format!("{value:016}").as_bytes(), 0).unwrap(),
             Kind::Size => open().set_len(value).unwrap(),
             Kind::Time => open().set_modified(std::time::UNIX_EPOCH + Duration::from_secs(value)).unwrap(),
-            Kind::Link if value % 4 == 0 => {
+            Kind::Link if value.is_multiple_of(4) => {
                 std::fs::remove_file(path).ok()?;
                 return Some(ABSENT);
             }

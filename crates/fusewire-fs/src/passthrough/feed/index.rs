@@ -17,7 +17,7 @@ pub struct Index([Mutex<HashMap<u64, Nodes>>; SHARDS]);
 #[derive(Debug)]
 enum Nodes {
     One(NodeId),
-    Several(Box<Vec<NodeId>>),
+    Several(Vec<NodeId>),
 }
 
 impl Nodes {
@@ -42,7 +42,7 @@ impl Index {
                 Nodes::Several(nodes) => nodes.push(node),
                 Nodes::One(other) => {
                     let both = vec![*other, node];
-                    place.insert(Nodes::Several(Box::new(both)));
+                    place.insert(Nodes::Several(both));
                 }
             },
         }
