@@ -24,6 +24,11 @@ fn is_full() -> bool {
     std::env::var_os("FUSEWIRE_TEST_FULL").is_some()
 }
 
+/// The long forms take minutes.
+fn enter() -> Option<Sandbox> {
+    if is_full() { Sandbox::enter(Duration::from_secs(1800)) } else { sandbox::enter() }
+}
+
 fn coherent(sandbox: &Sandbox) -> Mount {
     let mount = mount::passthrough(sandbox).cache(Cache::Coherent).option("log=info").start();
     assert!(mount.log().contains("told of changes"), "{}", mount.log());
@@ -109,7 +114,7 @@ fn every_kind_of_change_reaches_a_warm_cache() {
 
 #[test]
 fn two_writers_are_coherent_above_and_below() {
-    let Some(sandbox) = sandbox::enter() else { return };
+    let Some(sandbox) = enter() else { return };
     let mount = coherent(&sandbox);
     let operations = if is_full() { 1_000_000 } else { 20_000 };
     let above = writers::Side { writer: mount.path(), readers: &[mount.path(), mount.path()] };
@@ -120,7 +125,7 @@ fn two_writers_are_coherent_above_and_below() {
 
 #[test]
 fn two_mounts_of_one_directory_are_coherent() {
-    let Some(sandbox) = sandbox::enter() else { return };
+    let Some(sandbox) = enter() else { return };
     let one = coherent(&sandbox);
     let plan = mount::passthrough(&sandbox).cache(Cache::Coherent).name("b").source(one.source());
     let two = plan.start();
@@ -272,7 +277,7 @@ fn an_answer_that_the_news_of_a_change_has_overtaken_does_not_stay() {
 
 #[test]
 fn a_storm_of_changes_costs_bounded_memory_and_leaves_the_mount_right() {
-    let Some(sandbox) = sandbox::enter() else { return };
+    let Some(sandbox) = enter() else { return };
     let mount = coherent(&sandbox);
     let changes = if is_full() { 1_000_000 } else { 50_000 };
     tree::many(mount.source(), 20, 50);
