@@ -197,7 +197,7 @@ impl Feed {
         };
         let spawned = thread::Builder::new().name("changes".into()).spawn(move || reader.run());
         if let Err(error) = spawned {
-            tracing::error!(%error, "no thread to hear of changes: the kernel is to remember nothing");
+            tracing::error!(%error, "no thread to hear of changes: names and attributes are kept for a second");
             self.is_deaf.store(true, Ordering::SeqCst);
         }
     }
@@ -224,7 +224,7 @@ impl Reader {
         match self.listen() {
             Ok(()) | Err(Errno::NODEV) => {}
             Err(error) => {
-                tracing::error!(%error, "changes are not heard of any more: the kernel is to remember nothing");
+                tracing::error!(%error, "changes are not heard of any more: names and attributes are kept for a second from now on");
                 self.feed.is_deaf.store(true, Ordering::SeqCst);
                 // Now, and once what is on its way has arrived.
                 _ = self.drop_everything();
