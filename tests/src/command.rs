@@ -20,19 +20,22 @@ pub enum Cache {
     None,
     /// The default: answers are kept for a moment.
     Auto,
+    /// Everything is kept, and the kernel is told of changes.
+    Coherent,
     /// The tree belongs to the mount alone.
     Always,
 }
 
 impl Cache {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::None, Self::Auto, Self::Always];
+    pub const ALL: [Self; 4] = [Self::None, Self::Auto, Self::Coherent, Self::Always];
 
     /// As on the command line.
     pub fn word(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Auto => "auto",
+            Self::Coherent => "coherent",
             Self::Always => "always",
         }
     }
@@ -69,8 +72,9 @@ impl MountLine {
         }
         words.push(point.into());
         words.extend(["--channel".into(), channel().into()]);
-        if let Some(cache) = self.cache {
-            words.extend(["--cache".into(), cache.word().into()]);
+        let everywhere = || std::env::var("FUSEWIRE_TEST_CACHE").ok();
+        if let Some(cache) = self.cache.map(|cache| cache.word().to_owned()).or_else(everywhere) {
+            words.extend(["--cache".into(), cache.into()]);
         }
         let told = self.options.iter().any(|option| option.starts_with("buffers="));
         if let Some(buffers) = std::env::var("FUSEWIRE_TEST_BUFFERS").ok().filter(|_| !told) {

@@ -11,6 +11,7 @@
 pub mod actor;
 pub mod command;
 pub mod fsx;
+pub mod history;
 pub mod mount;
 pub mod mountinfo;
 pub mod pjdfstest;

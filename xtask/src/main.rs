@@ -22,6 +22,7 @@ cargo xtask TASK
   fsx [...]         the file exerciser, ten seeds with 100,000 operations
   posix [...]       the project's POSIX suite on mem and passthrough
   programs [...]    git, sqlite, PostgreSQL, overlayfs, cargo, ... on a mount
+  coherent [...]    caches that others change under, a million operations and a million changes
   faults [...]      killed, stopped and full: the tests of faults
   guest [...]       tests on the newest kernel in a virtual machine; `guest --help` tells of options
   soak [MINUTES]    all kinds of work on one mount at once, 30 minutes if not told otherwise
@@ -49,7 +50,7 @@ fn perform(words: &[&str]) -> Result<()> {
         ["tidy"] => tidy::run(),
         ["guest", rest @ ..] => guest::run(rest),
         ["soak", rest @ ..] => suites::soak(rest),
-        [suite @ ("pjdfstest" | "fsx" | "posix" | "programs" | "faults"), rest @ ..] => {
+        [suite @ ("pjdfstest" | "fsx" | "posix" | "programs" | "coherent" | "faults"), rest @ ..] => {
             suites::run(suite, rest)
         }
         [] | ["help" | "-h" | "--help"] => {

@@ -338,6 +338,8 @@ pub enum CacheKind {
     /// Names and attributes for a second, data as long as the file has not changed
     #[default]
     Auto,
+    /// Everything, until somebody changes it: the kernel is told of what others do to SRC, if it can be (root, local SRC)
+    Coherent,
     /// Everything, until it is changed through the mount: SRC must not be changed in other ways
     Always,
 }
@@ -385,7 +387,7 @@ pub enum OpensKind {
     /// if --locks is mount
     #[default]
     Auto,
-    /// No: for trees of small files that are read again and again. It takes --cache always and --locks mount, and excludes
+    /// No: for trees of small files that are read again and again. It takes --cache always or coherent, and --locks mount, and excludes
     /// --passthrough
     Stateless,
     /// Yes, so that large files can be read and written by the kernel itself

@@ -179,7 +179,7 @@ fn changes_underneath_are_seen_after_a_moment_by_default() {
     mount.stop();
 }
 
-fn changes_underneath(source: &Path, mount: &Path, moment: Duration) {
+pub fn changes_underneath(source: &Path, mount: &Path, moment: Duration) {
     let seen = |what: &str, probe: &dyn Fn() -> bool| wait::assert_within(moment, what, probe);
     let read = |name: &str| std::fs::read_to_string(mount.join(name));
     let is_missing = |name: &str| read(name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);

@@ -1,6 +1,7 @@
 //! The black-box tests, one module per subject.
 
 mod cli;
+mod coherent;
 mod data;
 mod examples;
 mod faults;

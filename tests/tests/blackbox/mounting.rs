@@ -402,7 +402,7 @@ fn the_mount_is_ready_when_it_is_visible() {
         let plan = mount::passthrough(&sandbox)
             .name(&format!("m{round}"))
             .source(&source)
-            .cache(Cache::ALL[round % 3]);
+            .cache(Cache::ALL[round % Cache::ALL.len()]);
         let mount = plan.start();
         let read = shell(r#"cat "$1/file""#, &[mount.path()]).limit(10).ok();
         assert_eq!(read, "text");

@@ -7,7 +7,8 @@ use clap::ValueEnum;
 use fusewire::server;
 
 use crate::args::{
-    self, BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, KernelAnswers, LocksKind, LogArgs, MountArgs, OpensKind,
+    self, BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, KernelAnswers, LocksKind, LogArgs,
+    MountArgs, OpensKind,
 };
 use crate::failure::{Failure, Outcome};
 
@@ -272,7 +273,9 @@ impl Plan {
     /// What opens without requests exclude.
     fn consistent_stateless(&self) -> Outcome<()> {
         let missing = match () {
-            () if self.cache != CacheKind::Always => "--cache always",
+            () if !matches!(self.cache, CacheKind::Always | CacheKind::Coherent) => {
+                "--cache always, or coherent"
+            }
             () if self.locks != LocksKind::Mount => "--locks mount",
             () if self.passthrough == Forwarding::Always => "--passthrough off",
             () if self.keeps_asking() => "neither --policy nor --kernel-answers always",

@@ -61,6 +61,7 @@ fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
         cache: match plan.cache {
             CacheKind::None => passthrough::CacheProfile::None,
             CacheKind::Auto => passthrough::CacheProfile::Auto,
+            CacheKind::Coherent => passthrough::CacheProfile::Coherent,
             CacheKind::Always => passthrough::CacheProfile::Always,
         },
         entry_timeout: plan.timeouts.entry,
@@ -106,7 +107,7 @@ fn ttl(plan: &Plan) -> Duration {
     given.unwrap_or(match plan.cache {
         CacheKind::None => Duration::ZERO,
         CacheKind::Auto => Duration::from_secs(1),
-        CacheKind::Always => FOREVER,
+        CacheKind::Coherent | CacheKind::Always => FOREVER,
     })
 }
 

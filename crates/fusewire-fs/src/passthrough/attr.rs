@@ -1,6 +1,8 @@
 //! Attributes.
 
-use super::{Passthrough, handle::Open, inode::Found, mounts::FIELDS, stateless::Use, sys};
+use super::{
+    Passthrough, coherence::Reading, handle::Open, inode::Found, mounts::FIELDS, stateless::Use, sys,
+};
 use crate::passthrough::fds::Fd;
 use fusewire::{
     Attr, AttrFlags, Context, Entry, Extended, FileType, Handle, NodeId, SetTime, StatFs, Timestamp,
@@ -55,10 +57,11 @@ pub fn unpack_device(packed: u32) -> (u32, u32) {
 
 impl Passthrough {
     /// Attributes for the kernel. Those of a file that may be mapped and written without our knowing are not to be remembered.
-    pub(super) fn attr(&self, node: NodeId, stat: &Statx) -> Attr {
+    pub(super) fn attr(&self, node: NodeId, stat: &Statx, reading: &Reading<'_>) -> Attr {
         let mode = u32::from(stat.stx_mode);
         let kind = FileType::from_mode(mode).unwrap_or(FileType::Regular);
-        let ttl = if self.nodes.is_perhaps_mapped(node) { Duration::ZERO } else { self.timeouts.attr };
+        let ttl =
+            if self.nodes.is_perhaps_mapped(node) { Duration::ZERO } else { self.attr_ttl(stat, reading) };
         let mut attr = Attr::file(stat.stx_size).with_perm((mode & 0o7777) as u16).with_ttl(ttl);
         attr.kind = kind;
         attr.ino = Some(self.nodes.mounts.ino(stat));
@@ -75,9 +78,10 @@ impl Passthrough {
         attr
     }
 
-    pub(super) fn entry(&self, found: &Found) -> Entry {
-        Entry::new(found.node, self.attr(found.node, &found.stat))
-            .with_ttl(self.timeouts.entry)
+    /// Of a name that was looked up or made since `reading` began.
+    pub(super) fn entry(&self, found: &Found, reading: Reading<'_>) -> Entry {
+        Entry::new(found.node, self.attr(found.node, &found.stat, &reading))
+            .with_ttl(self.entry_ttl(&found.stat, reading))
             .with_generation(found.generation)
     }
 
@@ -92,6 +96,7 @@ impl Passthrough {
     }
 
     pub(super) fn extended(&self, node: NodeId, handle: Option<Handle>) -> Result<(Attr, Extended)> {
+        let reading = self.reading();
         let stat = self.stat_node(node, handle)?;
         let has_btime = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
         let extended = Extended {
@@ -99,7 +104,7 @@ impl Passthrough {
             attributes: stat.stx_attributes.bits(),
             attributes_mask: stat.stx_attributes_mask.bits(),
         };
-        Ok((self.attr(node, &stat), extended))
+        Ok((self.attr(node, &stat, &reading), extended))
     }
 
     pub(super) fn change(&self, cx: &Context, op: &Setattr) -> Result<Attr> {
@@ -124,7 +129,8 @@ impl Passthrough {
             self.set_mark(&target, mark)?;
         }
         change_times(&target, changes)?;
-        Ok(self.attr(op.node, &stat(&target)?))
+        let reading = self.reading();
+        Ok(self.attr(op.node, &stat(&target)?, &reading))
     }
 
     fn change_owner(&self, cx: &Context, target: &Target, changes: &Changes) -> Result<()> {

@@ -149,6 +149,7 @@ impl Passthrough {
     }
 
     pub(super) fn list(&self, op: &Readdir, out: &mut DirSink<'_>) -> Result<()> {
+        let _listing = self.listing(op.node);
         let open = self.open_node(op.node, op.handle, Use::List)?;
         self.each(&open, op.cookie, |ino, entry| {
             Ok(out.put(ino, entry.kind, entry.name.to_bytes(), entry.next))
@@ -156,6 +157,7 @@ impl Passthrough {
     }
 
     pub(super) fn list_plus(&self, op: &Readdirplus, out: &mut DirPlusSink<'_>) -> Result<()> {
+        let (_listing, reading) = (self.listing(op.node), self.reading());
         let open = self.open_node(op.node, op.handle, Use::List)?;
         self.each(&open, op.cookie, |ino, entry| {
             let name = entry.name.to_bytes();
@@ -166,7 +168,10 @@ impl Passthrough {
                 return Ok(out.put_unresolved(ino, entry.kind, name, entry.next));
             }
             match self.nodes.lookup_in(At { parent: op.node, dir: open.fd(&self.nodes)?, name: entry.name }) {
-                Ok(found) => Ok(out.put(&self.entry(&found), name, entry.next)),
+                Ok(found) => {
+                    let entry_out = self.entry(&found, reading.under(op.node, entry.name));
+                    Ok(out.put(&entry_out, name, entry.next))
+                }
                 // Gone since the listing was read.
                 Err(Errno::NOENT) => Ok(true),
                 // Whoever needs it will be told what is the matter with it.

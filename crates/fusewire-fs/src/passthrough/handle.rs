@@ -292,11 +292,11 @@ impl Passthrough {
 
     /// What the kernel may keep of a file that is not forwarded.
     fn caching(&self, node: NodeId, fd: &impl AsFd) -> FopenFlags {
-        match self.options.cache {
+        match self.cache_of(node) {
             CacheProfile::None => FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES,
             CacheProfile::Auto if self.nodes.opened(node, || attr::stat(fd)) => FopenFlags::KEEP_CACHE,
             CacheProfile::Auto => FopenFlags::empty(),
-            CacheProfile::Always => FopenFlags::KEEP_CACHE,
+            CacheProfile::Coherent | CacheProfile::Always => FopenFlags::KEEP_CACHE,
         }
     }
 
@@ -342,8 +342,8 @@ impl Passthrough {
         let noatime = OFlags::from_bits_retain(op.flags) & OFlags::NOATIME;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | noatime;
         let fd = self.nodes.open(op.node, FileType::Directory, flags)?;
-        let flags = match self.options.cache {
-            CacheProfile::Always => FopenFlags::CACHE_DIR | FopenFlags::KEEP_CACHE,
+        let flags = match self.cache_of(op.node) {
+            CacheProfile::Coherent | CacheProfile::Always => FopenFlags::CACHE_DIR | FopenFlags::KEEP_CACHE,
             CacheProfile::None | CacheProfile::Auto => FopenFlags::empty(),
         };
         let open = Open::directory(op.node, fd, Mutex::default());

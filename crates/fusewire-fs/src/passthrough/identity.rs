@@ -45,6 +45,16 @@ impl FileKey {
         Self { mount: mount.index, device: mounts.device(stat), kind, ino: stat.stx_ino, birth }
     }
 
+    /// Inode number.
+    pub fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// Is it on the filesystem of the re-exported directory itself?
+    pub fn is_on_root_device(&self) -> bool {
+        self.device == 0
+    }
+
     /// Identity of a file that is not the one known by this key, as its handle says.
     pub fn told_apart(&self, handle: &Handle) -> Self {
         let mut mixed = self.birth ^ 1 << 63;

@@ -33,6 +33,7 @@ mod proc;
 
 use super::{
     fds::{Budget, Fd, Permit, is_exhausted},
+    feed::Feed,
     handle::OpenFiles,
     identity::{FileKey, Handle},
     mounts::{FIELDS, Mount, Mounts},
@@ -166,11 +167,13 @@ pub struct Nodes {
     removals: Habit,
     /// What was looked up last, while names are removed after that.
     latest: Mutex<Option<Latest>>,
+    /// Is told of nodes on the root's filesystem.
+    feed: Option<Arc<Feed>>,
 }
 
 impl Nodes {
     /// Nodes below the root of `mounts`.
-    pub fn new(mounts: Mounts, budget: Arc<Budget>, proc: OwnedFd) -> Result<Self> {
+    pub fn new(mounts: Mounts, budget: Arc<Budget>, proc: OwnedFd, feed: Option<Arc<Feed>>) -> Result<Self> {
         let permit = budget.take().ok_or(Errno::MFILE)?;
         let root =
             Arc::new(Fd::new(rustix::fs::openat(&mounts.root().fd, c".", PATH, Mode::empty())?, permit));
@@ -194,6 +197,7 @@ impl Nodes {
             openings: Habit::default(),
             removals: Habit::default(),
             latest: Mutex::default(),
+            feed,
         })
     }
 
@@ -209,7 +213,11 @@ impl Nodes {
 
     /// The kernel forgets. Was that the last of the node?
     pub fn forget(&self, node: NodeId, count: u64) -> bool {
-        let Some((_, node)) = self.table.forget(node, count) else { return false };
+        let Some((key, gone)) = self.table.forget(node, count) else { return false };
+        if let Some(feed) = self.feed.as_ref().filter(|_| key.is_on_root_device()) {
+            feed.node_forgotten(key.ino(), node);
+        }
+        let node = gone;
         self.count.fetch_sub(1, Ordering::Relaxed);
         self.mapped.fetch_sub(usize::from(node.bits & MAPPED != 0), Ordering::Relaxed);
         if node.fd.is_some() {
@@ -221,6 +229,11 @@ impl Nodes {
     /// One lookup more of a node that is known.
     pub fn again(&self, node: NodeId) -> Result<Generation> {
         self.table.acquire_again(node).ok_or(Errno::STALE)
+    }
+
+    /// The inode number of a node on the root's own filesystem.
+    pub fn ino_on_root_device(&self, node: NodeId) -> Option<u64> {
+        self.table.with(node, |key, _| key.is_on_root_device().then(|| key.ino())).flatten()
     }
 
     /// The mount a node is on.

@@ -12,10 +12,12 @@
 //! * Descriptors: open files are never closed for want of them, cached ones are; see `fds.rs`.
 
 mod attr;
+mod coherence;
 mod creds;
 mod data;
 mod dir;
 mod fds;
+mod feed;
 mod forward;
 mod handle;
 mod identity;
@@ -30,8 +32,11 @@ mod sys;
 mod tests;
 mod xattr;
 
+pub use coherence::Coherence;
+pub use feed::FeedStats;
 pub use options::{CacheProfile, FileHandles, Forward, LockScope, Opens, Options, ZeroCopy};
 
+use coherence::Coherent;
 use creds::Creds;
 use fds::{Budget, explain};
 use forward::Forwarding;
@@ -57,6 +62,7 @@ use std::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 /// A filesystem that is a directory.
@@ -64,6 +70,7 @@ use std::{
 pub struct Passthrough {
     options: Options,
     timeouts: Timeouts,
+    coherent: Coherent,
     nodes: Nodes,
     handles: HandleTable<Open>,
     locks: Locks,
@@ -98,7 +105,7 @@ impl Passthrough {
     ///
     /// Raises the process's limit on open files. Fails if `source` is no directory, cannot be opened, or has no file
     /// handles although [`FileHandles::Always`] asks for them.
-    pub fn new(source: impl AsRef<Path>, options: Options) -> io::Result<Self> {
+    pub fn new(source: impl AsRef<Path>, mut options: Options) -> io::Result<Self> {
         let source = source.as_ref();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(source, flags, Mode::empty())
@@ -110,13 +117,14 @@ impl Passthrough {
         let mounts = Mounts::new(root, options.file_handles).map_err(|error| {
             explain("no file handles (leave --file-handles at auto to do without) on", source, error)
         })?;
-        let root_ino = attr::stat(&mounts.root().fd)
-            .map_err(|error| explain("cannot read attributes of", source, error))?
-            .stx_ino;
-        let nodes = Nodes::new(mounts, budget, proc)
+        let root_stat = attr::stat(&mounts.root().fd)
+            .map_err(|error| explain("cannot read attributes of", source, error))?;
+        let coherent = Coherent::new(&mut options, mounts.root(), &root_stat);
+        let nodes = Nodes::new(mounts, budget, proc, coherent.feed().cloned())
             .map_err(|error| explain("cannot open the directory", source, error))?;
         Ok(Self {
-            timeouts: options.timeouts(),
+            timeouts: options.timeouts(coherent.profile(options.cache)),
+            coherent,
             options,
             nodes,
             handles: HandleTable::new(),
@@ -125,7 +133,7 @@ impl Passthrough {
             stateless: Stateless::default(),
             notifier: OnceLock::new(),
             creds: Creds::new(),
-            root_ino,
+            root_ino: root_stat.stx_ino,
             agreed: AtomicU64::new(InitFlags::DONT_MASK.bits()),
             mode_changes: AtomicU64::new(0),
         })
@@ -179,11 +187,19 @@ impl FileSystem for Passthrough {
         if labels() {
             want |= InitFlags::SECURITY_CTX;
         }
-        want |= match self.options.cache {
+        self.coherent.negotiate(config);
+        want |= match self.cache() {
             CacheProfile::None => InitFlags::empty(),
             // A link's target never changes, and a link that takes another's place is another node.
             CacheProfile::Auto => {
                 InitFlags::AUTO_INVAL_DATA
+                    | InitFlags::CACHE_SYMLINKS
+                    | InitFlags::DO_READDIRPLUS
+                    | InitFlags::READDIRPLUS_AUTO
+            }
+            // Told of changes, the kernel needs no second way to see them, which would have it drop what it has written itself.
+            CacheProfile::Coherent => {
+                InitFlags::EXPLICIT_INVAL_DATA
                     | InitFlags::CACHE_SYMLINKS
                     | InitFlags::DO_READDIRPLUS
                     | InitFlags::READDIRPLUS_AUTO
@@ -204,15 +220,23 @@ impl FileSystem for Passthrough {
         self.agreed.store(session.agreed.bits(), Ordering::Relaxed);
         self.forwarding.begin(session.backings.clone());
         _ = self.notifier.set(session.notifier.clone());
+        self.coherent.begin(&session.notifier);
         self.tell_opens();
     }
 
+    fn destroyed(&self) {
+        self.coherent.end();
+    }
+
     async fn lookup(&self, _cx: &Context, op: Lookup<'_>) -> Result<Entry> {
-        match self.nodes.lookup(op.parent, op.name.as_c_str()) {
-            Ok(found) => Ok(self.entry(&found)),
-            Err(Errno::NOENT) if !self.timeouts.negative.is_zero() => {
-                Ok(Entry::absent(self.timeouts.negative))
-            }
+        let name = op.name.as_c_str();
+        let reading = self.reading();
+        match self.nodes.lookup(op.parent, name) {
+            Ok(found) => Ok(self.entry(&found, reading.under(op.parent, name))),
+            Err(Errno::NOENT) => match self.absence_ttl(reading.under(op.parent, name)) {
+                Duration::ZERO => Err(Errno::NOENT),
+                ttl => Ok(Entry::absent(ttl)),
+            },
             Err(error) => Err(error),
         }
     }
@@ -226,7 +250,8 @@ impl FileSystem for Passthrough {
     }
 
     async fn getattr(&self, _cx: &Context, op: Getattr) -> Result<Attr> {
-        self.stat_node(op.node, op.handle).map(|stat| self.attr(op.node, &stat))
+        let reading = self.reading();
+        self.stat_node(op.node, op.handle).map(|stat| self.attr(op.node, &stat, &reading))
     }
 
     async fn statx(&self, _cx: &Context, op: Statx) -> Result<(Attr, Extended)> {
@@ -234,6 +259,7 @@ impl FileSystem for Passthrough {
     }
 
     async fn setattr(&self, cx: &Context, op: Setattr) -> Result<Attr> {
+        self.coherent.acting();
         self.change(cx, &op)
     }
 
@@ -242,34 +268,42 @@ impl FileSystem for Passthrough {
     }
 
     async fn symlink(&self, cx: &Context, op: Symlink<'_>) -> Result<Entry> {
+        self.coherent.acting();
         self.make_symlink(cx, &op)
     }
 
     async fn mknod(&self, cx: &Context, op: Mknod<'_>) -> Result<Entry> {
+        self.coherent.acting();
         self.make_special(cx, &op)
     }
 
     async fn mkdir(&self, cx: &Context, op: Mkdir<'_>) -> Result<Entry> {
+        self.coherent.acting();
         self.make_directory(cx, &op)
     }
 
     async fn unlink(&self, _cx: &Context, op: Unlink<'_>) -> Result<()> {
+        self.coherent.acting();
         self.remove(op.parent, op.name, AtFlags::empty())
     }
 
     async fn rmdir(&self, _cx: &Context, op: Rmdir<'_>) -> Result<()> {
+        self.coherent.acting();
         self.remove(op.parent, op.name, AtFlags::REMOVEDIR)
     }
 
     async fn rename(&self, cx: &Context, op: Rename<'_>) -> Result<()> {
+        self.coherent.acting();
         self.rename_name(cx, &op)
     }
 
     async fn link(&self, _cx: &Context, op: Link<'_>) -> Result<Entry> {
+        self.coherent.acting();
         self.add_name(&op)
     }
 
     async fn open(&self, _cx: &Context, op: fusewire::op::Open) -> Result<Opened> {
+        self.coherent.acting();
         self.open_file(&op)
     }
 
@@ -278,6 +312,7 @@ impl FileSystem for Passthrough {
     }
 
     async fn write(&self, cx: &Context, op: Write<'_>) -> Result<u32> {
+        self.coherent.acting();
         self.write_file(cx, op).await
     }
 
@@ -286,6 +321,7 @@ impl FileSystem for Passthrough {
     }
 
     async fn release(&self, _cx: &Context, op: Release) -> Result<()> {
+        self.coherent.acting();
         self.released(op.node, op.handle, op.flock_owner)
     }
 
@@ -299,6 +335,7 @@ impl FileSystem for Passthrough {
     }
 
     async fn setxattr(&self, _cx: &Context, op: Setxattr<'_>) -> Result<()> {
+        self.coherent.acting();
         if self.options.xattr { self.set_xattr(&op) } else { Err(Errno::NOSYS) }
     }
 
@@ -311,14 +348,17 @@ impl FileSystem for Passthrough {
     }
 
     async fn removexattr(&self, _cx: &Context, op: Removexattr<'_>) -> Result<()> {
+        self.coherent.acting();
         if self.options.xattr { self.remove_xattr(&op) } else { Err(Errno::NOSYS) }
     }
 
     async fn create(&self, cx: &Context, op: Create<'_>) -> Result<(Entry, Opened)> {
+        self.coherent.acting();
         self.make_file(cx, &op)
     }
 
     async fn tmpfile(&self, cx: &Context, op: Tmpfile<'_>) -> Result<(Entry, Opened)> {
+        self.coherent.acting();
         self.make_nameless(cx, &op)
     }
 
@@ -355,10 +395,12 @@ impl FileSystem for Passthrough {
     }
 
     async fn ioctl(&self, _cx: &Context, op: Ioctl<'_>, out: &mut Sink<'_>) -> Result<IoctlResult> {
+        self.coherent.acting();
         self.control(&op, out)
     }
 
     async fn fallocate(&self, cx: &Context, op: Fallocate) -> Result<()> {
+        self.coherent.acting();
         self.allocate(cx, &op)
     }
 
@@ -367,6 +409,7 @@ impl FileSystem for Passthrough {
     }
 
     async fn copy_file_range(&self, cx: &Context, op: CopyFileRange) -> Result<u64> {
+        self.coherent.acting();
         self.copy(cx, &op)
     }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Passthrough, attr,
+    coherence::Reading,
     fds::Fd,
     handle::lower_flags,
     inode::{At, Found},
@@ -57,6 +58,7 @@ impl Passthrough {
         (parent, name): (NodeId, Name<'_>),
         make: impl Fn(&Fd, &CStr) -> Result<()>,
     ) -> Result<Entry> {
+        let reading = self.reading();
         let dir = self.nodes.fd(parent)?;
         let name = name.as_c_str();
         let ((), ours) = self.make_as(maker, || make(&dir, name))?;
@@ -66,7 +68,7 @@ impl Passthrough {
             self.finish(&*fd, &dir, maker, ours)?;
             found.stat = attr::stat(&*fd)?;
         }
-        Ok(self.entry(&found))
+        Ok(self.entry(&found, reading.under(parent, name)))
     }
 
     /// What is left to do about something new: give it to its owner, label it.
@@ -110,6 +112,7 @@ impl Passthrough {
 
     pub(super) fn make_file(&self, cx: &Context, op: &Create<'_>) -> Result<(Entry, Opened)> {
         let maker = Maker { cx, owner: op.owner, umask: op.umask, security: op.security };
+        let reading = self.reading();
         let dir = self.nodes.fd(op.parent)?;
         let name = op.name.as_c_str();
         let flags = lower_flags(op.flags) | OFlags::NOFOLLOW;
@@ -131,7 +134,7 @@ impl Passthrough {
             Err(error) => return Err(error),
         };
         let found = self.nodes.adopt(op.parent, Some(name), &fd)?;
-        self.reply(&found, fd, flags)
+        self.reply(&found, (fd, flags), reading.under(op.parent, name))
     }
 
     /// `O_CREAT` on a name that somebody else made in the meantime: with the caller's rights, because the kernel has
@@ -163,6 +166,7 @@ impl Passthrough {
 
     pub(super) fn make_nameless(&self, cx: &Context, op: &Tmpfile<'_>) -> Result<(Entry, Opened)> {
         let maker = Maker { cx, owner: op.owner, umask: op.umask, security: op.security };
+        let reading = self.reading();
         let dir = self.nodes.fd(op.parent)?;
         let flags = lower_flags(op.flags) - OFlags::TRUNC;
         let (fd, ours) = self.make_as(&maker, || {
@@ -173,12 +177,17 @@ impl Passthrough {
             self.finish(&fd, &dir, &maker, ours)?;
         }
         let found = self.nodes.adopt(op.parent, None, &fd)?;
-        self.reply(&found, fd, flags)
+        self.reply(&found, (fd, flags), reading)
     }
 
-    fn reply(&self, found: &Found, fd: Fd, flags: OFlags) -> Result<(Entry, Opened)> {
+    fn reply(
+        &self,
+        found: &Found,
+        (fd, flags): (Fd, OFlags),
+        reading: Reading<'_>,
+    ) -> Result<(Entry, Opened)> {
         match self.opened(found.node, fd, flags) {
-            Ok(opened) => Ok((self.entry(found), opened)),
+            Ok(opened) => Ok((self.entry(found, reading), opened)),
             Err(error) => {
                 // The kernel does not learn of the node, so it cannot forget it.
                 self.nodes.forget(found.node, 1);
@@ -232,6 +241,7 @@ impl Passthrough {
     }
 
     pub(super) fn add_name(&self, op: &Link<'_>) -> Result<Entry> {
+        let reading = self.reading();
         let (fd, dir) = (self.nodes.fd(op.node)?, self.nodes.fd(op.new_parent)?);
         let name = op.new_name.as_c_str();
         match rustix::fs::linkat(&*fd, c"", &*dir, name, AtFlags::EMPTY_PATH) {
@@ -243,7 +253,7 @@ impl Passthrough {
         }
         let stat = attr::stat(&*fd)?;
         let generation = self.nodes.again(op.node)?;
-        Ok(self.entry(&Found { node: op.node, generation, stat }))
+        Ok(self.entry(&Found { node: op.node, generation, stat }, reading.under(op.new_parent, name)))
     }
 
     pub(super) fn link_target(&self, op: &Readlink, out: &mut Sink<'_>) -> Result<()> {

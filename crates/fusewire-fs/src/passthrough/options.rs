@@ -14,6 +14,10 @@ pub enum CacheProfile {
     /// seen within a second, and at the latest when a file is opened.
     #[default]
     Auto,
+    /// Everything, names that do not exist included, until somebody changes it: the kernel is told of what others do to the
+    /// directory, some time below a millisecond later as a rule. It takes a local filesystem with file handles, `CAP_SYS_ADMIN`
+    /// and Linux 6.16; where it cannot be had it is as [`Auto`](Self::Auto), see [`Passthrough::coherence`](super::Passthrough::coherence).
+    Coherent,
     /// Everything, names that do not exist included, until it is changed through the mount. For directories that
     /// nobody else changes.
     Always,
@@ -75,7 +79,8 @@ pub enum Opens {
     Auto,
     /// It is not, so opening costs nothing. What an open file would be needed for cannot be had: the kernel reads and writes no
     /// file by itself, and locks are known to the mount alone ([`LockScope::Mount`] must be asked for). It takes
-    /// [`CacheProfile::Always`], since nothing else makes the kernel ask, and a directory with file handles.
+    /// [`CacheProfile::Always`] or [`CacheProfile::Coherent`], since nobody checks then what is cached, and a directory with file handles. With the latter,
+    /// what is mounted inside the directory is cached as with the former.
     Stateless,
     /// It is, always.
     Handles,
@@ -136,12 +141,12 @@ pub(super) struct Timeouts {
 }
 
 impl Options {
-    pub(super) fn timeouts(&self) -> Timeouts {
-        let (positive, negative) = match self.cache {
+    pub(super) fn timeouts(&self, cache: CacheProfile) -> Timeouts {
+        let (positive, negative) = match cache {
             CacheProfile::None => (Duration::ZERO, Duration::ZERO),
             // A name that somebody makes underneath is to be found at once: programs wait for files to appear.
             CacheProfile::Auto => (Duration::from_secs(1), Duration::ZERO),
-            CacheProfile::Always => (FOR_EVER, FOR_EVER),
+            CacheProfile::Coherent | CacheProfile::Always => (FOR_EVER, FOR_EVER),
         };
         let limit = |time: Option<Duration>, default: Duration| time.unwrap_or(default).min(FOR_EVER);
         Timeouts {

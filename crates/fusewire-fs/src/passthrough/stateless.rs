@@ -174,8 +174,12 @@ impl Passthrough {
     /// Why files cannot be opened without our being told; `None` if they can.
     pub(super) fn needs_opens(&self) -> Option<&'static str> {
         let mount = self.nodes.mounts.root();
-        if !matches!(self.options.cache, CacheProfile::Always) {
-            return Some("what the kernel remembers is to be checked when a file is opened");
+        match (self.cache(), self.options.opens) {
+            (CacheProfile::Always, _) | (CacheProfile::Coherent, Opens::Stateless) => {}
+            (CacheProfile::Coherent, _) => {
+                return Some("changes may cease to be heard of, where filesystems are mounted inside");
+            }
+            _ => return Some("what the kernel remembers is to be checked when a file is opened"),
         }
         if self.options.locks == LockScope::Directory {
             return Some("locks below end when a file is closed");
@@ -225,8 +229,12 @@ impl Passthrough {
 
     /// The same of a directory. Nothing is forwarded there, and locks are refused: so only the cache matters.
     pub(super) fn opendir_is_told(&self) -> Result<()> {
-        let caches = matches!(self.options.cache, CacheProfile::Always);
-        if self.options.opens == Opens::Handles || !caches || !self.nodes.mounts.root().handles {
+        let caches = match self.cache() {
+            CacheProfile::Always => self.options.opens != Opens::Handles,
+            CacheProfile::Coherent => self.options.opens == Opens::Stateless,
+            CacheProfile::None | CacheProfile::Auto => false,
+        };
+        if !caches || !self.nodes.mounts.root().handles {
             return Ok(());
         }
         if !self.stateless.directories.swap(true, Ordering::Relaxed) {

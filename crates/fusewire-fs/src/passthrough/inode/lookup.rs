@@ -207,9 +207,12 @@ impl Nodes {
     /// another file's.
     fn acquire(&self, key: FileKey, arrival: Arrival<'_>) -> std::result::Result<Found, Handle> {
         let seen = arrival.seen;
-        let (node, generation, (new, met)) = self
-            .table
-            .acquire(key, Node::default, |id, node, new| (new, arrival.meet(id, node, &self.clock)));
+        let (node, generation, (new, met)) = self.table.acquire(key, Node::default, |id, node, new| {
+            if new && let Some(feed) = self.feed.as_ref().filter(|_| key.is_on_root_device()) {
+                feed.node_made(key.ino(), id);
+            }
+            (new, arrival.meet(id, node, &self.clock))
+        });
         if new {
             self.count.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,0 +1,373 @@
+//! The kernel remembers everything, and is told when somebody else changes it: `--cache coherent`.
+//!
+//! * `source.rs`: fanotify tells of each change to the lower filesystem, by file handle and name; `event.rs` takes that apart.
+//! * `index.rs`: which nodes have the inode numbers that are in a handle.
+//! * `actors.rs`: what a thread that serves this mount changes is no news to its kernel.
+//! * `news.rs`: what the kernel is to be told, now and once more later.
+//! * `stamps.rs`: answers that were read before a change and arrive after the news of it.
+//!
+//! See `docs/adr/0013-coherent.md` for why this suffices.
+
+mod actors;
+mod event;
+mod index;
+mod news;
+mod source;
+mod stamps;
+
+pub use stamps::{Since, Subject};
+
+use actors::Actors;
+use event::{Event, numbers};
+use fusewire::{Errno, NodeId, Result, notify::Notifier};
+use index::Index;
+use news::{Later, Name, News, What, patiently};
+use rustix::fs::Statx;
+use source::{Source, Waited};
+use stamps::Stamps;
+use std::{
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+/// A name is there or is not.
+const NAMES: u64 = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
+/// What was there under the name may be another thing, or none.
+const GONE: u64 = libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
+/// Data may have changed.
+const CONTENT: u64 = libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE;
+
+/// What a feed has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FeedStats {
+    /// Changes that were told of, several at once counting once.
+    pub events: u64,
+    /// Those that the mount's own clients asked for.
+    pub own: u64,
+    /// What the kernel was told.
+    pub notifications: u64,
+    /// How often everything was dropped, because events were lost.
+    pub overflows: u64,
+    /// The longest time from reading of a change to the kernel's having been told, in microseconds.
+    pub longest_us: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    events: AtomicU64,
+    own: AtomicU64,
+    notifications: AtomicU64,
+    overflows: AtomicU64,
+    longest_us: AtomicU64,
+}
+
+/// Why there is no feed.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What was tried.
+    what: &'static str,
+    errno: Option<Errno>,
+    /// What to do about it.
+    remedy: &'static str,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.what)?;
+        if let Some(errno) = self.errno {
+            write!(f, ": {errno}")?;
+        }
+        write!(f, " ({})", self.remedy)
+    }
+}
+
+/// Hears of changes to the lower filesystem and tells the kernel.
+#[derive(Debug)]
+pub struct Feed {
+    source: Source,
+    index: Index,
+    actors: Arc<Actors>,
+    stamps: Stamps,
+    counts: Counts,
+    /// Nothing is heard any more.
+    is_deaf: AtomicBool,
+}
+
+impl Feed {
+    /// Hear of changes to the filesystem of `root`, the re-exported directory, whose attributes are `stat` and whose handle is
+    /// `handle`.
+    pub fn new(
+        root: impl AsFd,
+        stat: &Statx,
+        handle: Option<&[u8]>,
+    ) -> std::result::Result<Arc<Self>, Refusal> {
+        let refused = |what, errno, remedy| Refusal { what, errno, remedy };
+        let Some(handle) = handle else {
+            return Err(refused(
+                "files have no handles there",
+                None,
+                "serve a directory of a local filesystem",
+            ));
+        };
+        if !numbers(handle).any(|number| number == stat.stx_ino) {
+            let remedy = "serve a directory of another filesystem";
+            return Err(refused("handles do not contain inode numbers there", None, remedy));
+        }
+        let source = Source::new(root).map_err(|errno| {
+            let remedy = match errno {
+                Errno::PERM => "it takes CAP_SYS_ADMIN: serve it as root",
+                Errno::INVAL => "it takes Linux 5.17",
+                _ => "the filesystem cannot be watched: serve a directory of a local filesystem",
+            };
+            refused("fanotify", Some(errno), remedy)
+        })?;
+        let feed = Self {
+            source,
+            index: Index::default(),
+            actors: Arc::default(),
+            stamps: Stamps::default(),
+            counts: Counts::default(),
+            is_deaf: AtomicBool::new(false),
+        };
+        feed.index.insert(stat.stx_ino, NodeId::ROOT);
+        Ok(Arc::new(feed))
+    }
+
+    /// Where it stands; to be asked before an answer is read.
+    pub fn since(&self) -> Since {
+        self.stamps.now()
+    }
+
+    /// May the kernel remember an answer about `subjects` that was read after `since`?
+    pub fn is_fresh(&self, since: Since, subjects: &[Subject]) -> bool {
+        self.stamps.is_fresh(since, subjects) && !self.is_deaf.load(Ordering::SeqCst)
+    }
+
+    /// There is a node of the file with this number.
+    pub fn node_made(&self, ino: u64, node: NodeId) {
+        self.index.insert(ino, node);
+    }
+
+    /// The node is forgotten.
+    pub fn node_forgotten(&self, ino: u64, node: NodeId) {
+        self.index.remove(ino, node);
+    }
+
+    /// This thread is about to change something for a client of this mount.
+    pub fn acting(&self) {
+        self.actors.enter();
+    }
+
+    /// Is nothing heard any more?
+    pub fn is_deaf(&self) -> bool {
+        self.is_deaf.load(Ordering::SeqCst)
+    }
+
+    /// Listing of the directory with this number begins or ends; what the kernel remembers of that has no time of its own.
+    pub fn listing(&self, ino: u64) {
+        self.stamps.is_fresh(self.since(), &[Subject::file(ino)]);
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> FeedStats {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let Counts { events, own, notifications, overflows, longest_us } = &self.counts;
+        FeedStats {
+            events: read(events),
+            own: read(own),
+            notifications: read(notifications),
+            overflows: read(overflows),
+            longest_us: read(longest_us),
+        }
+    }
+
+    /// Tell the kernel from now on, on a thread of its own.
+    pub fn begin(self: &Arc<Self>, notifier: &Notifier) {
+        let mut reader = Reader {
+            feed: self.clone(),
+            notifier: notifier.clone(),
+            later: Later::default(),
+            buffer: Vec::new(),
+            era: Instant::now(),
+        };
+        let spawned = thread::Builder::new().name("changes".into()).spawn(move || reader.run());
+        if let Err(error) = spawned {
+            tracing::error!(%error, "no thread to hear of changes: names and attributes are kept for a second");
+            self.is_deaf.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// The session is over.
+    pub fn end(&self) {
+        self.source.stop();
+        tracing::debug!(stats = ?self.stats(), "the feed of changes has ended");
+    }
+}
+
+/// Reads events and tells the kernel. It serves no requests, so it may wait for notifications.
+struct Reader {
+    feed: Arc<Feed>,
+    notifier: Notifier,
+    later: Later,
+    buffer: Vec<u8>,
+    /// When this era began.
+    era: Instant,
+}
+
+impl Reader {
+    fn run(&mut self) {
+        match self.listen() {
+            Ok(()) | Err(Errno::NODEV) => {}
+            Err(error) => {
+                tracing::error!(%error, "changes are not heard of any more: names and attributes are kept for a second from now on");
+                self.feed.is_deaf.store(true, Ordering::SeqCst);
+                // Now, and once what is on its way has arrived.
+                _ = self.drop_everything();
+                thread::sleep(news::TIMES[1]);
+                _ = self.drop_everything();
+            }
+        }
+    }
+
+    fn listen(&mut self) -> Result<()> {
+        loop {
+            match self.feed.source.wait(self.later.next())? {
+                Waited::Stopped => return Ok(()),
+                Waited::Events => self.take_events()?,
+                Waited::Nothing => {}
+            }
+            match self.later.take() {
+                Ok(news) if news.len() == 0 => {}
+                Ok(news) => self.tell(news)?,
+                Err(()) => self.drop_everything()?,
+            }
+        }
+    }
+
+    fn take_events(&mut self) -> Result<()> {
+        let read_at = Instant::now();
+        self.feed.stamps.turn(&mut self.era);
+        let (mut news, mut lost) = (News::default(), false);
+        let Self { feed, later, buffer, .. } = self;
+        let any = feed.source.read(buffer, |event| match event.mask & libc::FAN_Q_OVERFLOW {
+            0 => feed.understand(&event, &mut news, later),
+            _ => lost = true,
+        })?;
+        if lost {
+            self.feed.counts.overflows.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!("more changes than could be told of: the kernel forgets everything");
+            self.drop_everything()?;
+            self.later.everything(0);
+        } else if any && news.len() > 0 {
+            self.tell(news)?;
+            // So that no more is read than the kernel takes; events meanwhile are merged in the queue, which is bounded.
+            self.notifier.flush();
+        }
+        let took = read_at.elapsed().as_micros() as u64;
+        self.feed.counts.longest_us.fetch_max(took, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn tell(&self, news: News) -> Result<()> {
+        let told = news.tell(&self.notifier)?;
+        self.feed.counts.notifications.fetch_add(told as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The kernel forgets everything: names by the epoch, the rest node by node.
+    fn drop_everything(&self) -> Result<()> {
+        self.feed.stamps.everything_changed();
+        patiently(&self.notifier, || self.notifier.inc_epoch())?;
+        let mut told = Ok(());
+        self.feed.index.for_each(|nodes| {
+            for node in nodes {
+                told =
+                    told.and_then(|()| patiently(&self.notifier, || self.notifier.inval_inode(node, 0, 0)));
+            }
+        });
+        self.notifier.flush();
+        told
+    }
+}
+
+impl Feed {
+    /// What an event says to the kernel.
+    fn understand(&self, event: &Event<'_>, news: &mut News, later: &mut Later) {
+        self.counts.events.fetch_add(1, Ordering::Relaxed);
+        let is_own = self.actors.has(event.tid);
+        let is_named = event.mask & NAMES != 0;
+        self.counts.own.fetch_add(u64::from(is_own), Ordering::Relaxed);
+        for object in event.objects() {
+            // An event of the content of something tells its directory's handle for the name's sake alone.
+            match object.name {
+                Some(name) if is_named && name != c"." => {
+                    let how = if event.mask & GONE != 0 { Name::Gone } else { Name::Expired };
+                    for number in numbers(object.handle) {
+                        self.name_changed((number, name, how), is_own, news, later);
+                    }
+                }
+                // What happened to a directory itself.
+                Some(name) if name != c"." => {}
+                _ => {
+                    let what = if event.mask & CONTENT != 0 { What::Content } else { What::Attributes };
+                    for number in numbers(object.handle) {
+                        self.file_changed((number, what), is_own, news, later);
+                    }
+                }
+            }
+        }
+    }
+
+    fn name_changed(
+        &self,
+        (number, name, how): (u64, &std::ffi::CStr, Name),
+        is_own: bool,
+        news: &mut News,
+        later: &mut Later,
+    ) {
+        let (entry, dir) = (Subject::name(number, name), Subject::file(number));
+        if !is_own {
+            self.stamps.changed([entry, dir]);
+        }
+        let (names, listed) = (self.stamps.is_in_use(entry), self.stamps.is_in_use(dir));
+        self.index.each(number, |nodes| {
+            if is_own && nodes.len() == 1 {
+                return;
+            }
+            for &node in nodes {
+                news.name(node, name, how);
+                news.node(node, What::Content);
+                if names {
+                    later.name(node, name);
+                }
+                if listed {
+                    later.node(node, What::Content);
+                }
+            }
+        });
+    }
+
+    fn file_changed(&self, (number, what): (u64, What), is_own: bool, news: &mut News, later: &mut Later) {
+        let file = Subject::file(number);
+        if !is_own {
+            self.stamps.changed([file]);
+        }
+        let is_in_use = self.stamps.is_in_use(file);
+        self.index.each(number, |nodes| {
+            if is_own && nodes.len() == 1 {
+                return;
+            }
+            for &node in nodes {
+                news.node(node, what);
+                if is_in_use {
+                    later.node(node, what);
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,201 @@
+//! What the kernel is to be told, without repetitions.
+
+use fusewire::{Errno, NodeId, Result, notify::Notifier};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::{CStr, CString},
+    time::{Duration, Instant},
+};
+
+/// Attributes are forgotten, nothing else: what `fuse_reverse_inval_inode` takes a negative offset for.
+const ATTRIBUTES_ALONE: i64 = -1;
+
+/// How a name is to be forgotten; a greater one includes a lesser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Name {
+    /// It is looked up again before it is used. What holds on to it keeps it.
+    Expired,
+    /// What it led to is not there any more.
+    ///
+    /// Not `FUSE_NOTIFY_DELETE`, which marks what the name led to as dead: another directory may have its number by now.
+    Gone,
+}
+
+/// What of a node is to be forgotten; a greater one includes a lesser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum What {
+    Attributes,
+    /// And pages: data, or the entries of a directory.
+    Content,
+}
+
+/// What the kernel is to be told.
+#[derive(Debug, Default)]
+pub struct News {
+    names: BTreeMap<(NodeId, CString), Name>,
+    nodes: BTreeMap<NodeId, What>,
+}
+
+impl News {
+    /// `name` in `dir` changed.
+    pub fn name(&mut self, dir: NodeId, name: &CStr, how: Name) {
+        let known = self.names.entry((dir, name.to_owned())).or_insert(how);
+        *known = how.max(*known);
+    }
+
+    /// A node changed.
+    pub fn node(&mut self, node: NodeId, what: What) {
+        let known = self.nodes.entry(node).or_insert(what);
+        *known = what.max(*known);
+    }
+
+    /// How much there is to tell.
+    pub fn len(&self) -> usize {
+        self.names.len() + self.nodes.len()
+    }
+
+    /// Tell the kernel; answers how many notifications that took. Names first: to forget one takes the lock that those hold who
+    /// list the directory, so that what they still bring into the kernel is there to be forgotten with the directory's content.
+    ///
+    /// # Errors
+    /// `NODEV` at the end of the connection.
+    pub fn tell(self, notifier: &Notifier) -> Result<usize> {
+        let count = self.len();
+        for ((dir, name), how) in &self.names {
+            patiently(notifier, || match *how {
+                Name::Expired => notifier.expire_entry(*dir, name),
+                Name::Gone => notifier.inval_entry(*dir, name),
+            })?;
+        }
+        for (&node, what) in &self.nodes {
+            let offset = if *what == What::Content { 0 } else { ATTRIBUTES_ALONE };
+            patiently(notifier, || notifier.inval_inode(node, offset, 0))?;
+        }
+        Ok(count)
+    }
+}
+
+/// Wait for room in the queue of notifications, which is bounded. (Whoever does this must not be serving requests.)
+pub fn patiently(notifier: &Notifier, tell: impl Fn() -> Result<()>) -> Result<()> {
+    loop {
+        match tell() {
+            Err(Errno::AGAIN) => notifier.flush(),
+            told => return told,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Subject {
+    Name(NodeId, CString),
+    Node(NodeId, What),
+}
+
+/// What the kernel is to be told once more, when answers that were on their way have arrived.
+#[derive(Debug, Default)]
+pub struct Later {
+    due: HashMap<Subject, (Instant, usize)>,
+    /// More than can be kept: everything, then.
+    all: Option<(Instant, usize)>,
+}
+
+/// How many are kept.
+const MOST: usize = 16 << 10;
+
+/// After which times it is told once more. The first is for callers that run, the second for those that had to wait long for a
+/// processor.
+pub const TIMES: [Duration; 2] = [Duration::from_millis(40), Duration::from_secs(1)];
+
+impl Later {
+    fn put(&mut self, subject: Subject, time: usize) {
+        let due = Instant::now() + TIMES[time];
+        if self.due.len() < MOST || self.due.contains_key(&subject) {
+            // Afresh, also if it is waiting: the last change is what counts.
+            self.due.insert(subject, (due, time));
+        } else {
+            self.everything(time);
+        }
+    }
+
+    /// A name, that is.
+    pub fn name(&mut self, dir: NodeId, name: &CStr) {
+        self.put(Subject::Name(dir, name.to_owned()), 0);
+    }
+
+    /// A node, that is.
+    pub fn node(&mut self, node: NodeId, what: What) {
+        self.put(Subject::Node(node, what), 0);
+    }
+
+    /// Everything, that is.
+    pub fn everything(&mut self, time: usize) {
+        self.due.clear();
+        self.all = Some((Instant::now() + TIMES[time], time));
+    }
+
+    /// When to look again.
+    pub fn next(&self) -> Option<Duration> {
+        const TICK: Duration = Duration::from_millis(10);
+        (self.all.is_some() || !self.due.is_empty()).then_some(TICK)
+    }
+
+    /// What is due now; `Err`: everything.
+    pub fn take(&mut self) -> std::result::Result<News, ()> {
+        let now = Instant::now();
+        if let Some((due, time)) = self.all
+            && due <= now
+        {
+            self.all = None;
+            if time + 1 < TIMES.len() {
+                self.everything(time + 1);
+            }
+            return Err(());
+        }
+        let mut news = News::default();
+        let ready = self.due.extract_if(|_, (due, _)| *due <= now);
+        let ready: Vec<_> = ready.map(|(subject, (_, time))| (subject, time)).collect();
+        for (subject, time) in ready {
+            match &subject {
+                Subject::Name(dir, name) => news.name(*dir, name, Name::Expired),
+                Subject::Node(node, what) => news.node(*node, *what),
+            }
+            if time + 1 < TIMES.len() {
+                self.put(subject, time + 1);
+            }
+        }
+        Ok(news)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greater_news_includes_the_lesser() {
+        let mut news = News::default();
+        let dir = NodeId::new(2);
+        news.name(dir, c"a", Name::Gone);
+        news.name(dir, c"a", Name::Expired);
+        assert_eq!(news.names.values().collect::<Vec<_>>(), [&Name::Gone]);
+        news.node(dir, What::Content);
+        news.node(dir, What::Attributes);
+        assert_eq!((news.nodes.get(&dir), news.len()), (Some(&What::Content), 2));
+    }
+
+    #[test]
+    fn what_is_told_later_is_told_twice_and_bounded() {
+        let mut later = Later::default();
+        later.node(NodeId::new(2), What::Attributes);
+        assert_eq!(later.take().expect("not all").len(), 0);
+        std::thread::sleep(TIMES[0]);
+        assert_eq!(later.take().expect("not all").len(), 1);
+        assert!(later.next().is_some());
+        for node in 0..2 * MOST as u64 {
+            later.node(NodeId::new(node + 2), What::Content);
+        }
+        assert!(later.due.len() <= MOST && later.all.is_some());
+        std::thread::sleep(TIMES[0]);
+        assert!(later.take().is_err());
+    }
+}
