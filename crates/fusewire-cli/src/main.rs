@@ -9,6 +9,7 @@ mod mount;
 mod mount8;
 mod pages;
 mod probe;
+mod stats;
 mod unmount;
 mod users;
 
@@ -55,6 +56,7 @@ fn run(words: &[OsString]) -> Outcome<()> {
         }
         Command::Unmount(args) => unmount::run(&args),
         Command::Probe(args) => probe::run(&args),
+        Command::Stats(args) => stats::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::InstallHelper(args) => install::run(&args),
         Command::Completions { shell } => pages::print_completions(shell),

@@ -8,6 +8,7 @@ use fusewire::server;
 
 use crate::args::{self, BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, LogArgs, MountArgs};
 use crate::failure::{Failure, Outcome};
+use crate::stats::ShowArgs;
 
 /// What to mount and how.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct Plan {
     pub delay: Option<Duration>,
     /// What to log.
     pub log: LogArgs,
+    /// What is told of the mount.
+    pub show: ShowArgs,
     /// Whether another FUSE mount is on top at the mount point already.
     pub hides: bool,
     /// Words in `-o` that nobody knows, allowed by `--sloppy`.
@@ -54,7 +57,7 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 18] = [
+const WORDS: [&str; 20] = [
     "fs=",
     "cache=",
     "entry_timeout=",
@@ -72,6 +75,8 @@ const WORDS: [&str; 18] = [
     "delay=",
     "log=",
     "log_file=",
+    "metrics=",
+    "stats",
     "private",
 ];
 
@@ -94,6 +99,7 @@ impl Plan {
             size: None,
             delay: None,
             log: LogArgs { log: None, log_file: None, ..log.clone() },
+            show: ShowArgs::default(),
             hides: false,
             ignored: Vec::new(),
         };
@@ -125,12 +131,10 @@ impl Plan {
         if !WORDS.iter().any(|known| known.trim_end_matches('=') == key) {
             return Ok(false);
         }
-        if value.is_empty() != (key == "private") {
-            let why = if key == "private" {
-                "it takes no value".into()
-            } else {
-                format!("a value is needed: {key}=...")
-            };
+        let is_alone = matches!(key, "private" | "stats");
+        if value.is_empty() != is_alone {
+            let why =
+                if is_alone { "it takes no value".into() } else { format!("a value is needed: {key}=...") };
             return Err(wrong(why));
         }
         match key {
@@ -154,6 +158,7 @@ impl Plan {
             "delay" => self.delay = Some(args::delay(value).map_err(wrong)?),
             "log" => self.log.log = Some(value.to_owned()),
             "log_file" => self.log.log_file = Some(value.into()),
+            "metrics" | "stats" => self.show.word(key, value).map_err(wrong)?,
             _ => *private = true,
         }
         Ok(true)
@@ -188,6 +193,9 @@ impl Plan {
         set_some(&mut self.delay, &args.delay);
         set_some(&mut self.log.log, &log.log);
         set_some(&mut self.log.log_file, &log.log_file);
+        set_some(&mut self.show.metrics, &args.show.metrics);
+        self.show.stats |= args.show.stats;
+        self.server.timed = self.show.is_timed();
         self.server.mount.read_only |= args.read_only;
         self.server.mount.auto_unmount |= args.run.auto_unmount;
     }
@@ -292,7 +300,7 @@ mod tests {
     #[test]
     fn words_mean_what_long_options_mean() {
         let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,buffers=pinned,threads=3,poll=fixed:20,\
-                     max_write=64K,log=debug,log_file=/tmp/l,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
+                     max_write=64K,log=debug,log_file=/tmp/l,metrics=9100,stats,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
         let short = plan(&["-o", words, "/a", "/b"]).expect("plan");
         let long = plan(&[
             "--cache=none",
@@ -308,6 +316,8 @@ mod tests {
             "--max-write=64K",
             "--log=debug",
             "--log-file=/tmp/l",
+            "--metrics=127.0.0.1:9100",
+            "--stats",
             "--read-only",
             "--auto-unmount",
             "/a",
@@ -336,7 +346,8 @@ mod tests {
         assert!(refused("threads").contains("threads=..."));
         assert!(refused("poll=on").contains("off, auto, or fixed:US"));
         assert!(refused("poll=fixed:0").contains("from 1 to 1000"));
-        assert!(refused("private=1").contains("no value"));
+        assert!(refused("private=1").contains("no value") && refused("stats=1").contains("no value"));
+        assert!(refused("metrics=here").contains("such as 9100"));
         assert!(refused("max_read=x").contains("max_read=x"));
         assert!(refused("private,allow_other").contains("exclude"));
         assert!(refusal(&["none", "/b"]).contains("--fs mem none MNT"));
