@@ -125,7 +125,7 @@ fn serve(fs: impl FileSystem, plan: &Plan, is_daemon: bool) -> Outcome<()> {
     signals::notify(&[NotifyState::Ready, NotifyState::Status(&description)]);
     ending.mounted(handle.clone());
     let facts = Facts { source: plan.source.clone(), fs: plan.fs.to_string(), cache: plan.cache.to_string() };
-    let live = Live::start(handle.clone(), facts, (&plan.show, endpoint), is_daemon);
+    let live = Live::start(handle.clone(), facts, (&plan.show, endpoint), (is_daemon, plan.log.quiet));
     let ended = server.join().map_err(|error| Failure::new(with_causes(&error)))?;
     signals::notify(&[NotifyState::Stopping]);
     tracing::info!(requests = handle.stats().requests(), "{} has ended", plan.mountpoint.display());

@@ -29,6 +29,7 @@ pub struct Facts {
 struct Source {
     handle: ServerHandle,
     facts: Facts,
+    metrics: Option<String>,
     began: Instant,
 }
 
@@ -47,9 +48,10 @@ impl Live {
         handle: ServerHandle,
         facts: Facts,
         (show, endpoint): (&ShowArgs, Option<Endpoint>),
-        is_daemon: bool,
+        (is_daemon, quiet): (bool, bool),
     ) -> Self {
-        let source = Arc::new(Source { handle, facts, began: Instant::now() });
+        let metrics = endpoint.as_ref().map(Endpoint::url);
+        let source = Arc::new(Source { handle, facts, metrics, began: Instant::now() });
         let of = |source: &Arc<Source>| {
             let source = source.clone();
             move || source.report()
@@ -60,6 +62,10 @@ impl Live {
             .inspect_err(|error| tracing::info!(%error, "fusewire stats will not work with this mount"))
             .ok();
         if let Some(endpoint) = endpoint {
+            // Whoever let the system choose the port wants to know it.
+            if !is_daemon && !quiet {
+                eprintln!("metrics at {}", endpoint.url());
+            }
             endpoint.serve(of(&source));
         }
         if show.stats {
@@ -100,6 +106,7 @@ impl Source {
             refused: stats.refused,
             read_bytes: stats.read_bytes,
             written_bytes: stats.written_bytes,
+            metrics: self.metrics.clone(),
             timed: stats.timed,
             operations: stats.operations.iter().map(Operation::from).collect(),
             spared: Spared::from(&stats),

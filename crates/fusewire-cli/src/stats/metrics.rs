@@ -60,10 +60,15 @@ impl Endpoint {
         Ok(Self { server, address })
     }
 
+    /// Where metrics are to be read.
+    pub fn url(&self) -> String {
+        format!("http://{}{PATH}", self.address)
+    }
+
     /// Answers from now on, on a thread of its own.
     pub fn serve(self, report: impl Fn() -> Report + Send + 'static) {
+        tracing::info!("metrics at {}", self.url());
         let Self { server, address } = self;
-        tracing::info!("metrics at http://{address}{PATH}");
         if !address.ip().is_loopback() {
             tracing::warn!("whoever can reach {address} can read the metrics of this mount");
         }

@@ -53,6 +53,9 @@ pub struct Report {
     pub read_bytes: u64,
     /// Bytes that WRITE took.
     pub written_bytes: u64,
+    /// Where metrics are served, if they are.
+    #[serde(default)]
+    pub metrics: Option<String>,
     /// Whether times are kept.
     pub timed: bool,
     /// Those that were asked for, in the order of their numbers.
@@ -242,6 +245,7 @@ pub mod tests {
             refused: 0,
             read_bytes: 3 << 20,
             written_bytes: 100,
+            metrics: None,
             timed: true,
             operations: vec![
                 Operation { opcode: 1, name: "LOOKUP".into(), requests: 4, errors: 1, latency: Some(times) },
