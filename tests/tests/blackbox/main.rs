@@ -16,5 +16,6 @@ mod ring;
 mod semantics;
 mod slow;
 mod soak;
+mod stats;
 mod suites;
 mod users;
