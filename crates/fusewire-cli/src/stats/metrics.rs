@@ -135,8 +135,11 @@ fn info(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> Sent {
     encoder.encode_descriptor("fusewire_mount", about, None, MetricType::Info)?.encode_info(&labels)
 }
 
+/// A name, what it is about, and where the number is.
+type Count = (&'static str, &'static str, fn(&Operation) -> u64);
+
 fn by_operation(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> Sent {
-    let counts: [(&str, &str, fn(&Operation) -> u64); 2] = [
+    let counts: [Count; 2] = [
         ("fusewire_requests", "Requests of the kernel", |operation| operation.requests),
         ("fusewire_request_errors", "Requests answered with an error", |operation| operation.errors),
     ];
