@@ -175,7 +175,7 @@ fn root_may_ask_the_mount_of_another_user() {
     let copy = sandbox.dir().join("fusewire");
     let own = fusewire_tests::program::as_user("daemon", &copy);
     own.arg("stats").arg(mount.path()).without_env("XDG_RUNTIME_DIR").ok();
-    let other = fusewire_tests::program::as_user("nobody", &copy);
+    let other = fusewire_tests::program::as_user("bin", &copy);
     assert_refused(&other.arg("stats").arg(mount.path()).run(), "another user's");
 }
 
