@@ -142,7 +142,7 @@ fn spared(spared: &Spared) -> String {
     let told: Vec<_> = lines.iter().filter(|(number, _)| *number > 0).map(|(_, line)| line.clone()).collect();
     let never = spared.never_again.iter().map(|never| {
         format!(
-            "{} at all, after it was answered ENOSYS: the kernel {}",
+            "{} at all, since it was answered ENOSYS (instead: {})",
             plain(&never.name),
             plain(&never.instead)
         )
@@ -205,9 +205,9 @@ mod tests {
         for needle in [
             "10 requests, 1 error, 1 in flight, 0 panics, 3.0 MiB read, 100 B written",
             "over /dev/fuse, 2 threads, 3 slots, mounted 90 s ago",
-            "LOOKUP            4  40.0 %       1   10 µs  5.1 µs  20 µs    20 µs",
+            "LOOKUP            4  40.0 %       1  10 µs  5.1 µs  20 µs    20 µs",
             "5 of 6 opens are forwarded",
-            "FLUSH at all, after it was answered ENOSYS: the kernel close succeeds",
+            "FLUSH at all, since it was answered ENOSYS (instead: close succeeds)",
             "is not known here",
         ] {
             assert!(text.contains(needle), "`{needle}` is missing in:\n{text}");
