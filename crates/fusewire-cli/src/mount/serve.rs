@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::signals::{self, Ending};
 use crate::args::{BuffersKind, CacheKind, FileHandles, Forwarding, FsKind};
 use crate::failure::{Failure, Outcome, with_causes};
-use crate::stats::{Endpoint, Facts, Live};
+use crate::stats::{Before, Facts, Live};
 
 /// Mounts and serves until the mount ends.
 ///
@@ -100,7 +100,7 @@ fn ttl(plan: &Plan) -> Duration {
 }
 
 fn serve(fs: impl FileSystem, plan: &Plan, is_daemon: bool) -> Outcome<()> {
-    let endpoint = plan.show.metrics.map(Endpoint::listen).transpose()?;
+    let before = Before::prepare(&plan.show)?;
     let ending = Ending::watch(is_daemon)?;
     let server = Server::mount(fs, &plan.mountpoint, &plan.server).map_err(|error| {
         let place = plan.mountpoint.display().to_string();
@@ -125,7 +125,7 @@ fn serve(fs: impl FileSystem, plan: &Plan, is_daemon: bool) -> Outcome<()> {
     signals::notify(&[NotifyState::Ready, NotifyState::Status(&description)]);
     ending.mounted(handle.clone());
     let facts = Facts { source: plan.source.clone(), fs: plan.fs.to_string(), cache: plan.cache.to_string() };
-    let live = Live::start(handle.clone(), facts, (&plan.show, endpoint), (is_daemon, plan.log.quiet));
+    let live = Live::start(handle.clone(), facts, (&plan.show, before), (is_daemon, plan.log.quiet));
     let ended = server.join().map_err(|error| Failure::new(with_causes(&error)))?;
     signals::notify(&[NotifyState::Stopping]);
     tracing::info!(requests = handle.stats().requests(), "{} has ended", plan.mountpoint.display());

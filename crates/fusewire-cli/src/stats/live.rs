@@ -11,8 +11,30 @@ use signal_hook::iterator::Signals;
 
 use super::process::Process;
 use super::report::{Operation, Report, SCHEMA, Spared};
-use super::socket::Socket;
+use super::socket::{Place, Socket};
 use super::{Endpoint, ShowArgs, table};
+use crate::failure::Outcome;
+
+/// What has to be had before there is a mount.
+#[derive(Debug)]
+pub struct Before {
+    place: Option<Place>,
+    endpoint: Option<Endpoint>,
+}
+
+impl Before {
+    /// Finds a place for the socket, without which one can do, and listens where metrics are asked for.
+    ///
+    /// # Errors
+    /// If metrics cannot be served there.
+    pub fn prepare(show: &ShowArgs) -> Outcome<Self> {
+        let endpoint = show.metrics.map(Endpoint::listen).transpose()?;
+        let place = Place::find()
+            .inspect_err(|error| tracing::info!(%error, "fusewire stats will not work with this mount"))
+            .ok();
+        Ok(Self { place, endpoint })
+    }
+}
 
 /// What is known of a mount beside what was served.
 #[derive(Clone, Debug)]
@@ -47,9 +69,10 @@ impl Live {
     pub fn start(
         handle: ServerHandle,
         facts: Facts,
-        (show, endpoint): (&ShowArgs, Option<Endpoint>),
+        (show, before): (&ShowArgs, Before),
         (is_daemon, quiet): (bool, bool),
     ) -> Self {
+        let Before { place, endpoint } = before;
         let metrics = endpoint.as_ref().map(Endpoint::url);
         let source = Arc::new(Source { handle, facts, metrics, began: Instant::now() });
         let of = |source: &Arc<Source>| {
@@ -57,10 +80,14 @@ impl Live {
             move || source.report()
         };
         let report = of(&source);
-        let socket = Socket::serve(source.handle.connection(), move || report().line())
-            .inspect(|socket| tracing::debug!(path = %socket.path().display(), "statistics can be asked for"))
-            .inspect_err(|error| tracing::info!(%error, "fusewire stats will not work with this mount"))
-            .ok();
+        let socket = place.and_then(|place| {
+            Socket::serve(place, source.handle.connection(), move || report().line())
+                .inspect(
+                    |socket| tracing::debug!(path = %socket.path().display(), "statistics can be asked for"),
+                )
+                .inspect_err(|error| tracing::info!(%error, "fusewire stats will not work with this mount"))
+                .ok()
+        });
         if let Some(endpoint) = endpoint {
             // Whoever let the system choose the port wants to know it.
             if !is_daemon && !quiet {

@@ -18,8 +18,9 @@ use fusewire::mount::{MountEntry, fuse_mounts};
 use crate::failure::{Failure, Outcome};
 use crate::unmount;
 
-pub use live::{Facts, Live};
-pub use metrics::Endpoint;
+use metrics::Endpoint;
+
+pub use live::{Before, Facts, Live};
 use report::Report;
 
 /// What stands below the options.

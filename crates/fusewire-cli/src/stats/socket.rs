@@ -3,6 +3,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use fusewire::mount::MountEntry;
+use rustix::fs::{Mode, OFlags};
 
 /// How long one side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -19,7 +21,8 @@ const LONGEST: u64 = 4 << 20;
 /// Listens for as long as the mount lasts; dropped, its name is gone.
 #[derive(Debug)]
 pub struct Socket {
-    path: PathBuf,
+    place: Place,
+    name: String,
     /// Device and inode of the name: another mount may get the number while this one ends.
     identity: Option<(u64, u64)>,
 }
@@ -53,16 +56,24 @@ fn name(connection: u64) -> String {
     format!("{connection}.sock")
 }
 
-impl Socket {
-    /// Answers whoever connects with what `report` returns, on a thread of its own.
+/// A directory for sockets, held open from before there is a mount: the mount may cover it, and a process that serves one
+/// must never wait for its own answers.
+#[derive(Debug)]
+pub struct Place {
+    dir: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Place {
+    /// The first directory that can be used.
     ///
     /// # Errors
-    /// If none of the directories can be used, of the first of them.
-    pub fn serve(connection: u64, report: impl Fn() -> String + Send + 'static) -> io::Result<Self> {
+    /// If there is none, why not the first.
+    pub fn find() -> io::Result<Self> {
         let mut first = None;
         for dir in directories(rustix::process::geteuid().as_raw()) {
-            match listen(&dir, connection) {
-                Ok((path, listener)) => return Self::start(path, listener, report),
+            match Self::open(&dir) {
+                Ok(place) => return Ok(place),
                 Err(error) => _ = first.get_or_insert((dir, error)),
             }
         }
@@ -70,13 +81,56 @@ impl Socket {
         Err(io::Error::new(error.kind(), format!("{}: {error}", dir.display())))
     }
 
-    fn start(
-        path: PathBuf,
-        listener: UnixListener,
+    /// Only this user gets into the directory, before there is a socket in it.
+    fn open(dir: &Path) -> io::Result<Self> {
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(dir, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&fd)?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "it is not this user's own directory that nobody else can write to",
+            ));
+        }
+        Ok(Self { dir: dir.to_owned(), fd })
+    }
+
+    /// A name in it, whatever is mounted meanwhile.
+    fn inside(&self, name: &str) -> PathBuf {
+        format!("/proc/self/fd/{}/{name}", self.fd.as_raw_fd()).into()
+    }
+
+    fn listen(&self, connection: u64) -> io::Result<UnixListener> {
+        let path = self.inside(&name(connection));
+        // The number is this mount's now: a socket of this name is left over.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    }
+}
+
+impl Socket {
+    /// Answers whoever connects with what `report` returns, on a thread of its own.
+    ///
+    /// # Errors
+    /// If the socket cannot be made.
+    pub fn serve(
+        place: Place,
+        connection: u64,
         report: impl Fn() -> String + Send + 'static,
     ) -> io::Result<Self> {
+        let listener = place.listen(connection)?;
+        let path = place.inside(&name(connection));
         let identity = fs::symlink_metadata(&path).ok().map(|meta| (meta.dev(), meta.ino()));
-        let socket = Self { path, identity };
+        let socket = Self { place, name: name(connection), identity };
         thread::Builder::new().name("stats".into()).spawn(move || {
             for stream in listener.incoming() {
                 match stream {
@@ -90,17 +144,18 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Where others find it.
+    pub fn path(&self) -> PathBuf {
+        self.place.dir.join(&self.name)
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let now = fs::symlink_metadata(&self.path).ok().map(|meta| (meta.dev(), meta.ino()));
+        let path = self.place.inside(&self.name);
+        let now = fs::symlink_metadata(&path).ok().map(|meta| (meta.dev(), meta.ino()));
         if now.is_some() && now == self.identity {
-            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(&path);
         }
     }
 }
@@ -108,30 +163,6 @@ impl Drop for Socket {
 fn answer(mut stream: UnixStream, report: &impl Fn() -> String) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(report().as_bytes())
-}
-
-/// Only this user gets into the directory, before there is a socket in it.
-fn listen(dir: &Path, connection: u64) -> io::Result<(PathBuf, UnixListener)> {
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    let meta = fs::symlink_metadata(dir)?;
-    if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "it is not this user's own directory that nobody else can write to",
-        ));
-    }
-    let path = dir.join(name(connection));
-    // The number is this mount's now: a socket of this name is left over.
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&path)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    Ok((path, listener))
 }
 
 /// Asks the process that serves a mount.
@@ -175,15 +206,21 @@ pub fn is_timeout(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
+    fn serve(dir: &Path, connection: u64, text: &'static str) -> Socket {
+        let place = Place::open(dir).expect("a directory");
+        Socket::serve(place, connection, || text.into()).expect("a socket")
+    }
+
     #[test]
     fn each_connection_has_its_socket_and_a_stale_one_is_replaced() {
-        let place = tempfile::tempdir().expect("temporary directory");
-        let dir = place.path().join("fusewire");
+        let base = tempfile::tempdir().expect("temporary directory");
+        let dir = base.path().join("fusewire");
+        let path = dir.join("77.sock");
         // Dropped, the listener leaves its name behind.
-        let (path, _) = listen(&dir, 77).expect("listens");
+        Place::open(&dir).and_then(|place| place.listen(77)).map(drop).expect("listens");
         assert!(matches!(read(&path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused));
-        let (path, listener) = listen(&dir, 77).expect("listens again");
-        let socket = Socket::start(path.clone(), listener, || "hello".into()).expect("starts");
+        let socket = serve(&dir, 77, "hello");
+        assert_eq!(socket.path(), path);
         assert_eq!(read(&path).expect("answered"), "hello");
         assert_eq!(read(&path).expect("answered again"), "hello");
         let mode = |path: &Path| path.metadata().expect("metadata").mode() & 0o777;
@@ -194,21 +231,21 @@ mod tests {
 
     #[test]
     fn the_socket_of_the_next_mount_of_the_same_number_stays() {
-        let place = tempfile::tempdir().expect("temporary directory");
-        let (path, listener) = listen(place.path(), 78).expect("listens");
-        let first = Socket::start(path.clone(), listener, || "first".into()).expect("starts");
-        let (_, listener) = listen(place.path(), 78).expect("listens");
-        let second = Socket::start(path.clone(), listener, || "second".into()).expect("starts");
+        let base = tempfile::tempdir().expect("temporary directory");
+        let dir = base.path().join("fusewire");
+        let (first, second) = (serve(&dir, 78, "first"), serve(&dir, 78, "second"));
         drop(first);
-        assert_eq!(read(&path).expect("answered"), "second");
-        drop(second);
+        assert_eq!(read(&second.path()).expect("answered"), "second");
     }
 
     #[test]
-    fn a_directory_that_others_can_write_to_is_not_used() {
-        let place = tempfile::tempdir().expect("temporary directory");
-        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
-        let error = listen(place.path(), 1).expect_err("must be refused");
+    fn a_directory_that_others_can_write_to_or_a_link_is_not_used() {
+        let base = tempfile::tempdir().expect("temporary directory");
+        let link = base.path().join("link");
+        std::os::unix::fs::symlink(base.path(), &link).expect("link");
+        assert!(Place::open(&link).is_err());
+        fs::set_permissions(base.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
+        let error = Place::open(base.path()).expect_err("must be refused");
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     }
 
