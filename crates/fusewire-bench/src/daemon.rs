@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::client::{self, Pin};
 use crate::machine;
 use crate::mounts::{self, Mount};
+use crate::requests::{self, Requests};
 use crate::sys::{self, Sampled};
 use crate::target::{EchoCpu, Kind, Shows, Target};
 use crate::tree::Tree;
@@ -226,6 +227,19 @@ impl Mounted {
             tail(&daemon.log)
         );
         Ok(())
+    }
+
+    /// What its daemon was asked for so far; `None` of others than fusewire, which do not tell.
+    ///
+    /// # Errors
+    /// If fusewire does not tell.
+    pub fn requests(&self) -> Result<Option<Requests>> {
+        match &self.target.kind {
+            Kind::Daemon { command, .. } if command.get(1).is_some_and(|word| word == "mount") => {
+                requests::of_mount(&command[0], &self.root).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Number of the daemon's process, if there is one.

@@ -6,23 +6,25 @@
 //!
 //! - [`target`], [`peers`]: what is measured, as a command line;
 //! - [`workload`], [`suite`]: the kinds of operation, as data, and the files they are written in;
-//! - [`mod@tree`], [`sources`], [`client`], [`program`]: the files that are worked on, and the threads and programs that
+//! - [`mod@tree`], [`sources`], [`kernel`], [`client`], [`program`]: the files that are worked on, and the threads and programs that
 //!   do it;
 //! - [`run`]: the turns; [`memory`]: growth of a daemon with the number of known files;
 //! - [`daemon`], [`sampling`], [`mounts`], [`watchdog`], [`machine`]: the surroundings, and that nothing is left behind;
-//! - [`stats`], [`results`], [`goal`], [`report`], [`compare`]: what is made of the numbers.
+//! - [`stats`], [`requests`], [`results`], [`goal`], [`report`], [`compare`]: what is made of the numbers.
 
 pub mod cli;
 pub mod client;
 pub mod compare;
 pub mod daemon;
 pub mod goal;
+pub mod kernel;
 pub mod machine;
 pub mod memory;
 pub mod mounts;
 pub mod peers;
 pub mod program;
 pub mod report;
+pub mod requests;
 pub mod results;
 pub mod run;
 pub mod sampling;

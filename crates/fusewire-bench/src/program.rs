@@ -15,8 +15,9 @@ use rustix::fs::Access;
 use rustix::process::{Pid, Signal};
 use rustix::thread::CpuSet;
 
+use crate::kernel;
 use crate::sys::{self, ChildUsage};
-use crate::workload::{Op, Workload};
+use crate::workload::{CommandLine, Op, Workload};
 
 /// How often a running program's end is asked for, if the run should stop.
 const LOOK: Duration = Duration::from_millis(50);
@@ -157,7 +158,8 @@ pub fn check_needs<'a>(workloads: impl IntoIterator<Item = &'a Workload>) -> Res
         if let Some(missing) = needs.into_iter().find(|name| find_in(name, path_dirs()).is_none()) {
             let package = match missing.as_str() {
                 "cc" => "gcc",
-                "ar" => "binutils",
+                "ar" | "ld" => "binutils",
+                "xz" => "xz-utils",
                 "perf" => "linux-perf",
                 name => name,
             };
@@ -167,6 +169,9 @@ pub fn check_needs<'a>(workloads: impl IntoIterator<Item = &'a Workload>) -> Res
                 workload.name
             );
         }
+        if let Op::Command(CommandLine { kernel: true, .. }) = &workload.op {
+            kernel::check().with_context(|| format!("workload {}", workload.name))?;
+        }
     }
     Ok(())
 }
@@ -174,7 +179,6 @@ pub fn check_needs<'a>(workloads: impl IntoIterator<Item = &'a Workload>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::CommandLine;
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
@@ -221,9 +225,11 @@ mod tests {
             passes: 1,
             busy_others: false,
             sampled: false,
+            counted: false,
             op: Op::Command(CommandLine {
                 needs: vec![program.into()],
                 sources: None,
+                kernel: false,
                 prepare: None,
                 run: "true".into(),
             }),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::goal::Goal;
 use crate::machine::Machine;
+use crate::requests::Requests;
 use crate::run::Plan;
 use crate::stats::{self, Summary};
 use crate::target::{Profile, Target};
@@ -123,6 +124,9 @@ pub struct Slice {
     pub switches: f64,
     /// Resident bytes of the daemon afterwards, 0 without a daemon.
     pub resident: u64,
+    /// Requests by operation, if the daemon tells them and was asked.
+    #[serde(default)]
+    pub requests: Option<Requests>,
     /// CPU seconds that others used meanwhile, and those there were on all CPUs; `None` if the slice was too
     /// short to tell.
     pub others: Option<(f64, f64)>,
@@ -150,6 +154,8 @@ pub enum Metric {
     Switches,
     /// Resident memory of the daemon
     Memory,
+    /// Requests per operation, in workloads whose requests are counted
+    Requests,
 }
 
 impl Results {
@@ -254,6 +260,10 @@ impl Metric {
             Self::P999 => slice.p999_us,
             Self::Switches => slice.switches,
             Self::Memory => slice.resident as f64 / f64::from(1 << 20),
+            Self::Requests => slice
+                .requests
+                .as_ref()
+                .map_or(f64::NAN, |requests| requests.values().sum::<u64>() as f64 / slice.ops.max(1) as f64),
         }
     }
 
@@ -269,6 +279,7 @@ impl Metric {
             Self::P999 => "99.9th percentile of the latency, µs",
             Self::Switches => "context switches per operation",
             Self::Memory => "resident memory of the daemon, MiB",
+            Self::Requests => "requests per operation",
         }
     }
 
@@ -332,6 +343,7 @@ pub(crate) mod tests {
             p999_us: cpu_us * 3.0,
             switches: 2.0,
             resident: 5 << 20,
+            requests: None,
             others,
         }
     }

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{self, Cost, Pass, Pin};
 use crate::daemon::{Mounted, Usage};
+use crate::kernel;
 use crate::machine::Busy;
+use crate::requests::{self, Requests};
 use crate::results::{Cell, Row, Slice};
 use crate::sampling::{Sampler, Samples};
 use crate::sys::Sampled;
@@ -203,6 +205,11 @@ impl<'a> Comparison<'a> {
         for mounted in &with_files {
             self.tree_of(mounted).require(workload, threads)?;
         }
+        if let Op::Command(CommandLine { kernel: true, .. }) = &workload.op {
+            for mounted in &with_files {
+                kernel::unpack(self.tree_of(mounted).path(), &self.watchdog.stop_flag())?;
+            }
+        }
         if let Some(mounted) = with_files.first() {
             self.start_cost = Duration::ZERO;
             let here = self.tree_of(mounted).path();
@@ -233,7 +240,13 @@ impl<'a> Comparison<'a> {
         let mounted = self.mounted;
         let mounted = &mounted[index];
         let stop = self.watchdog.stop_flag();
-        let mut sum = Measured { cost: Cost::zero(), daemon: Usage::default(), samples: None, others: None };
+        let mut sum = Measured {
+            cost: Cost::zero(),
+            daemon: Usage::default(),
+            samples: None,
+            requests: None,
+            others: None,
+        };
         for _ in 0..self.plan.passes(workload) {
             self.pass_number += 1;
             let pass = self.pass(mounted, (workload, threads), u64::from(rep));
@@ -277,6 +290,7 @@ struct Measured {
     cost: Cost,
     daemon: Usage,
     samples: Option<Samples>,
+    requests: Option<Requests>,
     others: Option<(Duration, Duration)>,
 }
 
@@ -286,11 +300,18 @@ impl Measured {
         client::prepare(pass, stop)?;
         mounted.forget_all()?;
         let sampler = mounted.pid().filter(|_| pass.workload.sampled).map(Sampler::start).transpose()?;
+        let counted = |mounted: &Mounted| match pass.workload.counted {
+            true => mounted.requests(),
+            false => Ok(None),
+        };
+        let asked = counted(mounted)?;
         let before = (Busy::now(), own_cpu_time(), mounted.usage()?);
         let cost = client::run(pass, stop)?;
         // RELEASE and FORGET are sent without waiting for the answer and belong to the operations all the same.
         mounted.settle()?;
         let (busy, own, usage) = (Busy::now(), own_cpu_time(), mounted.usage()?);
+        let asked = asked.zip(counted(mounted)?);
+        let requests = asked.map(|(before, after)| requests::between(&before, &after));
         let samples = sampler.map(|sampler| sampler.finish(stop)).transpose()?;
         let daemon = Usage {
             cpu: usage.cpu - before.2.cpu,
@@ -303,7 +324,7 @@ impl Measured {
         let others = busy.others_since(&before.0, own - before.1 + daemon.cpu + cost.programs);
         mounted.forget_all()?;
         client::clean_up(pass)?;
-        Ok(Self { cost, daemon, samples, others })
+        Ok(Self { cost, daemon, samples, requests, others })
     }
 
     fn add(&mut self, later: &Self) {
@@ -316,6 +337,9 @@ impl Measured {
             (Some(a), Some(b)) => Some(Samples { all: a.all + b.all, own: a.own + b.own }),
             (one, other) => one.or(other),
         };
+        if let Some(more) = &later.requests {
+            requests::add(self.requests.get_or_insert_default(), more);
+        }
         self.others = match (self.others, later.others) {
             (Some(a), Some(b)) => Some((a.0 + b.0, a.1 + b.1)),
             (one, other) => one.or(other),
@@ -343,6 +367,7 @@ impl Measured {
             p999_us: micros(cost.latency.value_at_quantile(0.999)),
             switches: (cost.switches + daemon.switches) as f64 / ops,
             resident,
+            requests: self.requests.clone(),
             others: self.others.map(|(used, available)| (used.as_secs_f64(), available.as_secs_f64())),
         }
     }

@@ -42,7 +42,7 @@ const FIO_RESERVED: [&str; 11] = [
 ];
 
 /// The workloads that come with the bench: name and text.
-const PRESETS: [(&str, &str); 14] = [
+const PRESETS: [(&str, &str); 15] = [
     ("passthrough", include_str!("../workloads/passthrough.toml")),
     ("field", include_str!("../workloads/field.toml")),
     ("round-trip", include_str!("../workloads/round-trip.toml")),
@@ -57,12 +57,13 @@ const PRESETS: [(&str, &str); 14] = [
     ("fio-rw", include_str!("../workloads/fio-rw.toml")),
     ("smallfile", include_str!("../workloads/smallfile.toml")),
     ("kernel-build", include_str!("../workloads/kernel-build.toml")),
+    ("requests", include_str!("../workloads/requests.toml")),
 ];
 
 /// Keys of an operation: its name, what must be given, what may be given.
 type Keys = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-/// Keys that operations take beside `name`, `about`, `op`, `threads`, `passes`, `sampled` and `busy-others`.
+/// Keys that operations take beside `name`, `about`, `op`, `threads`, `passes`, `sampled`, `counted` and `busy-others`.
 pub const KEYS: [Keys; 14] = [
     ("stat", &["ops"], &[]),
     ("open", &["ops"], &[]),
@@ -77,7 +78,7 @@ pub const KEYS: [Keys; 14] = [
     ("write", &["ops", "block"], &["file-size", "total-size", "direct", "order"]),
     ("ping", &["ops", "request"], &["block"]),
     ("fio", &["fio"], &["file-size", "total-size", "ops", "files"]),
-    ("command", &["run"], &["prepare", "needs", "sources"]),
+    ("command", &["run"], &["prepare", "needs", "sources", "kernel"]),
 ];
 
 /// Workloads that belong together.
@@ -93,6 +94,8 @@ pub struct Suite {
     pub profile: Option<Profile>,
     /// CPU on which all clients are kept if the command line does not say otherwise.
     pub cpu: Option<usize>,
+    /// Seconds that one turn may take, if that is more than usual.
+    pub limit: Option<u64>,
     /// The workloads, in the order of the tables.
     pub workloads: Vec<Workload>,
     /// Numbers to reach.
@@ -108,6 +111,7 @@ struct File {
     targets: Vec<String>,
     profile: Option<Profile>,
     cpu: Option<usize>,
+    limit: Option<u64>,
     #[serde(default)]
     threads: Vec<usize>,
     #[serde(default, rename = "workload")]
@@ -130,6 +134,8 @@ struct Entry {
     busy_others: bool,
     #[serde(default)]
     sampled: bool,
+    #[serde(default)]
+    counted: bool,
     ops: Option<u64>,
     size: Option<Size>,
     block: Option<Size>,
@@ -144,6 +150,7 @@ struct Entry {
     prepare: Option<String>,
     needs: Option<Vec<String>>,
     sources: Option<Sources>,
+    kernel: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -241,6 +248,7 @@ impl Suite {
             targets: file.targets,
             profile: file.profile,
             cpu: file.cpu,
+            limit: file.limit,
             workloads,
             goals: file.goals,
         })
@@ -263,14 +271,14 @@ impl Entry {
             ensure!((1..=MAX_OPS).contains(&ops), "key \"ops\": it must be from 1 to {MAX_OPS}");
         }
         let (name, about, ops, sampled) = (self.name.clone(), self.about.clone(), self.ops, self.sampled);
-        let busy_others = self.busy_others;
+        let (busy_others, counted) = (self.busy_others, self.counted);
         let op = self.op()?;
         // A command is one operation, and fio without a number reads or writes each block once.
         let ops = match &op {
             Op::Command(_) => 1,
             _ => ops.unwrap_or(0),
         };
-        let workload = Workload { name, about, threads, ops, passes, busy_others, sampled, op };
+        let workload = Workload { name, about, threads, ops, passes, busy_others, sampled, counted, op };
         check_files(&workload)?;
         Ok(workload)
     }
@@ -292,6 +300,7 @@ impl Entry {
             ("prepare", self.prepare.is_some()),
             ("needs", self.needs.is_some()),
             ("sources", self.sources.is_some()),
+            ("kernel", self.kernel.is_some()),
         ];
         keys.into_iter().filter(|(_, is_given)| *is_given).map(|(key, _)| key).collect()
     }
@@ -305,7 +314,7 @@ impl Entry {
         let all: Vec<_> = required.iter().chain(*optional).copied().collect();
         if let Some(key) = given.iter().find(|key| !all.contains(key)) {
             bail!(
-                "key \"{key}\": op = \"{op}\" does not take it; it takes {}, and name, about, threads, passes, sampled, busy-others",
+                "key \"{key}\": op = \"{op}\" does not take it; it takes {}, and name, about, threads, passes, sampled, counted, busy-others",
                 all.join(", ")
             );
         }
@@ -409,6 +418,7 @@ impl Entry {
         let command = CommandLine {
             needs: self.needs.unwrap_or_default(),
             sources: self.sources,
+            kernel: self.kernel.unwrap_or(false),
             prepare: self.prepare,
             run: self.run.unwrap_or_default(),
         };
@@ -424,6 +434,10 @@ impl Entry {
             ensure!(
                 command.sources.is_some() || !text.contains("{sources}"),
                 "key \"{key}\": it uses {{sources}}, but the key \"sources\" does not say how large it is"
+            );
+            ensure!(
+                !text.contains("{kernel}") || command.kernel && key == "run",
+                "key \"{key}\": {{kernel}} is for \"run\", with kernel = true"
             );
         }
         Ok(Op::Command(command))

@@ -6,6 +6,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -381,8 +382,16 @@ impl TargetArgs {
             "null" => ("none", Shows::Numbers),
             _ => ("{src}", Shows::Source),
         };
-        let mut command = vec![program(self.fusewire.as_deref(), "fusewire", "--fusewire")?];
-        command.extend(["mount", src, "{mnt}", "--cache", spec.profile(profile)?.name()].map(String::from));
+        let program = program(self.fusewire.as_deref(), "fusewire", "--fusewire")?;
+        let cache = spec.value("cache").unwrap_or(profile.name());
+        // It may know more than peers can be told to do.
+        if let Err(error) = Profile::from_name(cache)
+            && !takes(&program, "--cache", cache)
+        {
+            return Err(error.context(format!("{program} mount does not take --cache {cache} either")));
+        }
+        let mut command = vec![program];
+        command.extend(["mount", src, "{mnt}", "--cache", cache].map(String::from));
         if fs != "passthrough" {
             command.extend(["--fs".into(), fs.to_owned()]);
         }
@@ -421,6 +430,13 @@ impl TargetArgs {
     pub fn known_peers(&self) -> Result<Peers> {
         Peers::new(self.peers.as_deref(), &self.peers_dir)
     }
+}
+
+/// Whether `fusewire mount` knows this value of an option: it is looked at before help is given.
+fn takes(program: &str, option: &str, value: &str) -> bool {
+    let mut command = Command::new(program);
+    command.args(["mount", option, value, "--help"]).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 fn custom(text: &str) -> Result<Target> {

@@ -362,6 +362,7 @@ mod tests {
             passes: 1,
             busy_others: false,
             sampled: false,
+            counted: false,
             op,
         };
         let count = |dir: &str| fs::read_dir(place.path().join(dir)).map_or(0, |entries| entries.count());

@@ -34,6 +34,9 @@ pub struct Workload {
     /// Whether perf takes samples of the daemon meanwhile, to tell its own code from the kernel's.
     #[serde(default)]
     pub sampled: bool,
+    /// Whether the requests of each operation are counted, of targets whose daemon tells them.
+    #[serde(default)]
+    pub counted: bool,
     /// The operation.
     pub op: Op,
 }
@@ -137,7 +140,7 @@ pub struct FioJob {
 }
 
 /// Commands for `sh -c`. `{dir}` in them is an empty directory on the mount, in which `run` starts; `{under}` is the same
-/// directory not through the mount; `{sources}` is the generated source tree, not through the mount; `{threads}` is
+/// directory not through the mount; `{kernel}` are the sources of a kernel on the mount; `{sources}` is the generated source tree, not through the mount; `{threads}` is
 /// the number of threads of the row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandLine {
@@ -145,6 +148,9 @@ pub struct CommandLine {
     pub needs: Vec<String>,
     /// The source tree to generate, if `{sources}` is used.
     pub sources: Option<Sources>,
+    /// Whether the sources of a kernel are needed: `{kernel}`, through the mount.
+    #[serde(default)]
+    pub kernel: bool,
     /// What is done before and not measured.
     pub prepare: Option<String>,
     /// What is measured, once a pass.
@@ -307,6 +313,7 @@ mod tests {
             passes: 1,
             busy_others: false,
             sampled: false,
+            counted: false,
             op: Op::Data {
                 transfer: Transfer { block: 4096, write: false, direct: true, random: false },
                 files: Extent::Total(1 << 20),

@@ -101,6 +101,9 @@ pub enum Command {
     /// Tell what this kernel, this user and a directory allow
     #[command(after_long_help = PROBE_EXAMPLES)]
     Probe(ProbeArgs),
+    /// Show what a mount has been asked for
+    #[command(after_long_help = crate::stats::EXAMPLES)]
+    Stats(crate::stats::StatsArgs),
     /// Measure channels, peers and the directory beneath at the same work
     #[command(after_long_help = crate::bench::NOTES, disable_help_flag = true)]
     Bench(crate::bench::BenchArgs),
@@ -174,7 +177,7 @@ pub struct MountArgs {
     /// As for mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, strictatime, lazytime, nosymfollow, sync,
     /// dirsync, allow_other, default_permissions, max_read=BYTES, fsname=NAME, subtype=NAME, auto_unmount. Then each
     /// long option of this command as a word: fs=, cache=, entry_timeout=, attr_timeout=, negative_timeout=,
-    /// file_handles=, passthrough=, opens=, locks=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, policy=, kernel_answers=, private. What fstab needs
+    /// file_handles=, passthrough=, opens=, locks=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, policy=, kernel_answers=, metrics=, stats, private. What fstab needs
     /// (defaults, nofail, _netdev, user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -190,6 +193,9 @@ pub struct MountArgs {
     /// How the daemon runs.
     #[command(flatten)]
     pub run: RunArgs,
+    /// What is told of it.
+    #[command(flatten)]
+    pub show: crate::stats::ShowArgs,
 }
 
 /// Whom the mount is for.

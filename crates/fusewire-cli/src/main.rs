@@ -9,6 +9,7 @@ mod mount;
 mod mount8;
 mod pages;
 mod probe;
+mod stats;
 mod top;
 mod trace;
 mod unmount;
@@ -57,6 +58,7 @@ fn run(words: &[OsString]) -> Outcome<()> {
         }
         Command::Unmount(args) => unmount::run(&args),
         Command::Probe(args) => probe::run(&args),
+        Command::Stats(args) => stats::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Trace(args) => trace::run(&args),

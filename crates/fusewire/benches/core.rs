@@ -95,5 +95,14 @@ fn layers(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(core, small, data, layers);
+/// What `fusewire mount --stats` adds.
+fn timed(criterion: &mut Criterion) {
+    let session = session(Quiet).timed();
+    let requests = [request(Opcode::Getattr).bytes()];
+    criterion.bench_function("timed/GETATTR", |bencher| {
+        bencher.iter_custom(|rounds| serve(&session, &requests, rounds, &()));
+    });
+}
+
+criterion_group!(core, small, data, layers, timed);
 criterion_main!(core);

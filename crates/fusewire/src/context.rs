@@ -1,6 +1,6 @@
 //! What comes with every request besides its operation.
 
-use crate::{proto::operations::OPERATIONS, sys, types::*};
+use crate::{session::Counters, sys, types::*};
 use atomic_waker::AtomicWaker;
 use std::{
     future::{Future, poll_fn},
@@ -19,7 +19,7 @@ use std::{
 const WAKE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What other threads see of a slot: the request it is at work on (which is how an interrupt finds it), and what it has
-/// done so far. Only the slot's own thread writes the counters, so counting costs no locked instruction.
+/// done so far.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     /// The request's number, 0 while the slot is idle.
@@ -28,55 +28,19 @@ pub(crate) struct InFlight {
     cancelled: AtomicU64,
     /// Who awaits cancellation.
     waker: AtomicWaker,
-    counters: [Counter; OPERATIONS.len()],
-    panics: AtomicU64,
+    /// What it has done so far.
+    pub(crate) counters: Counters,
 }
 
-#[derive(Debug, Default)]
-struct Counter {
-    requests: AtomicU64,
-    errors: AtomicU64,
-}
-
-/// Add one; for counters with one writer.
-fn bump(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-}
-
-impl Default for InFlight {
-    fn default() -> Self {
+impl InFlight {
+    /// Of a slot that begins, with or without times of its requests.
+    pub(crate) fn new(timed: bool) -> Self {
         Self {
             unique: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             waker: AtomicWaker::new(),
-            counters: std::array::from_fn(|_| Counter::default()),
-            panics: AtomicU64::new(0),
+            counters: Counters::new(timed),
         }
-    }
-}
-
-impl InFlight {
-    /// Count a request of the operation in row `index` of the table.
-    pub(crate) fn count(&self, index: usize, failed: bool) {
-        let counter = &self.counters[index];
-        bump(&counter.requests);
-        if failed {
-            bump(&counter.errors);
-        }
-    }
-
-    pub(crate) fn count_panic(&self) {
-        bump(&self.panics);
-    }
-
-    /// Requests and errors of the operation in row `index`.
-    pub(crate) fn counted(&self, index: usize) -> (u64, u64) {
-        let counter = &self.counters[index];
-        (counter.requests.load(Ordering::Relaxed), counter.errors.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn panics(&self) -> u64 {
-        self.panics.load(Ordering::Relaxed)
     }
 
     /// Mark `target` as interrupted if it is the request this slot is at work on.
@@ -117,6 +81,11 @@ impl Context {
 
     pub(crate) fn end(&self) {
         self.in_flight.unique.store(0, Ordering::Release);
+    }
+
+    /// What this slot has done.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.in_flight.counters
     }
 
     /// The request's number, unique among those in flight.

@@ -57,6 +57,8 @@ pub struct Options {
     pub poll: Poll,
     /// Where the data of requests is that come over the ring.
     pub buffers: Buffers,
+    /// Keep how long requests take ([`Session::timed`]).
+    pub timed: bool,
 }
 
 /// Why a filesystem could not be mounted or served.
@@ -169,7 +171,8 @@ impl Server {
         }
         let mounted = mounted?;
         let threads = |source| Error::Threads { mountpoint: mountpoint.to_owned(), source };
-        let session = Arc::new(session.ok_or_else(|| threads(io::ErrorKind::NotConnected.into()))?);
+        let session = session.ok_or_else(|| threads(io::ErrorKind::NotConnected.into()))?;
+        let session = Arc::new(if options.timed { session.timed() } else { session });
         let agreed = session.features().contains(InitFlags::OVER_IO_URING);
         let ring = match ring.and_then(|ring| if agreed { Ok(ring) } else { Err(Reason::NotAgreed) }) {
             Ok(ring) => {

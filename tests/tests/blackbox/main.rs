@@ -19,6 +19,7 @@ mod ring;
 mod semantics;
 mod slow;
 mod soak;
+mod stats;
 mod suites;
 mod top;
 mod users;

@@ -110,8 +110,10 @@ impl MeasureArgs {
         self.run(suites)
     }
 
-    fn run(self, suites: Vec<Suite>) -> Result<()> {
+    fn run(mut self, suites: Vec<Suite>) -> Result<()> {
         self.output.check()?;
+        let limits = suites.iter().filter_map(|suite| suite.limit);
+        self.place.limit = limits.fold(self.place.limit, u64::max);
         let mut prepared = Vec::new();
         for suite in self.selected(suites)? {
             prepared.push(self.prepare(suite)?);

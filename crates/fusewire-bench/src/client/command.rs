@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result};
 
 use super::{Cost, Pass, Pin};
+use crate::kernel::KERNEL;
 use crate::program::{self, Finished};
 use crate::tree::work_dir;
 use crate::workload::CommandLine;
@@ -55,6 +56,7 @@ fn shell(pass: &Pass<'_>, script: &str, at: &Path, stop: &AtomicBool) -> Result<
     let script = script
         .replace("{dir}", &quoted(&own_dir(pass, pass.root)))
         .replace("{under}", &quoted(&own_dir(pass, pass.src)))
+        .replace("{kernel}", &quoted(&pass.root.join(KERNEL)))
         .replace("{sources}", &quoted(pass.sources))
         .replace("{threads}", &pass.threads.to_string());
     let mut command = Command::new("sh");
@@ -87,6 +89,7 @@ mod tests {
         let command = CommandLine {
             needs: vec![],
             sources: None,
+            kernel: false,
             prepare: Some("cp {sources}/seed {under}/seed".into()),
             run: "test \"$PWD\" = {dir}; test {threads} = 3; grep -q corn seed; touch made".into(),
         };
@@ -99,6 +102,7 @@ mod tests {
             passes: 1,
             busy_others: false,
             sampled: false,
+            counted: false,
             op,
         };
         fs::write(place.path().join("seed"), "corn").unwrap();

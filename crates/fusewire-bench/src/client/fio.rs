@@ -168,6 +168,7 @@ mod tests {
             passes: 1,
             busy_others: false,
             sampled: false,
+            counted: false,
             op: Op::Fio(job),
         }
     }

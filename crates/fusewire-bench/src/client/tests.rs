@@ -14,6 +14,7 @@ fn workload(op: Op, ops: u64) -> Workload {
         passes: 1,
         busy_others: false,
         sampled: false,
+        counted: false,
         op,
     }
 }

@@ -7,6 +7,7 @@ use crate::client::Pin;
 use crate::report::markdown::{DETAILS, detail, goal_lines, pair_name, ratio_lines};
 use crate::report::plot::{self, Bars, COLOURS, Point};
 use crate::report::{noise_text, ratio_text};
+use crate::requests::Chart;
 use crate::results::{Cell, Metric, Pair, Results, Row, Slice, SuiteResult};
 
 const STYLE: &str = include_str!("page.css");
@@ -58,6 +59,7 @@ pub fn page(results: &Results) -> Result<String> {
 
 fn section(suite: &SuiteResult, number: usize) -> Result<Markup> {
     let glances = glances(suite)?;
+    let charts = suite.rows.iter().map(|row| requests(suite, row)).collect::<Result<Vec<_>>>()?;
     let views: Vec<(View, Vec<Markup>)> =
         View::ALL.into_iter().map(|view| Ok((view, figures(suite, view)?))).collect::<Result<_>>()?;
     Ok(html! {
@@ -89,6 +91,7 @@ fn section(suite: &SuiteResult, number: usize) -> Result<Markup> {
                 "[first, third quartile] of the ratios of neighbouring turns." }
             div.scroll { (cpu_table(suite)) }
             (ratio_table(suite))
+            @for chart in &charts { (chart) }
             details {
                 summary { "Throughput, latency, context switches, memory" }
                 p.note { "Medians over the repetitions." }
@@ -96,6 +99,44 @@ fn section(suite: &SuiteResult, number: usize) -> Result<Markup> {
             }
             (errors(suite))
             details { summary { "What the rows are" } (explanations(suite)) }
+        }
+    })
+}
+
+/// Requests by operation, as bars and as a table.
+fn requests(suite: &SuiteResult, row: &Row) -> Result<Markup> {
+    /// More have no room side by side, and the rest is little.
+    const MOST: usize = 8;
+    let Some(chart) = Chart::of(row) else { return Ok(html! {}) };
+    let shown = &chart.lines[..chart.lines.len().min(MOST)];
+    let groups: Vec<String> = shown.iter().map(|(name, _)| name.to_lowercase()).collect();
+    let point = |number: f64| Some(Point { low: number, middle: number, high: number, part: number });
+    let series: Vec<Bars> = chart
+        .targets
+        .iter()
+        .enumerate()
+        .map(|(index, target)| Bars {
+            colour: colour_of(suite, target),
+            points: shown.iter().map(|(_, numbers)| point(numbers[index])).collect(),
+        })
+        .collect();
+    let svg = plot::bars(&groups, &series)?;
+    Ok(html! {
+        h3 { "Requests by operation: " (row.workload) " on " (row.lower) ", " (row.threads) " threads" }
+        p.note { "Of one operation of the workload, median of the turns; in brackets, what part of the first column that \
+            is." }
+        div.scroll { figure.wide { (PreEscaped(svg)) } }
+        div.scroll {
+            table {
+                thead { tr { th { "operation" } @for target in &chart.targets { th { (target) } } } }
+                tbody {
+                    @for line in chart.text() {
+                        tr { @for (index, text) in line.iter().enumerate() {
+                            @if index == 0 { td { (text.trim_matches('*')) } } @else { td.n { (text) } }
+                        } }
+                    }
+                }
+            }
         }
     })
 }

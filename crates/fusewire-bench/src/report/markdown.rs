@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::client::Pin;
 use crate::goal::{Verdict, figure};
 use crate::report::{machine_line, mib, noise_text, ratio_text};
+use crate::requests::Chart;
 use crate::results::{Cell, Metric, Pair, Results, Row, Slice, SuiteResult};
 use crate::stats::{Summary, geometric_mean};
 
@@ -37,6 +38,7 @@ fn suite_report(suite: &SuiteResult, out: &mut String) {
     cpu_table(suite, out);
     means(suite, out);
     ratio_table(suite, out);
+    requests(suite, out);
     detail_table(suite, out);
     errors(suite, out);
 }
@@ -109,6 +111,25 @@ fn ratio_table(suite: &SuiteResult, out: &mut String) {
                 ratios.join(" | "),
                 noise_text(row, suite.plan.quiet, "**")
             );
+        }
+    }
+}
+
+fn requests(suite: &SuiteResult, out: &mut String) {
+    for row in &suite.rows {
+        let Some(chart) = Chart::of(row) else { continue };
+        let _ = writeln!(
+            out,
+            "\n## Requests by operation: {} on {}, {} threads\n\nOf one operation of the workload, median of the turns; \
+             in brackets, what part of the first column that is.\n\n| operation | {} |\n|---|{}",
+            row.workload,
+            row.lower,
+            row.threads,
+            chart.targets.join(" | "),
+            "--:|".repeat(chart.targets.len())
+        );
+        for line in chart.text() {
+            let _ = writeln!(out, "| {} |", line.join(" | "));
         }
     }
 }

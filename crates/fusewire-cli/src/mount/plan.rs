@@ -11,6 +11,7 @@ use crate::args::{
     MountArgs, OpensKind,
 };
 use crate::failure::{Failure, Outcome};
+use crate::stats::ShowArgs;
 
 /// What to mount and how.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub struct Plan {
     pub delay: Option<Duration>,
     /// What to log.
     pub log: LogArgs,
+    /// What is told of the mount.
+    pub show: ShowArgs,
     /// Whether another FUSE mount is on top at the mount point already.
     pub hides: bool,
     /// Words in `-o` that nobody knows, allowed by `--sloppy`.
@@ -65,7 +68,7 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 22] = [
+const WORDS: [&str; 24] = [
     "fs=",
     "cache=",
     "entry_timeout=",
@@ -87,6 +90,8 @@ const WORDS: [&str; 22] = [
     "log_file=",
     "policy=",
     "kernel_answers=",
+    "metrics=",
+    "stats",
     "private",
 ];
 
@@ -113,6 +118,7 @@ impl Plan {
             size: None,
             delay: None,
             log: LogArgs { log: None, log_file: None, ..log.clone() },
+            show: ShowArgs::default(),
             hides: false,
             ignored: Vec::new(),
         };
@@ -144,12 +150,10 @@ impl Plan {
         if !WORDS.iter().any(|known| known.trim_end_matches('=') == key) {
             return Ok(false);
         }
-        if value.is_empty() != (key == "private") {
-            let why = if key == "private" {
-                "it takes no value".into()
-            } else {
-                format!("a value is needed: {key}=...")
-            };
+        let is_alone = matches!(key, "private" | "stats");
+        if value.is_empty() != is_alone {
+            let why =
+                if is_alone { "it takes no value".into() } else { format!("a value is needed: {key}=...") };
             return Err(wrong(why));
         }
         match key {
@@ -177,6 +181,7 @@ impl Plan {
             "log_file" => self.log.log_file = Some(value.into()),
             "kernel_answers" => self.kernel_answers = choice(value).map_err(wrong)?,
             "policy" => self.policy = Some(value.into()),
+            "metrics" | "stats" => self.show.word(key, value).map_err(wrong)?,
             _ => *private = true,
         }
         Ok(true)
@@ -215,6 +220,9 @@ impl Plan {
         set_some(&mut self.delay, &args.delay);
         set_some(&mut self.log.log, &log.log);
         set_some(&mut self.log.log_file, &log.log_file);
+        set_some(&mut self.show.metrics, &args.show.metrics);
+        self.show.stats |= args.show.stats;
+        self.server.timed = self.show.is_timed();
         self.server.mount.read_only |= args.read_only;
         self.server.mount.auto_unmount |= args.run.auto_unmount;
     }
@@ -358,7 +366,7 @@ mod tests {
     #[test]
     fn words_mean_what_long_options_mean() {
         let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,buffers=pinned,threads=3,poll=fixed:20,\
-                     max_write=64K,policy=/tmp/p,kernel_answers=off,log=debug,log_file=/tmp/l,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
+                     max_write=64K,policy=/tmp/p,kernel_answers=off,log=debug,log_file=/tmp/l,metrics=9100,stats,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
         let short = plan(&["-o", words, "/a", "/b"]).expect("plan");
         let long = plan(&[
             "--cache=none",
@@ -376,6 +384,8 @@ mod tests {
             "--kernel-answers=off",
             "--log=debug",
             "--log-file=/tmp/l",
+            "--metrics=127.0.0.1:9100",
+            "--stats",
             "--read-only",
             "--auto-unmount",
             "/a",
@@ -404,7 +414,8 @@ mod tests {
         assert!(refused("threads").contains("threads=..."));
         assert!(refused("poll=on").contains("off, auto, or fixed:US"));
         assert!(refused("poll=fixed:0").contains("from 1 to 1000"));
-        assert!(refused("private=1").contains("no value"));
+        assert!(refused("private=1").contains("no value") && refused("stats=1").contains("no value"));
+        assert!(refused("metrics=here").contains("such as 9100"));
         assert!(refused("max_read=x").contains("max_read=x"));
         assert!(refused("private,allow_other").contains("exclude"));
         assert!(refusal(&["none", "/b"]).contains("--fs mem none MNT"));

@@ -16,6 +16,7 @@ use super::signals::{self, Ending};
 use super::{in_kernel, policy};
 use crate::args::{BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, LocksKind, OpensKind};
 use crate::failure::{Failure, Outcome, with_causes};
+use crate::stats::{Before, Facts, Live};
 
 /// Mounts and serves until the mount ends.
 ///
@@ -112,15 +113,16 @@ fn ttl(plan: &Plan) -> Duration {
 }
 
 fn serve(fs: impl FileSystem, plan: &Plan, is_daemon: bool) -> Outcome<()> {
+    let before = Before::prepare(&plan.show)?;
     let (policy, guard) = (policy::load(plan)?, in_kernel::start(plan)?);
     if policy.is_none() && guard.is_none() {
         let ending = Ending::watch(is_daemon, None)?;
-        return serve_until(fs, plan, (is_daemon, ending), |_| {});
+        return serve_until(fs, plan, (is_daemon, ending, before), |_| {});
     }
     let fs = policy::around(fs, policy.unwrap_or_default(), plan);
     let switch = fs.switch();
     let ending = Ending::watch(is_daemon, policy::hangup(&switch, plan))?;
-    serve_until(fs, plan, (is_daemon, ending), move |handle| {
+    serve_until(fs, plan, (is_daemon, ending, before), move |handle| {
         if let Some(guard) = guard {
             guard.guard(handle.connection());
             switch.answer_in_kernel(Box::new(in_kernel::Answers(guard)));
@@ -131,7 +133,7 @@ fn serve(fs: impl FileSystem, plan: &Plan, is_daemon: bool) -> Outcome<()> {
 fn serve_until(
     fs: impl FileSystem,
     plan: &Plan,
-    (is_daemon, ending): (bool, Ending),
+    (is_daemon, ending, before): (bool, Ending, Before),
     mounted: impl FnOnce(&ServerHandle),
 ) -> Outcome<()> {
     let server = Server::mount(fs, &plan.mountpoint, &plan.server).map_err(|error| {
@@ -157,9 +159,12 @@ fn serve_until(
     }
     signals::notify(&[NotifyState::Ready, NotifyState::Status(&description)]);
     ending.mounted(handle.clone());
+    let facts = Facts { source: plan.source.clone(), fs: plan.fs.to_string(), cache: plan.cache.to_string() };
+    let live = Live::start(handle.clone(), facts, (&plan.show, before), (is_daemon, plan.log.quiet));
     let ended = server.join().map_err(|error| Failure::new(with_causes(&error)))?;
     signals::notify(&[NotifyState::Stopping]);
     tracing::info!(requests = handle.stats().requests(), "{} has ended", plan.mountpoint.display());
+    live.finish();
     match ended {
         Ended::Unmounted if !ending.has_cut_off() => Ok(()),
         _ => {

@@ -26,15 +26,23 @@ pub(crate) async fn dispatch<F: FileSystem>(
         Op::Read(op) => {
             let mut sink = Sink::new(area, op.size as usize).into_pages(pages);
             fs.read(cx, op, &mut sink).await?;
+            cx.counters().count_read(sink.len());
             Ok(sink.len())
         }
         Op::Write(op) => {
             let size = fs.write(cx, op).await?;
+            cx.counters().count_written(size);
             put(area, &abi::WriteOut { size, padding: 0 })
         }
-        Op::Lookup(op) => answer(area, fs.lookup(cx, op).await, encode::entry),
+        Op::Lookup(op) => answer(area, fs.lookup(cx, op).await, |entry| {
+            cx.counters().count_entry(entry);
+            encode::entry(entry)
+        }),
         Op::Getattr(op) => answer(area, fs.getattr(cx, op).await, |attr| encode::attr(op.node, attr)),
-        Op::Open(op) => answer(area, fs.open(cx, op).await, encode::opened),
+        Op::Open(op) => answer(area, fs.open(cx, op).await, |opened| {
+            cx.counters().count_opened(opened);
+            encode::opened(opened)
+        }),
         Op::Release(op) => fs.release(cx, op).await.map(|()| 0),
         Op::Flush(op) => fs.flush(cx, op).await.map(|()| 0),
         Op::Forget(op) => {
@@ -74,9 +82,12 @@ async fn namespace<F: FileSystem>(fs: &F, cx: &Context, op: &Op<'_>, area: &mut 
         Op::Unlink(op) => fs.unlink(cx, op).await.map(|()| 0),
         Op::Rmdir(op) => fs.rmdir(cx, op).await.map(|()| 0),
         Op::Rename(op) => fs.rename(cx, op).await.map(|()| 0),
-        Op::Create(op) => put_created(area, &fs.create(cx, op).await),
-        Op::Tmpfile(op) => put_created(area, &fs.tmpfile(cx, op).await),
-        Op::Opendir(op) => answer(area, fs.opendir(cx, op).await, encode::opened),
+        Op::Create(op) => put_created((cx, area), &fs.create(cx, op).await),
+        Op::Tmpfile(op) => put_created((cx, area), &fs.tmpfile(cx, op).await),
+        Op::Opendir(op) => answer(area, fs.opendir(cx, op).await, |opened| {
+            cx.counters().count_opened(opened);
+            encode::opened(opened)
+        }),
         Op::Releasedir(op) => fs.releasedir(cx, op).await.map(|()| 0),
         Op::Fsyncdir(op) => fs.fsyncdir(cx, op).await.map(|()| 0),
         Op::Readdir(op) => {
@@ -106,8 +117,9 @@ fn answer<T, W: IntoBytes + Immutable>(
     }
 }
 
-fn put_created(area: &mut [u8], created: &Result<(Entry, Opened)>) -> Result<usize> {
+fn put_created((cx, area): (&Context, &mut [u8]), created: &Result<(Entry, Opened)>) -> Result<usize> {
     let (entry, opened) = created.as_ref().map_err(|errno| *errno)?;
+    cx.counters().count_opened(opened);
     let n = put(area, &encode::entry(entry))?;
     Ok(n + put(&mut area[n..], &encode::opened(opened))?)
 }

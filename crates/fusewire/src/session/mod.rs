@@ -1,10 +1,14 @@
 //! What was negotiated, and the life of one mount's conversation with the kernel.
 
+mod count;
+mod latency;
 mod serve;
 mod stats;
 
+pub(crate) use count::Counters;
+pub use latency::Latency;
 pub use serve::{Session, Slot};
-pub use stats::{OperationStats, Stats};
+pub use stats::{OpenStats, OperationStats, Stats};
 
 use crate::{backing::Backings, notify::Notifier};
 use fusewire_abi::InitFlags;

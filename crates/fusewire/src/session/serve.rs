@@ -92,6 +92,8 @@ pub struct Session<F> {
     /// Threads that serve slots.
     threads: AtomicUsize,
     early: EarlyInterrupts,
+    /// Whether slots keep how long requests take.
+    timed: bool,
 }
 
 impl<F: FileSystem> Session<F> {
@@ -127,8 +129,14 @@ impl<F: FileSystem> Session<F> {
                 slots: Mutex::default(),
                 threads: AtomicUsize::new(0),
                 early: EarlyInterrupts::default(),
+                timed: false,
             }),
         ))
+    }
+
+    /// Keep how long requests take, which costs two looks at the clock for each: in [`Stats`], [`Latency`](super::Latency).
+    pub fn timed(self) -> Self {
+        Self { timed: true, ..self }
     }
 
     /// The answer to INIT has reached the kernel: tell the filesystem. `backings`: where it may register files.
@@ -182,7 +190,7 @@ impl<F: FileSystem> Session<F> {
 
     /// What was served so far.
     pub fn stats(&self) -> Stats {
-        Stats::collect(&self.slots.lock().unwrap_or_else(PoisonError::into_inner))
+        Stats::collect(&self.slots.lock().unwrap_or_else(PoisonError::into_inner), self.timed)
     }
 
     /// The caller of request `target` was interrupted. `false` if no slot is at work on it.
@@ -198,7 +206,7 @@ impl<F: FileSystem> Session<F> {
 
     /// Serve a slot until its channel closes. This is the task; it allocates nothing per request.
     pub async fn serve(&self, slot: &mut impl Slot) {
-        let in_flight = Arc::<InFlight>::default();
+        let in_flight = Arc::new(InFlight::new(self.timed));
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).push(in_flight.clone());
         let mut cx = Context::new(in_flight.clone());
         loop {
@@ -225,28 +233,19 @@ impl<F: FileSystem> Session<F> {
         message: &Message<'_>,
         area: &mut [u8],
     ) -> Option<Result<usize>> {
+        let began = in_flight.counters.begin();
         let index = Operation::index_of(message.header.opcode);
         let answered = index.is_none_or(|index| OPERATIONS[index].is_answered());
         // Looked at where it stands: an operation is too long to be moved for nothing.
         let decoded = decode(message);
         let op = match &decoded {
             Ok(Op::Interrupt(target)) => {
-                // Not found: whoever read the request has not begun yet, or is done. The kernel knows which: told to
-                // try again, it repeats the interrupt only while the request is not answered.
-                if self.interrupt(*target) {
-                    return None;
-                }
-                if self.agreed.flags.contains(InitFlags::OVER_IO_URING) {
-                    // The kernel does not repeat it for a request that went over the ring.
-                    self.early.keep(*target);
-                    // It may have begun before that was kept.
-                    self.interrupt(*target);
-                    return None;
-                }
-                return Some(Err(Errno::AGAIN));
+                index.into_iter().for_each(|index| in_flight.counters.count(index, None, began));
+                return self.interrupted(*target);
             }
             Ok(op) => op,
             Err(errno) => {
+                in_flight.counters.count_refused();
                 tracing::warn!(header = ?message.header, %errno, "request refused");
                 return answered.then_some(Err(*errno));
             }
@@ -254,15 +253,32 @@ impl<F: FileSystem> Session<F> {
         tracing::trace!(unique = cx.unique(), ?op, "request");
         let future = pin!(dispatch(&self.fs, cx, (op, message.pages), area));
         let result = guarded(future).await.unwrap_or_else(|| {
-            in_flight.count_panic();
+            in_flight.counters.count_panic();
             tracing::error!(?op, "handler panicked; answered EIO");
             Err(Errno::IO)
         });
         if let Some(index) = index {
-            in_flight.count(index, result.is_err());
+            in_flight.counters.count(index, result.err(), began);
         }
         tracing::trace!(unique = cx.unique(), ?result, "answer");
         answered.then_some(result)
+    }
+
+    /// The kernel says that the caller of request `target` was interrupted.
+    fn interrupted(&self, target: u64) -> Option<Result<usize>> {
+        // Not found: whoever read the request has not begun yet, or is done. The kernel knows which: told to
+        // try again, it repeats the interrupt only while the request is not answered.
+        if self.interrupt(target) {
+            return None;
+        }
+        if self.agreed.flags.contains(InitFlags::OVER_IO_URING) {
+            // The kernel does not repeat it for a request that went over the ring.
+            self.early.keep(target);
+            // It may have begun before that was kept.
+            self.interrupt(target);
+            return None;
+        }
+        Some(Err(Errno::AGAIN))
     }
 }
 

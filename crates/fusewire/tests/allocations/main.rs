@@ -124,6 +124,15 @@ fn requests_allocate_nothing() {
 }
 
 #[test]
+fn timing_requests_allocates_nothing() {
+    let session = session(Quiet).timed();
+    for &opcode in HOT {
+        assert_eq!(allocations(&session, opcode, ()), 0, "{opcode} allocates");
+    }
+    assert!(session.stats().operations.iter().all(|op| op.latency.is_some()));
+}
+
+#[test]
 fn tracing_that_nobody_listens_to_allocates_nothing() {
     let session = session(Quiet);
     assert_eq!(allocations(&session, Opcode::Lookup, Trace::new()), 0);
