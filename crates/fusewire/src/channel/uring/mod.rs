@@ -22,6 +22,7 @@ mod offer;
 mod policy;
 mod pool;
 mod queues;
+mod rest;
 mod slot;
 mod thread;
 

@@ -1,0 +1,98 @@
+//! Threads that were needed for a while, and rest afterwards.
+
+use crate::{callers::*, lab::*, options, real};
+use fusewire::server::{Ended, Options};
+use rustix::thread::Pid;
+use std::{
+    fs::{self, File},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+/// Ring threads that have no place of their own: those that stand in for others.
+fn stand_ins() -> Vec<Pid> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().file_name());
+    let tids = tasks.map(|tid| tid.to_str().unwrap().parse().unwrap());
+    let is_ring = |tid: &i32| fs::read_to_string(format!("/proc/self/task/{tid}/comm")).is_ok_and(|name| name == "fusewire-ring\n");
+    let threads = tids.filter(is_ring).map(|tid| Pid::from_raw(tid).unwrap());
+    threads.filter(|&thread| cpus_of(thread) == allowed_cpus()).collect()
+}
+
+/// How often these threads were given a CPU so far.
+fn turns(threads: &[Pid]) -> u64 {
+    let of = |thread: &Pid| {
+        let text = fs::read_to_string(format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero())).unwrap();
+        text.split_ascii_whitespace().nth(2).unwrap().parse::<u64>().unwrap()
+    };
+    threads.iter().map(of).sum()
+}
+
+/// Callers of one CPU that read `name`, all the time that `work` takes, which is given the number of requests so far.
+fn while_reading<R>(mount: &Mounted, callers: usize, name: &str, work: impl FnOnce(&AtomicU64) -> R) -> R {
+    let (stop, served) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (stop, served) = (&stop, &served);
+    std::thread::scope(|scope| {
+        for i in 0..callers as u64 {
+            scope.spawn(move || {
+                pin(allowed_cpus()[0]);
+                let file = File::open(mount.at(name)).unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    read_at(&file, i * 4096);
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let result = work(served);
+        stop.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+/// Requests a second in the best of some times of 250 ms.
+fn best_rate(served: &AtomicU64, times: usize) -> f64 {
+    let rate = |_| {
+        let (begin, before) = (Instant::now(), served.load(Ordering::Relaxed));
+        std::thread::sleep(250 * MS);
+        (served.load(Ordering::Relaxed) - before) as f64 / begin.elapsed().as_secs_f64()
+    };
+    (0..times).map(rate).fold(0.0, f64::max)
+}
+
+/// Wait until these threads are not given a CPU any more although requests come.
+fn all_rest(threads: &[Pid]) -> bool {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(10) {
+        let before = turns(threads);
+        std::thread::sleep(300 * MS);
+        if turns(threads) == before {
+            return true;
+        }
+    }
+    false
+}
+
+real! {
+    /// Eight callers whose handlers block, then eight whose handlers do not, and again.
+    fn threads_that_stood_in_rest_until_they_are_needed_again() {
+        let mount = Mounted::with(options());
+        let before = while_reading(&mount, 8, "plain", |served| best_rate(served, 6));
+        assert!(stand_ins().is_empty(), "{:?} although nothing blocks", stand_ins());
+        while_reading(&mount, 8, "sleep2", |served| best_rate(served, 6));
+        let first = stand_ins();
+        assert!(first.len() >= 3, "{first:?}");
+        let after = while_reading(&mount, 8, "plain", |served| {
+            assert!(all_rest(&first), "they go on: {} turns of {}", turns(&first), first.len());
+            best_rate(served, 6)
+        });
+        eprintln!("{} threads stood in; {before:.0} per second before, {after:.0} after: {:.2}", first.len(), after / before);
+        let blocked = while_reading(&mount, 8, "sleep2", |served| {
+            wait_until(|| best_rate(served, 1) > 3000.0);
+            best_rate(served, 1)
+        });
+        eprintln!("{blocked:.0} of 4000 per second; {} threads", stand_ins().len());
+        // Those that rested were called, before further ones were made.
+        assert!(first.iter().all(|thread| stand_ins().contains(thread)));
+        assert!(stand_ins().len() <= first.len() + 4, "{} after {}", stand_ins().len(), first.len());
+        mount.end();
+    }
+}
