@@ -1,7 +1,6 @@
 //! Threads that were needed for a while, and rest afterwards.
 
 use crate::{callers::*, lab::*, options, real};
-use fusewire::server::{Ended, Options};
 use rustix::thread::Pid;
 use std::{
     fs::{self, File},
@@ -27,6 +26,14 @@ fn turns(threads: &[Pid]) -> u64 {
     threads.iter().map(of).sum()
 }
 
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Callers of one CPU that read `name`, all the time that `work` takes, which is given the number of requests so far.
 fn while_reading<R>(mount: &Mounted, callers: usize, name: &str, work: impl FnOnce(&AtomicU64) -> R) -> R {
     let (stop, served) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -42,9 +49,9 @@ fn while_reading<R>(mount: &Mounted, callers: usize, name: &str, work: impl FnOn
                 }
             });
         }
-        let result = work(served);
-        stop.store(true, Ordering::Relaxed);
-        result
+        // Also if something is not as it should be.
+        let _stop = Stop(stop);
+        work(served)
     })
 }
 
@@ -74,6 +81,7 @@ fn all_rest(threads: &[Pid]) -> bool {
 real! {
     /// Eight callers whose handlers block, then eight whose handlers do not, and again.
     fn threads_that_stood_in_rest_until_they_are_needed_again() {
+        if std::env::var_os("SPREADLOG").is_some() { tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(std::io::stderr).init(); }
         let mount = Mounted::with(options());
         let before = while_reading(&mount, 8, "plain", |served| best_rate(served, 6));
         assert!(stand_ins().is_empty(), "{:?} although nothing blocks", stand_ins());
