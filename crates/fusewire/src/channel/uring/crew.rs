@@ -9,11 +9,13 @@ use super::{
     offer::RingSize,
     pool::Pools,
     queues::Queues,
+    relief::{Relief, Worker},
     rest::{Calm, Rest, Spare},
     thread::{self, Post},
 };
 use crate::{
     channel::{
+        dev_fuse::allow,
         layer::Layer,
         poll::{Board, Poll},
         watch::{Status, Watch, Watched, Window},
@@ -174,13 +176,8 @@ pub(crate) struct Prepared<F, L> {
 impl<F: FileSystem, L: Layer> Prepared<F, L> {
     /// Make a thread with a ring for each group of `queues`, for requests of `device`.
     pub(crate) fn new(device: impl AsFd, queues: Queues) -> io::Result<Self> {
-        let mut prepared = Self {
-            queues,
-            starts: Vec::new(),
-            threads: Vec::new(),
-            members: Vec::new(),
-            boards: Vec::new(),
-        };
+        let mut prepared =
+            Self { queues, starts: Vec::new(), threads: Vec::new(), members: Vec::new(), boards: Vec::new() };
         for group in 0..prepared.queues.groups.len() {
             let device = device.as_fd().try_clone_to_owned()?;
             let board = Arc::new(Board::new(prepared.queues.poll, prepared.queues.groups[group].len()));
@@ -241,8 +238,10 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
                 crew.left();
             }
         }
+        let relief = RefCell::new(Relief::new(&queues.cpus, &queues.allowed));
         let calm = RefCell::new(vec![Calm::default(); first]);
-        let mut guard = Guard { crew: crew.clone(), queues, government, session: session.clone(), layer, calm };
+        let mut guard =
+            Guard { crew: crew.clone(), queues, government, session: session.clone(), layer, calm, relief };
         let watch = Builder::new().name("fusewire-watch".into()).stack_size(256 << 10).spawn(move || {
             let crew = guard.crew.clone();
             crew.watch.run(&mut guard);
@@ -256,8 +255,8 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
 enum Place {
     /// It is pinned to that of its group, or where its governor puts it.
     Home(Arc<Board>),
-    /// It stands in for others, anywhere.
-    Anywhere,
+    /// It stands in for others, on these CPUs.
+    Spare(Vec<usize>),
 }
 
 type Made<F, L> = (JoinHandle<()>, mpsc::SyncSender<Start<F, L>>, Member);
@@ -269,14 +268,15 @@ fn make<F: FileSystem, L: Layer>(
     group: usize,
     place: Place,
 ) -> io::Result<Made<F, L>> {
-    let stands_in = matches!(place, Place::Anywhere);
+    let stands_in = matches!(place, Place::Spare(_));
     let member = Member { status: Arc::default(), group, spare: Arc::new(Spare::new()?), stands_in };
     let (start, begin) = mpsc::sync_channel::<Start<F, L>>(1);
     let (tell, told) = mpsc::sync_channel(1);
     let theirs = member.clone();
     let body = move || {
-        if let Place::Home(_) = place {
-            crate::channel::dev_fuse::allow(None, &[queues.cpus[group]]);
+        match &place {
+            Place::Home(_) => allow(None, &[queues.cpus[group]]),
+            Place::Spare(cpus) => allow(None, cpus),
         }
         let post = match post(&device, &queues, theirs, place) {
             Ok(post) => post,
@@ -305,10 +305,15 @@ fn post(device: &OwnedFd, queues: &Queues, member: Member, place: Place) -> io::
     let entries = group.iter().map(|_| Entry::new(queues.payload)).collect::<io::Result<_>>()?;
     let board = match place {
         Place::Home(board) => board,
-        Place::Anywhere => Arc::new(Board::new(Poll::Off, group.len())),
+        Place::Spare(_) => Arc::new(Board::new(Poll::Off, group.len())),
     };
     let (payload, queues) = (queues.payload, group.clone());
     Ok(Post { ring, entries, queues, payload, status, board, stands_in, spare })
+}
+
+/// How many threads take part that stand in for others of a group.
+fn helping(members: &[Member], group: usize) -> usize {
+    members.iter().filter(|of| of.group == group && of.stands_in && of.takes_part()).count()
 }
 
 /// Acts on what the watch sees.
@@ -320,13 +325,14 @@ struct Guard<F, L> {
     layer: Arc<L>,
     /// By queue.
     calm: RefCell<Vec<Calm>>,
+    relief: RefCell<Relief>,
 }
 
 impl<F: FileSystem, L: Layer> Guard<F, L> {
-    /// One thread more for the queues of a group whose threads are all stuck.
-    fn hire(&self, group: usize) -> io::Result<()> {
+    /// One thread more for the queues of a group, on these CPUs.
+    fn hire(&self, group: usize, cpus: &[usize]) -> io::Result<()> {
         let device = self.crew.rest.device().as_fd().try_clone_to_owned()?;
-        let (thread, start, member) = make(device, self.queues.clone(), group, Place::Anywhere)?;
+        let (thread, start, member) = make(device, self.queues.clone(), group, Place::Spare(cpus.to_vec()))?;
         self.session.join();
         self.crew.alive.fetch_add(1, Ordering::AcqRel);
         let (session, layer, crew) = (self.session.clone(), self.layer.clone(), self.crew.clone());
@@ -339,25 +345,51 @@ impl<F: FileSystem, L: Layer> Guard<F, L> {
         Ok(())
     }
 
-    /// So many threads more for a group: those that rest first.
-    fn reinforce(&self, group: usize, wanted: usize) -> io::Result<()> {
+    /// So many threads more for a group, on these CPUs: those that rest first.
+    fn reinforce(&self, group: usize, wanted: usize, cpus: &[usize]) -> io::Result<()> {
         let members = self.crew.members().clone();
         let of_group = || members.iter().filter(|member| member.group == group);
         let resting: Vec<_> = of_group().filter(|member| !member.takes_part()).take(wanted).collect();
-        resting.iter().for_each(|member| member.spare.call());
+        for member in &resting {
+            allow(member.status.tid(), cpus);
+            member.spare.call();
+        }
         let room = limits::SPARE_READERS.saturating_sub(of_group().count());
         for _ in 0..(wanted - resting.len()).min(room) {
             if self.queues.groups[group].iter().all(|_| self.crew.take_entry()) {
-                self.hire(group)?;
+                self.hire(group, cpus)?;
             }
         }
         Ok(())
     }
 
-    /// Let spare entries rest that are not needed.
-    fn rest(&self, group: usize, needed: usize) {
+    /// Have threads of other CPUs help those that are saturated.
+    fn spread(&self) {
+        if self.queues.allowed.len() < 2 || !self.relief.borrow().is_due() {
+            return;
+        }
+        let members = self.crew.members().clone();
+        let mut workers = vec![Vec::new(); self.queues.groups.len()];
+        for Member { status, group, stands_in, .. } in &members {
+            workers[*group].push(Worker { status: status.clone(), stands_in: *stands_in });
+        }
+        self.relief.borrow_mut().sample(&workers);
+        for group in 0..self.queues.groups.len() {
+            let help = self.relief.borrow().help(group);
+            let there = helping(&members, group);
+            let cpus = self.relief.borrow().elsewhere(group);
+            if let Err(error) = self.reinforce(group, help.saturating_sub(there), &cpus) {
+                tracing::warn!(%error, "no further ring thread, although a queue is saturated");
+            }
+        }
+    }
+
+    /// Let spare entries of a group rest that are not needed: all, or those of as many threads as there are more than should help.
+    fn rest(&self, group: usize, threads: usize) {
+        let help = self.relief.borrow().help(group);
         for &queue in &self.queues.groups[group] {
             let awake = self.crew.rest.awake(queue);
+            let needed = if help == 0 { 0 } else { awake.saturating_sub(threads.saturating_sub(help)) };
             let surplus = self.calm.borrow_mut()[usize::from(queue)].surplus(awake, needed);
             self.crew.rest.set_surplus(queue, surplus);
         }
@@ -375,7 +407,8 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
         }
         let members = self.crew.members().clone();
         for group in 0..self.queues.groups.len() {
-            let stuck = readers.iter().filter(|&&at| members.get(at).is_some_and(|of| of.group == group)).count();
+            let stuck =
+                readers.iter().filter(|&&at| members.get(at).is_some_and(|of| of.group == group)).count();
             if stuck == 0 {
                 continue;
             }
@@ -383,9 +416,10 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
                 self.calm.borrow_mut()[usize::from(queue)].stuck();
                 self.crew.rest.set_surplus(queue, 0);
             }
+            self.relief.borrow_mut().stuck(group);
             let there = members.iter().filter(|of| of.group == group && of.takes_part()).count();
             let wanted = if stuck < there { 0 } else { stuck };
-            if let Err(error) = self.reinforce(group, wanted) {
+            if let Err(error) = self.reinforce(group, wanted, &self.queues.allowed) {
                 tracing::warn!(%error, "no further ring thread, although others are stuck");
                 return;
             }
@@ -394,8 +428,13 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
 
     fn window(&mut self, _window: Window) {
         self.government.window();
+        self.spread();
+        let members = self.crew.members().clone();
+        if members.len() == self.queues.groups.len() {
+            return;
+        }
         for group in 0..self.queues.groups.len() {
-            self.rest(group, 0);
+            self.rest(group, helping(&members, group));
         }
     }
 }

@@ -22,8 +22,10 @@ mod offer;
 mod policy;
 mod pool;
 mod queues;
+mod relief;
 mod rest;
 mod slot;
+mod spread;
 mod thread;
 
 pub(crate) use crew::{Crew, Prepared};
