@@ -12,7 +12,7 @@ use std::{
 fn stand_ins() -> Vec<Pid> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().file_name());
     let mut tids: Vec<i32> = tasks.map(|tid| tid.to_str().unwrap().parse().unwrap()).collect();
-    let name_of = |tid| fs::read_to_string(format!("/proc/self/task/{tid}/comm")).unwrap_or_default();
+    let name_of = |tid: &i32| fs::read_to_string(format!("/proc/self/task/{tid}/comm")).unwrap_or_default();
     tids.retain(|tid| name_of(tid) == "fusewire-ring\n");
     tids.sort_unstable();
     tids[allowed_cpus().len()..].iter().map(|&tid| Pid::from_raw(tid).unwrap()).collect()
