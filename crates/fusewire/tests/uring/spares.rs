@@ -119,7 +119,7 @@ real! {
             let begin = Instant::now();
             let mut best = 0.0_f64;
             // The other CPU may have other things to do for a while.
-            while best < alone * 1.4 && begin.elapsed() < Duration::from_secs(40) {
+            while best < alone * 1.4 && begin.elapsed() < Duration::from_secs(if std::env::var_os("SPREADLOG").is_some() {6} else {40}) {
                 best = best.max(best_rate(served, 1));
             }
             best

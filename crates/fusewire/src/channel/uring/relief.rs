@@ -1,6 +1,6 @@
 //! What the policy of spreading needs to see of each group of queues, and what it has decided. Runs on the watch's thread.
 
-use super::spread::{Load, SAMPLE, Sample, Spread, read_idle_time, read_load};
+use super::spread::{Load, SAMPLE, Sample, Spread, idles, read_load};
 use crate::channel::watch::Status;
 use std::{
     mem,
@@ -20,11 +20,11 @@ pub(super) struct Worker {
 struct Relieved {
     spread: Spread,
     home_cpu: usize,
+    /// How many other CPUs there are.
+    elsewhere: usize,
     requests: u64,
     home: Load,
     others: Load,
-    /// Time that other CPUs had idled, and when that was.
-    idle: Option<(Duration, Instant)>,
     was_stuck: bool,
 }
 
@@ -39,13 +39,14 @@ pub(super) struct Relief {
 impl Relief {
     /// For groups whose home threads sit on `homes`, and threads that may run on the CPUs `allowed`.
     pub(super) fn new(homes: &[usize], allowed: &[usize]) -> Self {
+        let elsewhere = |home: usize| allowed.iter().filter(|&&cpu| cpu != home).count();
         let group = |&home_cpu: &usize| Relieved {
-            spread: Spread::new(allowed.iter().filter(|&&cpu| cpu != home_cpu).count()),
+            spread: Spread::new(elsewhere(home_cpu)),
+            elsewhere: elsewhere(home_cpu),
             home_cpu,
             requests: 0,
             home: Load::default(),
             others: Load::default(),
-            idle: None,
             was_stuck: false,
         };
         Self { groups: homes.iter().map(group).collect(), allowed: allowed.to_vec(), last: Instant::now() }
@@ -75,51 +76,51 @@ impl Relief {
     /// A sample is over. `workers` are the threads of each group.
     pub(super) fn sample(&mut self, workers: &[Vec<Worker>]) {
         let elapsed = mem::replace(&mut self.last, Instant::now()).elapsed();
-        for (group, workers) in self.groups.iter_mut().zip(workers) {
-            group.sample(elapsed, workers, &self.allowed);
+        let mut samples: Vec<Sample> = self
+            .groups
+            .iter_mut()
+            .zip(workers)
+            .map(|(group, workers)| group.look(elapsed, workers))
+            .collect();
+        let help: usize = self.groups.iter().map(|group| group.spread.help()).sum();
+        let at_work = samples.iter().filter(|sample| !idles(sample.home, elapsed)).count();
+        for (group, sample) in self.groups.iter_mut().zip(&mut samples) {
+            let others = at_work - usize::from(!idles(sample.home, elapsed)) + help - group.spread.help();
+            sample.idle = group.elsewhere.saturating_sub(others);
+            group.decide(sample);
         }
     }
 }
 
 impl Relieved {
-    fn sample(&mut self, elapsed: Duration, workers: &[Worker], allowed: &[usize]) {
+    /// What has happened since the last time; not what happens elsewhere.
+    fn look(&mut self, elapsed: Duration, workers: &[Worker]) -> Sample {
         let requests = workers.iter().map(|worker| worker.status.served()).sum();
         let begun = requests - mem::replace(&mut self.requests, requests).min(requests);
-        let was_stuck = mem::take(&mut self.was_stuck);
+        let is_stuck = mem::take(&mut self.was_stuck);
         if begun == 0 && self.spread.help() == 0 {
-            // What the thread did meanwhile counts as of the next sample, which then is longer than it seems: wait for one more.
-            self.idle = None;
-            self.spread.step(&Sample { elapsed, ..Sample::default() });
-            return;
+            return Sample { elapsed, is_stuck, ..Sample::default() };
         }
         let load = |stands_in: bool| {
             let of = workers.iter().filter(|worker| worker.stands_in == stands_in);
             of.filter_map(|worker| worker.status.tid()).map(read_load).fold(Load::default(), Load::plus)
         };
         let (home, others) = (load(false), load(true));
-        let sample = Sample {
+        Sample {
             elapsed,
             requests: begun,
             home: home.since(mem::replace(&mut self.home, home)),
             others: others.since(mem::replace(&mut self.others, others)),
-            idle: self.idle(allowed),
-            is_stuck: was_stuck,
-        };
-        let before = self.spread.help();
-        let help = self.spread.step(&sample);
-        if help != before {
-            tracing::debug!(cpu = self.home_cpu, help, ?sample, "threads of other CPUs help");
+            idle: 0,
+            is_stuck,
         }
     }
 
-    /// How many other CPUs have idled since the last time, if somebody wants to know.
-    fn idle(&mut self, allowed: &[usize]) -> Option<f64> {
-        if !self.spread.is_curious() {
-            self.idle = None;
-            return None;
+    fn decide(&mut self, sample: &Sample) {
+        let before = self.spread.help();
+        let help = self.spread.step(sample);
+        if help != before {
+            tracing::debug!(cpu = self.home_cpu, help, ?sample, "threads of other CPUs help");
         }
-        let now = read_idle_time(|cpu| cpu != self.home_cpu && allowed.contains(&cpu));
-        let (before, at) = self.idle.replace((now, Instant::now()))?;
-        Some(now.saturating_sub(before).as_secs_f64() / at.elapsed().as_secs_f64().max(1e-9))
     }
 }

@@ -4,7 +4,7 @@
 //! idle. Threads elsewhere then get entries of its queues. That pays only if a request takes much longer than the wake-up on another
 //! CPU that each of them then costs, so it is tried, and goes on only if more requests are answered than before.
 //!
-//! * A home thread that is saturated in a sample after the other, with long requests, while CPUs idle: one thread more is tried.
+//! * A home thread that is saturated in a sample after the other, with long requests, while other queues idle: one thread more is tried.
 //! * No more requests than before: it ends, and is not tried again for a while, each time four times as long.
 //! * More: it stays, and if there is still too much to do, another one is tried.
 //! * There is no longer more to do than one thread can, or the helpers have to wait for their CPUs: it ends.
@@ -20,8 +20,8 @@ const WORTH: Duration = Duration::from_micros(50);
 const SATURATED: f64 = 0.75;
 /// Work that one thread can do, as a part of the time: with less, nobody helps.
 const ENOUGH: f64 = 0.6;
-/// What must idle elsewhere before help is tried, in CPUs. Between two requests CPUs idle, too.
-const IDLE: f64 = 0.5;
+/// Part of the time that a home thread may be at work and yet be one that idles.
+const IDLE: f64 = 0.25;
 /// How much more must be answered than before.
 const GAIN: f64 = 1.15;
 /// Saturated samples before a trial, samples that a trial lasts, and how many of those at the beginning do not count.
@@ -45,8 +45,8 @@ pub(super) struct Sample {
     pub home: Load,
     /// The same of all who help.
     pub others: Load,
-    /// How many CPUs idle elsewhere, if that is known.
-    pub idle: Option<f64>,
+    /// How many other CPUs there are whose own queues leave them idle, and where nobody helps others.
+    pub idle: usize,
     /// Threads of the group are stuck: that is another matter.
     pub is_stuck: bool,
 }
@@ -125,11 +125,6 @@ impl Spread {
         self.help
     }
 
-    /// Does it want to know how many CPUs idle?
-    pub(super) fn is_curious(&self) -> bool {
-        self.saturated > 0 && self.trial.is_none() && self.until_trial == 0
-    }
-
     /// A sample has passed. How many are to help from now on?
     pub(super) fn step(&mut self, sample: &Sample) -> usize {
         self.until_trial = self.until_trial.saturating_sub(1);
@@ -172,7 +167,8 @@ impl Spread {
 
     fn look(&mut self, sample: &Sample) {
         if self.help > 0 {
-            let crowded = sample.others.delay > sample.others.cpu && sample.others.delay > sample.elapsed / 4;
+            let crowded =
+                sample.others.delay > sample.others.cpu * 2 && sample.others.delay > sample.elapsed / 4;
             let work = sample.home.wanted() + sample.others.cpu;
             let is_lazy = crowded || work.as_secs_f64() < sample.elapsed.as_secs_f64() * ENOUGH;
             self.lazy = if is_lazy { self.lazy + 1 } else { 0 };
@@ -195,7 +191,7 @@ impl Spread {
         self.requests += sample.requests;
         self.elapsed += sample.elapsed;
         let may = self.until_trial == 0 && self.help < self.most && self.saturated >= BEFORE;
-        if may && sample.idle.is_some_and(|idle| idle >= IDLE) {
+        if may && sample.idle > self.help {
             let before = rate(self.requests, self.elapsed);
             self.trial = Some(Trial { before, samples: 0, requests: 0, elapsed: Duration::ZERO });
             (self.help, self.saturated) = (self.help + 1, 0);
@@ -213,22 +209,9 @@ fn is_saturated(sample: &Sample) -> bool {
     wanted.as_secs_f64() >= sample.elapsed.as_secs_f64() * SATURATED && each >= WORTH && sample.requests > 0
 }
 
-/// Time that each of these CPUs has idled so far, together; from what `/proc/stat` says.
-pub(super) fn idle_time(stat: &str, is_meant: impl Fn(usize) -> bool) -> Duration {
-    /// `USER_HZ`, the same for every program.
-    const TICK: Duration = Duration::from_millis(10);
-    let of = |line: &str| {
-        let mut words = line.strip_prefix("cpu")?.split_ascii_whitespace();
-        let cpu: usize = words.next()?.parse().ok()?;
-        let idle: u32 = words.nth(3)?.parse().ok()?;
-        is_meant(cpu).then_some(TICK * idle)
-    };
-    stat.lines().filter_map(of).sum()
-}
-
-/// Read [`idle_time`] now.
-pub(super) fn read_idle_time(is_meant: impl Fn(usize) -> bool) -> Duration {
-    idle_time(&fs::read_to_string("/proc/stat").unwrap_or_default(), is_meant)
+/// Does a home thread that was at work so much, in a time, idle?
+pub(super) fn idles(load: Load, elapsed: Duration) -> bool {
+    load.wanted() < elapsed.mul_f64(IDLE)
 }
 
 /// Read the [`Load`] of a thread of this process so far.
@@ -248,9 +231,9 @@ mod tests {
         Load { cpu: ALL.mul_f64(cpu), delay: ALL.mul_f64(delay) }
     }
 
-    /// A home thread that computes all the time, with so many requests, while a CPU idles.
+    /// A home thread that computes all the time, with so many requests, while others idle.
     fn busy(requests: u64) -> Sample {
-        Sample { elapsed: ALL, requests, home: load(1.0, 0.0), idle: Some(1.0), ..Sample::default() }
+        Sample { elapsed: ALL, requests, home: load(1.0, 0.0), idle: 3, ..Sample::default() }
     }
 
     /// A machine where each of those who serve manages 100 requests a sample, if help is of use.
@@ -291,8 +274,7 @@ mod tests {
             (0..100).for_each(|_| assert_eq!(spread.step(&sample), 0, "{sample:?}"));
         };
         never(Sample { home: load(0.5, 0.1), ..busy(100) });
-        never(Sample { idle: Some(0.2), ..busy(100) });
-        never(Sample { idle: None, ..busy(100) });
+        never(Sample { idle: 0, ..busy(100) });
         // Short ones: the wake-up on another CPU would take longer.
         never(busy(ALL.as_micros() as u64 / 10));
         never(busy(0));
@@ -334,10 +316,18 @@ mod tests {
     }
 
     #[test]
+    fn no_more_help_than_queues_idle() {
+        let mut spread = Spread::new(3);
+        (0..100).for_each(|_| {
+            let help = spread.help() as u64;
+            spread.step(&Sample { idle: 2, ..busy(100 * (1 + help)) });
+        });
+        assert_eq!(spread.help(), 2);
+        assert!(idles(load(0.1, 0.1), ALL) && !idles(load(0.1, 0.2), ALL));
+    }
+
+    #[test]
     fn the_kernels_files_are_understood() {
-        let stat = "cpu  9 9 9 999 9\ncpu0 1 2 3 100 5 6\ncpu1 1 2 3 50 5 6\ncpu12 0 0 0 7 0\nintr 1 2\n";
-        assert_eq!(idle_time(stat, |cpu| cpu != 0), Duration::from_millis(570));
-        assert!(read_idle_time(|_| true) > Duration::ZERO);
         let expected = Load { cpu: Duration::from_nanos(5), delay: Duration::from_nanos(7) };
         assert_eq!(Load::parse("5 7 9\n"), Some(expected));
         assert_eq!(Load::parse("x"), None);
