@@ -93,14 +93,14 @@ real! {
         assert!(stand_ins().is_empty(), "{:?} although nothing blocks", stand_ins());
         while_reading(&mount, 8, "sleep2", |served| best_rate(served, 6));
         let first = stand_ins();
-        assert!(first.len() >= 3, "{first:?}");
+        assert!(first.len() >= 2, "{first:?}");
         let after = while_reading(&mount, 8, "plain", |served| {
             assert!(all_rest(&first), "they go on: {} turns of {}", turns(&first), first.len());
             best_rate(served, 6)
         });
         eprintln!("{} threads stood in; {before:.0} per second before, {after:.0} after: {:.2}", first.len(), after / before);
         let blocked = while_reading(&mount, 8, "sleep2", |served| {
-            wait_until(|| best_rate(served, 1) > 3000.0);
+            wait_until(|| best_rate(served, 1) > 2000.0);
             best_rate(served, 1)
         });
         eprintln!("{blocked:.0} of 4000 per second; {} threads", stand_ins().len());

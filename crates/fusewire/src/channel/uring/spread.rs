@@ -14,8 +14,8 @@ use std::{fs, time::Duration};
 /// How long a sample is, at least.
 pub(super) const SAMPLE: Duration = Duration::from_millis(48);
 
-/// Time that a request must take the home thread, with waiting for its CPU.
-const WORTH: Duration = Duration::from_micros(50);
+/// CPU time that a request must take: a wake-up on another CPU costs as much.
+const WORTH: Duration = Duration::from_micros(40);
 /// Part of the time that a thread must be at work, or wait for its CPU, in order to be saturated.
 const SATURATED: f64 = 0.75;
 /// Work that one thread can do, as a part of the time: with less, nobody helps.
@@ -170,7 +170,8 @@ impl Spread {
             let crowded =
                 sample.others.delay > sample.others.cpu * 2 && sample.others.delay > sample.elapsed / 4;
             let work = sample.home.wanted() + sample.others.cpu;
-            let is_lazy = crowded || work.as_secs_f64() < sample.elapsed.as_secs_f64() * ENOUGH;
+            let is_lazy =
+                crowded || !is_worth_it(sample) || work.as_secs_f64() < sample.elapsed.as_secs_f64() * ENOUGH;
             self.lazy = if is_lazy { self.lazy + 1 } else { 0 };
             if self.lazy >= LAZY {
                 (self.help, self.lazy, self.saturated) = (0, 0, 0);
@@ -205,8 +206,13 @@ fn rate(requests: u64, elapsed: Duration) -> f64 {
 
 fn is_saturated(sample: &Sample) -> bool {
     let wanted = sample.home.wanted();
-    let each = wanted / sample.requests.clamp(1, u32::MAX.into()) as u32;
-    wanted.as_secs_f64() >= sample.elapsed.as_secs_f64() * SATURATED && each >= WORTH && sample.requests > 0
+    is_worth_it(sample) && wanted.as_secs_f64() >= sample.elapsed.as_secs_f64() * SATURATED
+}
+
+/// Are requests long enough for being served elsewhere?
+fn is_worth_it(sample: &Sample) -> bool {
+    let each = (sample.home.cpu + sample.others.cpu) / sample.requests.clamp(1, u32::MAX.into()) as u32;
+    sample.requests > 0 && each >= WORTH
 }
 
 /// Does a home thread that was at work so much, in a time, idle?
@@ -297,6 +303,11 @@ mod tests {
         assert_eq!(spread.help(), 1);
         let little = Sample { home: load(0.3, 0.0), others: load(0.2, 0.0), ..busy(80) };
         let help: Vec<usize> = (0..LAZY).map(|_| spread.step(&little)).collect();
+        assert_eq!(help, [1, 1, 1, 0]);
+        // Much to do, but little each time.
+        run(&mut spread, 20, true);
+        let short = Sample { others: load(1.0, 0.0), ..busy(ALL.as_micros() as u64 / 10) };
+        let help: Vec<usize> = (0..LAZY).map(|_| spread.step(&short)).collect();
         assert_eq!(help, [1, 1, 1, 0]);
         // Together they do more than one could.
         run(&mut spread, 20, true);
