@@ -72,6 +72,12 @@ fn best_rate(served: &AtomicU64, times: usize) -> f64 {
     (0..times).map(rate).fold(0.0, f64::max)
 }
 
+/// Unmount. Who asks for the root's attributes, so that waiting requests are set going, may be at it for a moment still.
+fn end(mount: Mounted) {
+    wait_until(|| mount.handle().unmount(Unmount::IfIdle).is_ok());
+    assert_eq!(mount.join(), Ended::Unmounted);
+}
+
 /// Wait until these threads are not given a CPU any more although requests come.
 fn all_rest(threads: &[Pid]) -> bool {
     let begin = Instant::now();
@@ -107,7 +113,7 @@ real! {
         // Those that rested were called, before further ones were made.
         assert!(first.iter().all(|thread| stand_ins().contains(thread)));
         assert!(stand_ins().len() <= first.len() + 4, "{} after {}", stand_ins().len(), first.len());
-        mount.end();
+        end(mount);
     }
 
     /// Eight callers of one CPU whose handlers compute for half a millisecond: a thread alone answers 2000 a second.
@@ -134,7 +140,7 @@ real! {
         assert!(!helpers.is_empty() && helpers.len() < allowed_cpus().len() && helpers.iter().all(not_here), "{helpers:?}");
         let rested = while_reading(&mount, 2, "plain", |_| all_rest(&helpers));
         assert!(rested, "they go on: {} turns", turns(&helpers));
-        mount.end();
+        end(mount);
     }
 
     /// By unmounting, lazily and not, and by an abort, while all who stood in rest, and callers still wait.
@@ -147,7 +153,10 @@ real! {
             assert!(while_reading(&mount, 4, "plain", |_| all_rest(&spares)), "they go on");
             let begin = Instant::now();
             let ended = match way {
-                "idle" => mount.handle().unmount(Unmount::IfIdle).map(|()| Ended::Unmounted),
+                "idle" => {
+                    wait_until(|| mount.handle().unmount(Unmount::IfIdle).is_ok());
+                    Ok(Ended::Unmounted)
+                }
                 "lazy" => mount.handle().unmount(Unmount::Lazy).map(|()| Ended::Unmounted),
                 _ => {
                     let file = File::open(mount.at("sleep2")).unwrap();
