@@ -352,7 +352,7 @@ impl<F: FileSystem, L: Layer> Guard<F, L> {
         let resting: Vec<_> = of_group().filter(|member| !member.takes_part()).take(wanted).collect();
         for member in &resting {
             allow(member.status.tid(), cpus);
-            let _ = member.spare.is_resting();
+            member.spare.call();
         }
         let room = limits::SPARE_READERS.saturating_sub(of_group().count());
         for _ in 0..(wanted - resting.len()).min(room) {
