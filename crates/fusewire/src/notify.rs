@@ -123,7 +123,7 @@ impl Notifier {
     /// Ask for page-cache content; it arrives at [`FileSystem::retrieved`](crate::FileSystem::retrieved) with `unique`.
     ///
     /// Choose odd numbers: over a ring, the kernel finds what is answered by its number, and those of requests are
-    /// even.
+    /// even. Those that begin with `0xf05e` (the highest 16 bits) are the ring's own: what they ask for does not arrive.
     pub fn retrieve(&self, unique: u64, node: NodeId, offset: u64, size: u32) -> Result<()> {
         let out =
             abi::NotifyRetrieveOut { notify_unique: unique, nodeid: node.raw(), offset, size, padding: 0 };

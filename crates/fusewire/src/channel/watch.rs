@@ -91,6 +91,11 @@ impl Status {
         if state == ENDED { 0 } else { state / 2 }
     }
 
+    /// How many requests it has begun with so far.
+    pub(super) fn served(&self) -> u64 {
+        Self::requests(self.now())
+    }
+
     fn now(&self) -> u64 {
         self.step.load(Ordering::Acquire)
     }

@@ -24,7 +24,7 @@ use std::{
 };
 
 /// What is found in the root, and how reading it goes. The node of a file is its place here, after the root's.
-const FILES: [&str; 20] = [
+const FILES: [&str; 21] = [
     "plain",          // at once
     "timer",          // awaits a timer of 20 ms
     "thread",         // awaits another thread
@@ -45,6 +45,7 @@ const FILES: [&str; 20] = [
     "events",         // becomes readable when released
     "direct",         // is kept in a lower file that bypasses the page cache
     "spawn",          // starts a thread
+    "busy",           // computes for half a millisecond
 ];
 
 /// A file whose content the kernel keeps.
@@ -172,6 +173,7 @@ impl Lab {
             "sleep2" => std::thread::sleep(2 * MS),
             "stuck" => std::thread::sleep(2000 * MS),
             "spin" => spin(1000 * MS),
+            "busy" => spin(MS / 2),
             "late" => {
                 wait(500 * MS).await;
                 std::thread::sleep(2000 * MS);

@@ -12,6 +12,7 @@ mod fallback;
 mod filter;
 #[path = "../support/lab.rs"]
 mod lab;
+mod spares;
 mod sys;
 mod teardown;
 

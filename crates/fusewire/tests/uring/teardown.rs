@@ -193,6 +193,25 @@ real! {
         assert_eq!(std::fs::metadata(daemon.at("plain")).unwrap_err().kind(), ErrorKind::NotConnected);
     }
 
+    /// Its threads that stood in hold requests that nobody waits for, and others have come since.
+    fn callers_of_a_killed_daemon_whose_spare_entries_rest_are_released() {
+        let mut daemon = Daemon::start(false);
+        for (name, time) in [("sleep2", 700 * MS), ("plain", 1500 * MS)] {
+            let begin = Instant::now();
+            let path = daemon.at(name);
+            crowd(8, |i| {
+                pin(allowed_cpus()[0]);
+                let file = File::open(&path).unwrap();
+                while begin.elapsed() < time {
+                    read_at(&file, i as u64 * 4096);
+                }
+            });
+        }
+        let callers = waiting_callers(|name| daemon.at(name));
+        daemon.kill();
+        assert_all_fail(callers);
+    }
+
     fn an_abort_from_outside_releases_callers_and_ends_the_daemon() {
         let mut daemon = Daemon::start(false);
         let callers = waiting_callers(|name| daemon.at(name));

@@ -9,10 +9,13 @@ use super::{
     offer::RingSize,
     pool::Pools,
     queues::Queues,
+    relief::{Relief, Worker},
+    rest::{Calm, Rest, Spare},
     thread::{self, Post},
 };
 use crate::{
     channel::{
+        dev_fuse::allow,
         layer::Layer,
         poll::{Board, Poll},
         watch::{Status, Watch, Watched, Window},
@@ -26,16 +29,15 @@ use crate::{
     },
     types::Errno,
 };
-use rustix::{
-    event::{EventfdFlags, eventfd},
-    fd::{AsFd, OwnedFd},
-};
+use fusewire_abi::InitFlags;
+use rustix::fd::{AsFd, OwnedFd};
 use std::{
+    cell::RefCell,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
@@ -58,8 +60,26 @@ pub(crate) struct Crew {
     wakes: Mutex<Vec<Arc<OwnedFd>>>,
     pools: Pools,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// What each thread does, and which group of queues it serves.
-    members: Mutex<Vec<(Arc<Status>, usize)>>,
+    members: Mutex<Vec<Member>>,
+    rest: Rest,
+}
+
+/// A thread of the crew.
+#[derive(Clone, Debug)]
+struct Member {
+    /// What it does.
+    status: Arc<Status>,
+    /// The group of queues that it serves.
+    group: usize,
+    spare: Arc<Spare>,
+    stands_in: bool,
+}
+
+impl Member {
+    /// Does it take requests?
+    fn takes_part(&self) -> bool {
+        !self.spare.is_resting()
+    }
 }
 
 impl Crew {
@@ -77,6 +97,15 @@ impl Crew {
     /// Where payloads are.
     pub(super) fn pools(&self) -> &Pools {
         &self.pools
+    }
+
+    /// How spare entries rest.
+    pub(super) fn rest(&self) -> &Rest {
+        &self.rest
+    }
+
+    fn members(&self) -> MutexGuard<'_, Vec<Member>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Permission for one entry more.
@@ -140,28 +169,23 @@ pub(crate) struct Prepared<F, L> {
     queues: Queues,
     starts: Vec<mpsc::SyncSender<Start<F, L>>>,
     threads: Vec<JoinHandle<()>>,
-    statuses: Vec<Arc<Status>>,
+    members: Vec<Member>,
     boards: Vec<Arc<Board>>,
 }
 
 impl<F: FileSystem, L: Layer> Prepared<F, L> {
     /// Make a thread with a ring for each group of `queues`, for requests of `device`.
     pub(crate) fn new(device: impl AsFd, queues: Queues) -> io::Result<Self> {
-        let mut prepared = Self {
-            queues,
-            starts: Vec::new(),
-            threads: Vec::new(),
-            statuses: Vec::new(),
-            boards: Vec::new(),
-        };
+        let mut prepared =
+            Self { queues, starts: Vec::new(), threads: Vec::new(), members: Vec::new(), boards: Vec::new() };
         for group in 0..prepared.queues.groups.len() {
             let device = device.as_fd().try_clone_to_owned()?;
             let board = Arc::new(Board::new(prepared.queues.poll, prepared.queues.groups[group].len()));
-            let (thread, start, status) =
+            let (thread, start, member) =
                 make(device, prepared.queues.clone(), group, Place::Home(board.clone()))?;
             prepared.threads.push(thread);
             prepared.starts.push(start);
-            prepared.statuses.push(status);
+            prepared.members.push(member);
             prepared.boards.push(board);
         }
         Ok(prepared)
@@ -186,9 +210,12 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         device: OwnedFd,
         mountpoint: &Path,
     ) -> io::Result<Arc<Crew>> {
-        let Self { queues, starts, threads, statuses, boards } = self;
+        let Self { queues, starts, threads, members, boards } = self;
+        let statuses: Vec<_> = members.iter().map(|member| member.status.clone()).collect();
         let government = Government::new(&queues, &statuses, boards);
         let first = queues.groups.iter().map(Vec::len).sum();
+        let agreed = session.agreed();
+        let is_timed = agreed.flags.contains(InitFlags::REQUEST_TIMEOUT);
         let crew = Arc::new(Crew {
             watch: Watch::default(),
             alive: AtomicUsize::new(starts.len()),
@@ -197,11 +224,10 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             kicker: Kicker::new(mountpoint),
             ended: AtomicBool::new(false),
             wakes: Mutex::default(),
-            pools: Pools::new(&queues, session.agreed(), L::SEES_DATA),
+            pools: Pools::new(&queues, agreed, L::SEES_DATA),
             threads: Mutex::new(threads),
-            members: Mutex::new(
-                statuses.into_iter().enumerate().map(|(group, status)| (status, group)).collect(),
-            ),
+            members: Mutex::new(members),
+            rest: Rest::new(NotInherited::new(device), first, is_timed),
         });
         for start in &starts {
             session.join();
@@ -212,9 +238,10 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
                 crew.left();
             }
         }
-        let device = NotInherited::new(device);
+        let relief = RefCell::new(Relief::new(&queues.cpus, &queues.allowed));
+        let calm = RefCell::new(vec![Calm::default(); first]);
         let mut guard =
-            Guard { crew: crew.clone(), queues, government, session: session.clone(), layer, device };
+            Guard { crew: crew.clone(), queues, government, session: session.clone(), layer, calm, relief };
         let watch = Builder::new().name("fusewire-watch".into()).stack_size(256 << 10).spawn(move || {
             let crew = guard.crew.clone();
             crew.watch.run(&mut guard);
@@ -228,11 +255,11 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
 enum Place {
     /// It is pinned to that of its group, or where its governor puts it.
     Home(Arc<Board>),
-    /// It stands in for others, anywhere.
-    Anywhere,
+    /// It stands in for others, on these CPUs.
+    Spare(Vec<usize>),
 }
 
-type Made<F, L> = (JoinHandle<()>, mpsc::SyncSender<Start<F, L>>, Arc<Status>);
+type Made<F, L> = (JoinHandle<()>, mpsc::SyncSender<Start<F, L>>, Member);
 
 /// A thread whose ring is in use, and which waits to begin.
 fn make<F: FileSystem, L: Layer>(
@@ -241,15 +268,17 @@ fn make<F: FileSystem, L: Layer>(
     group: usize,
     place: Place,
 ) -> io::Result<Made<F, L>> {
-    let status = Arc::<Status>::default();
+    let stands_in = matches!(place, Place::Spare(_));
+    let member = Member { status: Arc::default(), group, spare: Arc::new(Spare::new()?), stands_in };
     let (start, begin) = mpsc::sync_channel::<Start<F, L>>(1);
     let (tell, told) = mpsc::sync_channel(1);
-    let theirs = status.clone();
+    let theirs = member.clone();
     let body = move || {
-        if let Place::Home(_) = place {
-            crate::channel::dev_fuse::allow(None, &[queues.cpus[group]]);
+        match &place {
+            Place::Home(_) => allow(None, &[queues.cpus[group]]),
+            Place::Spare(cpus) => allow(None, cpus),
         }
-        let post = match post(&device, &queues, group, (theirs, place)) {
+        let post = match post(&device, &queues, theirs, place) {
             Ok(post) => post,
             Err(error) => return drop(tell.send(Err(error))),
         };
@@ -265,26 +294,26 @@ fn make<F: FileSystem, L: Layer>(
     };
     let thread = Builder::new().name("fusewire-ring".into()).spawn(body)?;
     told.recv().unwrap_or_else(|_| Err(io::Error::other("a ring thread panicked")))?;
-    Ok((thread, start, status))
+    Ok((thread, start, member))
 }
 
-fn post(
-    device: &OwnedFd,
-    queues: &Queues,
-    group: usize,
-    (status, place): (Arc<Status>, Place),
-) -> io::Result<Post> {
+fn post(device: &OwnedFd, queues: &Queues, member: Member, place: Place) -> io::Result<Post> {
+    let Member { status, group, spare, stands_in } = member;
     let mut ring = Ring::new()?;
-    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    ring.begin(device.as_fd(), wake.try_clone()?)?;
+    ring.begin(device.as_fd(), spare.wake().try_clone()?)?;
     let group = &queues.groups[group];
     let entries = group.iter().map(|_| Entry::new(queues.payload)).collect::<io::Result<_>>()?;
-    let stands_in = matches!(place, Place::Anywhere);
     let board = match place {
         Place::Home(board) => board,
-        Place::Anywhere => Arc::new(Board::new(Poll::Off, group.len())),
+        Place::Spare(_) => Arc::new(Board::new(Poll::Off, group.len())),
     };
-    Ok(Post { ring, entries, queues: group.clone(), payload: queues.payload, wake, status, board, stands_in })
+    let (payload, queues) = (queues.payload, group.clone());
+    Ok(Post { ring, entries, queues, payload, status, board, stands_in, spare })
+}
+
+/// How many threads take part that stand in for others of a group.
+fn helping(members: &[Member], group: usize) -> usize {
+    members.iter().filter(|of| of.group == group && of.stands_in && of.takes_part()).count()
 }
 
 /// Acts on what the watch sees.
@@ -294,14 +323,16 @@ struct Guard<F, L> {
     government: Government,
     session: Arc<Session<F>>,
     layer: Arc<L>,
-    device: NotInherited,
+    /// By queue.
+    calm: RefCell<Vec<Calm>>,
+    relief: RefCell<Relief>,
 }
 
 impl<F: FileSystem, L: Layer> Guard<F, L> {
-    /// One thread more for the queues of a group whose threads are all stuck.
-    fn hire(&self, group: usize) -> io::Result<()> {
-        let (thread, start, status) =
-            make(self.device.as_fd().try_clone_to_owned()?, self.queues.clone(), group, Place::Anywhere)?;
+    /// One thread more for the queues of a group, on these CPUs.
+    fn hire(&self, group: usize, cpus: &[usize]) -> io::Result<()> {
+        let device = self.crew.rest.device().as_fd().try_clone_to_owned()?;
+        let (thread, start, member) = make(device, self.queues.clone(), group, Place::Spare(cpus.to_vec()))?;
         self.session.join();
         self.crew.alive.fetch_add(1, Ordering::AcqRel);
         let (session, layer, crew) = (self.session.clone(), self.layer.clone(), self.crew.clone());
@@ -310,41 +341,100 @@ impl<F: FileSystem, L: Layer> Guard<F, L> {
             self.crew.left();
         }
         self.crew.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-        self.crew.members.lock().unwrap_or_else(PoisonError::into_inner).push((status, group));
+        self.crew.members().push(member);
         Ok(())
+    }
+
+    /// So many threads more for a group, on these CPUs: those that rest first.
+    fn reinforce(&self, group: usize, wanted: usize, cpus: &[usize]) -> io::Result<()> {
+        let members = self.crew.members().clone();
+        let of_group = || members.iter().filter(|member| member.group == group);
+        let resting: Vec<_> = of_group().filter(|member| !member.takes_part()).take(wanted).collect();
+        for member in &resting {
+            allow(member.status.tid(), cpus);
+            member.spare.call();
+        }
+        let room = limits::SPARE_READERS.saturating_sub(of_group().count());
+        for _ in 0..(wanted - resting.len()).min(room) {
+            if self.queues.groups[group].iter().all(|_| self.crew.take_entry()) {
+                self.hire(group, cpus)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Have threads of other CPUs help those that are saturated.
+    fn spread(&self) {
+        if self.queues.allowed.len() < 2 || !self.relief.borrow().is_due() {
+            return;
+        }
+        let members = self.crew.members().clone();
+        let mut workers = vec![Vec::new(); self.queues.groups.len()];
+        for Member { status, group, stands_in, .. } in &members {
+            workers[*group].push(Worker { status: status.clone(), stands_in: *stands_in });
+        }
+        self.relief.borrow_mut().sample(&workers);
+        for group in 0..self.queues.groups.len() {
+            let help = self.relief.borrow().help(group);
+            let there = helping(&members, group);
+            let cpus = self.relief.borrow().elsewhere(group);
+            if let Err(error) = self.reinforce(group, help.saturating_sub(there), &cpus) {
+                tracing::warn!(%error, "no further ring thread, although a queue is saturated");
+            }
+        }
+    }
+
+    /// Let spare entries of a group rest that are not needed: all, or those of as many threads as there are more than should help.
+    fn rest(&self, group: usize, threads: usize) {
+        let help = self.relief.borrow().help(group);
+        for &queue in &self.queues.groups[group] {
+            let awake = self.crew.rest.awake(queue);
+            let needed = if help == 0 { 0 } else { awake.saturating_sub(threads.saturating_sub(help)) };
+            let surplus = self.calm.borrow_mut()[usize::from(queue)].surplus(awake, needed);
+            self.crew.rest.set_surplus(queue, surplus);
+        }
     }
 }
 
 impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
     fn readers(&self) -> Vec<Arc<Status>> {
-        let members = self.crew.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.iter().map(|(status, _)| status.clone()).collect()
+        self.crew.members().iter().map(|member| member.status.clone()).collect()
     }
 
     fn stuck(&self, readers: &[usize]) {
         if readers.is_empty() {
             return;
         }
-        let groups: Vec<usize> = {
-            let members = self.crew.members.lock().unwrap_or_else(PoisonError::into_inner);
-            members.iter().map(|&(_, group)| group).collect()
-        };
+        let members = self.crew.members().clone();
         for group in 0..self.queues.groups.len() {
-            let stuck = readers.iter().filter(|&&reader| groups.get(reader) == Some(&group)).count();
-            let there = groups.iter().filter(|&&of| of == group).count();
+            let stuck =
+                readers.iter().filter(|&&at| members.get(at).is_some_and(|of| of.group == group)).count();
+            if stuck == 0 {
+                continue;
+            }
+            for &queue in &self.queues.groups[group] {
+                self.calm.borrow_mut()[usize::from(queue)].stuck();
+                self.crew.rest.set_surplus(queue, 0);
+            }
+            self.relief.borrow_mut().stuck(group);
+            let there = members.iter().filter(|of| of.group == group && of.takes_part()).count();
             let wanted = if stuck < there { 0 } else { stuck };
-            for _ in 0..wanted.min(limits::SPARE_READERS.saturating_sub(there)) {
-                let enough = self.queues.groups[group].iter().all(|_| self.crew.take_entry());
-                let hired = if enough { self.hire(group) } else { Ok(()) };
-                if let Err(error) = hired {
-                    tracing::warn!(%error, "no further ring thread, although others are stuck");
-                    return;
-                }
+            if let Err(error) = self.reinforce(group, wanted, &self.queues.allowed) {
+                tracing::warn!(%error, "no further ring thread, although others are stuck");
+                return;
             }
         }
     }
 
     fn window(&mut self, _window: Window) {
         self.government.window();
+        self.spread();
+        let members = self.crew.members().clone();
+        if members.len() == self.queues.groups.len() {
+            return;
+        }
+        for group in 0..self.queues.groups.len() {
+            self.rest(group, helping(&members, group));
+        }
     }
 }

@@ -8,7 +8,8 @@
 //! * Each queue has one entry with one thread; so while a request is served the next one waits in the kernel, not behind it.
 //!   A handler that awaits something leaves its thread free: the queue gets a further entry.
 //! * A handler stuck in a system call is noticed by the watch (`../watch.rs`), which puts a further thread with a ring of
-//!   its own to the same queues. The kernel takes the entry that was free last, so others are not woken without need.
+//!   its own to the same queues. Its entries rest once nobody is stuck any more: see `rest.rs`.
+//! * A thread that has more to do than it can is helped by such threads on other CPUs, if that pays: see `spread.rs`.
 //! * Requests that waited while a queue had no entry are set going by a request of our own: see `kick.rs`.
 //! * FORGET and INTERRUPT, and what came before the ring was ready, are read from `/dev/fuse` as ever
 //!   ([`dev_fuse`](super::dev_fuse)), where notifications are written, too. Should the kernel refuse the ring, everything
@@ -22,7 +23,10 @@ mod offer;
 mod policy;
 mod pool;
 mod queues;
+mod relief;
+mod rest;
 mod slot;
+mod spread;
 mod thread;
 
 pub(crate) use crew::{Crew, Prepared};

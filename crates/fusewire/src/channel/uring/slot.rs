@@ -2,6 +2,7 @@
 
 use super::{
     policy::{Command, Remedy, remedy},
+    rest::is_rest,
     thread::Local,
 };
 use crate::{
@@ -30,6 +31,8 @@ enum Phase {
     Lent(Command),
     /// It holds a request.
     Work(Entry, Request),
+    /// It holds one that nobody waits for, and is given no other for so long: see `rest.rs`.
+    Resting(Entry, Request),
     /// It is of no use any more.
     Ended,
 }
@@ -38,6 +41,8 @@ enum Phase {
 #[derive(Clone, Copy, Debug)]
 struct Request {
     unique: u64,
+    opcode: u32,
+    node: u64,
     commit_id: u64,
     /// Bytes of the payload.
     len: usize,
@@ -95,18 +100,55 @@ impl UringSlot {
                     self.phase = Phase::Lent(command);
                     Poll::Pending
                 }
-                Some((entry, Ok(()))) => {
-                    self.phase = self.begin(entry);
-                    Poll::Ready(true)
-                }
+                Some((entry, Ok(()))) => match self.begin(entry) {
+                    Phase::Work(entry, request) if is_rest(request.opcode, request.unique) => {
+                        self.rest(entry, request)
+                    }
+                    work => {
+                        self.phase = work;
+                        Poll::Ready(true)
+                    }
+                },
                 Some((entry, Err(errno))) => self.failed(command, entry, errno),
             },
             work @ Phase::Work(..) => {
                 self.phase = work;
                 Poll::Ready(true)
             }
+            Phase::Resting(entry, request) if self.local.is_called() => {
+                self.local.takes_part(self.queue);
+                self.commit(entry, request, (0, 0));
+                Poll::Pending
+            }
+            Phase::Resting(..) if self.local.is_closed() => Poll::Ready(false),
+            resting @ Phase::Resting(..) => {
+                self.phase = resting;
+                Poll::Pending
+            }
             Phase::Ended => Poll::Ready(false),
         }
+    }
+
+    /// An answer has come that nobody waits for: the entry rests over it if it may, and is ready for the next request otherwise.
+    fn rest(&mut self, entry: Entry, request: Request) -> Poll<bool> {
+        if self.local.stands_in() {
+            self.phase = Phase::Resting(entry, request);
+            self.local.rests(self.id, self.queue);
+        } else {
+            self.commit(entry, request, (0, 0));
+        }
+        Poll::Pending
+    }
+
+    /// Answer: an error, or 0, and how many bytes of payload. The entry is the kernel's then.
+    fn commit(&mut self, mut entry: Entry, request: Request, (error, len): (i32, usize)) {
+        let head = entry.parts().0;
+        let out =
+            abi::OutHeader { len: (size_of::<abi::OutHeader>() + len) as u32, error, unique: request.unique };
+        head.in_out[..size_of_val(&out)].copy_from_slice(out.as_bytes());
+        head.ring_ent_in_out.payload_sz = len as u32;
+        self.local.commit(self.id, entry, self.queue, request.commit_id);
+        self.phase = Phase::Lent(Command::Commit);
     }
 
     fn failed(&mut self, command: Command, entry: Entry, errno: Errno) -> Poll<bool> {
@@ -158,7 +200,8 @@ impl UringSlot {
         if area == Area::Pages && self.keep.len() < self.agreed.reply_area() {
             self.keep = vec![0; self.agreed.reply_area()];
         }
-        Phase::Work(entry, Request { unique: header.unique, commit_id, len, area, pages })
+        let (opcode, node) = (header.opcode, header.nodeid);
+        Phase::Work(entry, Request { unique: header.unique, opcode, node, commit_id, len, area, pages })
     }
 }
 
@@ -223,13 +266,15 @@ impl Slot for UringSlot {
 
     async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>) {
         let answer = self.put_back(answer).await;
-        let Phase::Work(mut entry, request) =
-            std::mem::replace(&mut self.phase, Phase::Lent(Command::Commit))
-        else {
+        let Phase::Work(mut entry, request) = std::mem::replace(&mut self.phase, Phase::Ended) else {
             return;
         };
+        if request.opcode == abi::Opcode::Open as u32 {
+            self.local.rest().opened(answer.and_then(Result::err));
+        }
+        self.local.spares_rest(self.queue, request.opcode, request.node);
         self.local.settle(&mut entry, &self.keep);
-        let (head, payload) = entry.parts();
+        let (_, payload) = entry.parts();
         // Every request is committed, also one that has no answer: its entry is needed for the next.
         let (error, len) = match (answer, request.area) {
             // The kernel makes EINVAL of what is out of range.
@@ -250,10 +295,6 @@ impl Slot for UringSlot {
             (Some(Ok(len)), _) => (0, len),
         };
         debug_assert!(unique == request.unique);
-        let out =
-            abi::OutHeader { len: (size_of::<abi::OutHeader>() + len) as u32, error, unique: request.unique };
-        head.in_out[..size_of_val(&out)].copy_from_slice(out.as_bytes());
-        head.ring_ent_in_out.payload_sz = len as u32;
-        self.local.commit(self.id, entry, self.queue, request.commit_id);
+        self.commit(entry, request, (error, len));
     }
 }

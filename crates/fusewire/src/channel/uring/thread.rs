@@ -1,6 +1,11 @@
 //! A ring thread: serves the queues of one CPU or more through a ring of its own.
 
-use super::{crew::Crew, pool::Shelf, slot::UringSlot};
+use super::{
+    crew::Crew,
+    pool::Shelf,
+    rest::{Rest, Spare},
+    slot::UringSlot,
+};
 use crate::{
     channel::{
         layer::Layer,
@@ -39,14 +44,14 @@ pub(super) struct Post {
     pub queues: Vec<u16>,
     /// Bytes of an entry's payload.
     pub payload: usize,
-    /// Wakes it while it waits: an eventfd.
-    pub wake: Arc<OwnedFd>,
     /// Where it tells what it is doing.
     pub status: Arc<Status>,
     /// Where it is told how to wait.
     pub board: Arc<Board>,
-    /// It stands in for others that are stuck.
+    /// It stands in for others.
     pub stands_in: bool,
+    /// How it is called while it rests, and woken while it waits.
+    pub spare: Arc<Spare>,
 }
 
 /// An entry that the kernel has given back, with a request or an error.
@@ -70,6 +75,12 @@ pub(super) struct Local {
     closed: Cell<bool>,
     shelf: Shelf,
     crew: Arc<Crew>,
+    stands_in: bool,
+    spare: Arc<Spare>,
+    /// Slots whose entries rest.
+    resting: RefCell<Vec<usize>>,
+    /// They are to take part again.
+    called: Cell<bool>,
 }
 
 impl std::fmt::Debug for Local {
@@ -117,6 +128,49 @@ impl Local {
     /// The connection is gone.
     pub(super) fn close(&self) {
         self.closed.set(true);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    pub(super) fn rest(&self) -> &Rest {
+        self.crew.rest()
+    }
+
+    /// May entries of this thread rest? Those of a home thread may not.
+    pub(super) fn stands_in(&self) -> bool {
+        self.stands_in
+    }
+
+    /// The home thread is about to answer such a request for `node`: send a spare entry to rest, if one should.
+    pub(super) fn spares_rest(&self, queue: usize, opcode: u32, node: u64) {
+        if !self.stands_in && self.rest().is_wanted(self.queues[queue]) {
+            self.rest().send_one(self.queues[queue], opcode, node);
+        }
+    }
+
+    /// The entry of a slot rests from now on.
+    pub(super) fn rests(&self, id: usize, queue: usize) {
+        self.rest().rests(self.queues[queue]);
+        self.resting.borrow_mut().push(id);
+        self.spare.set_resting(self.resting.borrow().len());
+    }
+
+    /// Are entries that rest to take part again?
+    pub(super) fn is_called(&self) -> bool {
+        self.called.get()
+    }
+
+    /// One does.
+    pub(super) fn takes_part(&self, queue: usize) {
+        self.rest().wakes(self.queues[queue]);
+    }
+
+    /// Have the slots whose entries rest look whether these still should.
+    fn rouse(&self) {
+        self.due.borrow_mut().append(&mut self.resting.borrow_mut());
+        self.spare.set_resting(0);
     }
 
     /// The kernel does not take an entry: it goes on over `/dev/fuse`, unless other entries were taken before.
@@ -169,7 +223,8 @@ impl Local {
 
 /// The body of a ring thread: ends when the connection does, or when the kernel takes none of its entries.
 pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew: &Arc<Crew>, post: Post) {
-    let Post { mut ring, entries, queues, payload, wake, status, board, stands_in } = post;
+    let Post { mut ring, entries, queues, payload, status, board, stands_in, spare } = post;
+    let wake = spare.wake().clone();
     status.begins();
     crew.joins(&wake);
     let shelf = Shelf::open(&mut ring, crew, &queues);
@@ -193,6 +248,10 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         closed: Cell::new(false),
         shelf,
         crew: crew.clone(),
+        stands_in,
+        spare,
+        resting: RefCell::default(),
+        called: Cell::new(false),
     });
     let mut tasks = Tasks::new(ready);
     for (queue, entry) in entries.into_iter().enumerate() {
@@ -216,6 +275,10 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
             if crew.has_ended() {
                 local.close();
             }
+            if local.spare.hears() {
+                local.called.set(true);
+                local.rouse();
+            }
         }
         while let Some(id) = { local.due.borrow_mut().pop() } {
             tasks.poll(id);
@@ -223,8 +286,9 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
                 local.submit_if_queued();
             }
         }
+        local.called.set(false);
         for queue in 0..local.queues.len() {
-            if local.lent[queue].get() == 0 && !local.closed.get() {
+            if local.lent[queue].get() == 0 && !local.closed.get() && local.resting.borrow().is_empty() {
                 grow(session, layer, &local, &mut tasks, (queue, payload));
             }
         }
@@ -276,6 +340,9 @@ fn serve<'t, F: FileSystem, L: Layer>(
     }
     local.shelf.equip(&mut entry, tasks.next_id(), queue);
     local.slots[queue].set(local.slots[queue].get() + 1);
+    if local.stands_in {
+        local.takes_part(queue);
+    }
     let slot = UringSlot::new(local.clone(), (tasks.next_id(), queue), session.agreed(), entry);
     let mut slot = layer.wrap(slot);
     let id = tasks.spawn(async move { session.serve(&mut slot).await });
@@ -287,7 +354,9 @@ fn serve<'t, F: FileSystem, L: Layer>(
 fn finish<F: FileSystem>(session: &Session<F>, local: &Local, tasks: &mut Tasks<'_>, wake: &OwnedFd) {
     let deadline = Instant::now() + GRACE;
     session.interrupt_all();
+    local.close();
     loop {
+        local.rouse();
         tasks.poll_woken();
         while let Some(id) = { local.due.borrow_mut().pop() } {
             tasks.poll(id);

@@ -1,0 +1,300 @@
+//! Spare entries, and how they rest.
+//!
+//! A thread that stands in for others has entries of its own, and the kernel gives requests to any entry that waits for one. There is no
+//! command that takes back such an entry. But it is not given requests while it holds one, and there is a kind of request that
+//! nobody waits for: the answer to a notification that asks for content of the page cache (`FUSE_NOTIFY_RETRIEVE`), here for no
+//! bytes of it. So an entry rests over such a request, and its answer is what makes it take part again; it also sets going
+//! a request that waits in the kernel.
+//!
+//! The notification is written by the home thread of a queue, on the queue's CPU, while it has a request in work, when its own entry
+//! can not be the one that gets the answer. If another of its own entries does, it is answered at once.
+//!
+//! The node asked for has to be a file that the kernel knows and is not about to drop, because the kernel would wait for
+//! that, and dropping may in turn wait for the request in work. A file that a request in work is about is kept, if by nothing else
+//! then by its open file, up to the end of RELEASE. Only where files are opened without asking the filesystem is that not so,
+//! and there nothing rests.
+
+use crate::{sys::fork::NotInherited, types::Errno};
+use fusewire_abi::{self as abi, Opcode, notify_code};
+use rustix::{event::EventfdFlags, fd::OwnedFd};
+use std::{
+    fs, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+use zerocopy::IntoBytes;
+
+/// Numbers of these answers begin with that. The kernel counts its own from 0, by 2.
+const MARK: u64 = 0xf05e << 48;
+const MARKED: u64 = 0xffff << 48;
+
+/// Is this a request that an entry can rest over?
+pub(super) fn is_rest(opcode: u32, unique: u64) -> bool {
+    opcode == Opcode::NotifyReply as u32 && unique & MARKED == MARK
+}
+
+/// Is the node of such a request a file that the kernel keeps while the request is in work?
+fn names_a_file(opcode: u32) -> bool {
+    [Opcode::Read, Opcode::Write, Opcode::Open, Opcode::Flush, Opcode::Fsync, Opcode::Getattr]
+        .iter()
+        .any(|&of| of as u32 == opcode)
+}
+
+/// Whether files are opened by asking the filesystem.
+mod opens {
+    pub const UNKNOWN: u8 = 0;
+    pub const ASKED: u8 = 1;
+    pub const NEVER: u8 = 2;
+}
+
+/// The spare entries of one queue.
+#[derive(Debug, Default)]
+struct Lot {
+    /// Those that take part.
+    awake: AtomicUsize,
+    /// How many of them the home thread is to send to rest.
+    surplus: AtomicUsize,
+}
+
+/// The spare entries of a mount.
+#[derive(Debug)]
+pub(super) struct Rest {
+    device: NotInherited,
+    /// A request that takes long ends the connection, so none may be kept.
+    is_timed: bool,
+    opens: AtomicU8,
+    next: AtomicU64,
+    lots: Vec<Lot>,
+}
+
+impl Rest {
+    /// For that many queues. `is_timed`: requests may not take as long as they like.
+    pub(super) fn new(device: NotInherited, queues: usize, is_timed: bool) -> Self {
+        let limit = |name| fs::read_to_string(format!("/proc/sys/fs/fuse/{name}")).unwrap_or_default();
+        let is_set = |name| !matches!(limit(name).trim(), "" | "0");
+        let is_timed = is_timed || is_set("max_request_timeout") || is_set("default_request_timeout");
+        let lots = (0..queues).map(|_| Lot::default()).collect();
+        Self { device, is_timed, opens: opens::UNKNOWN.into(), next: 1.into(), lots }
+    }
+
+    pub(super) fn device(&self) -> &NotInherited {
+        &self.device
+    }
+
+    /// The spare entries of a queue that take part.
+    pub(super) fn awake(&self, queue: u16) -> usize {
+        self.lots[usize::from(queue)].awake.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn wakes(&self, queue: u16) {
+        self.lots[usize::from(queue)].awake.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn rests(&self, queue: u16) {
+        self.lots[usize::from(queue)].awake.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// So many spare entries of a queue are not needed any more.
+    pub(super) fn set_surplus(&self, queue: u16, count: usize) {
+        let count = if self.is_timed { 0 } else { count };
+        self.lots[usize::from(queue)].surplus.store(count, Ordering::Relaxed);
+    }
+
+    /// Is one to be sent to rest? One load on the hot path.
+    pub(super) fn is_wanted(&self, queue: u16) -> bool {
+        self.lots[usize::from(queue)].surplus.load(Ordering::Relaxed) > 0
+    }
+
+    /// An OPEN was answered.
+    pub(super) fn opened(&self, error: Option<Errno>) {
+        if error == Some(Errno::NOSYS) {
+            self.opens.store(opens::NEVER, Ordering::Relaxed);
+        } else if error.is_none() && self.opens.load(Ordering::Relaxed) == opens::UNKNOWN {
+            self.opens.store(opens::ASKED, Ordering::Relaxed);
+        }
+    }
+
+    /// Send an entry of a queue to rest: on the queue's CPU, by its home thread, which has a request of this kind for this
+    /// node in work.
+    pub(super) fn send_one(&self, queue: u16, opcode: u32, node: u64) {
+        if !names_a_file(opcode) || self.opens.load(Ordering::Relaxed) != opens::ASKED {
+            return;
+        }
+        let surplus = &self.lots[usize::from(queue)].surplus;
+        if surplus.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
+            return;
+        }
+        let unique = MARK | (self.next.fetch_add(2, Ordering::Relaxed) & !MARKED);
+        let asked = on_cpu(usize::from(queue), || self.ask(unique, node));
+        tracing::debug!(queue, ?asked, "a spare entry is to rest");
+    }
+
+    fn ask(&self, notify_unique: u64, nodeid: u64) -> Result<(), Errno> {
+        let body = abi::NotifyRetrieveOut { notify_unique, nodeid, offset: 0, size: 0, padding: 0 };
+        const HEAD: usize = size_of::<abi::OutHeader>();
+        const LEN: usize = HEAD + size_of::<abi::NotifyRetrieveOut>();
+        let header = abi::OutHeader { len: LEN as u32, error: notify_code::RETRIEVE, unique: 0 };
+        let mut message = [0; LEN];
+        message[..HEAD].copy_from_slice(header.as_bytes());
+        message[HEAD..].copy_from_slice(body.as_bytes());
+        rustix::io::write(&self.device, &message).map(|_| ())
+    }
+}
+
+/// Do something on a CPU: there the kernel takes the queue of that CPU for it.
+fn on_cpu(cpu: usize, work: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    if rustix::thread::sched_getcpu() == cpu {
+        return work();
+    }
+    let before = rustix::thread::sched_getaffinity(None)?;
+    let mut there = rustix::thread::CpuSet::new();
+    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(Errno::INVAL);
+    }
+    there.set(cpu);
+    rustix::thread::sched_setaffinity(None, &there)?;
+    let done = work();
+    rustix::thread::sched_setaffinity(None, &before)?;
+    done
+}
+
+/// A thread as others see it: whether it rests, and how it is called back.
+#[derive(Debug)]
+pub(super) struct Spare {
+    /// It was called, and has not heard it yet.
+    called: AtomicBool,
+    /// Entries of it that rest.
+    resting: AtomicUsize,
+    /// Wakes it while it waits: an eventfd.
+    wake: Arc<OwnedFd>,
+}
+
+impl Spare {
+    pub(super) fn new() -> io::Result<Self> {
+        let wake = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        Ok(Self { called: AtomicBool::new(false), resting: AtomicUsize::new(0), wake })
+    }
+
+    pub(super) fn wake(&self) -> &Arc<OwnedFd> {
+        &self.wake
+    }
+
+    /// Does it have an entry that rests, and nobody has called it?
+    pub(super) fn is_resting(&self) -> bool {
+        self.resting.load(Ordering::Acquire) > 0 && !self.called.load(Ordering::Acquire)
+    }
+
+    /// An entry has gone to rest, or takes part again.
+    pub(super) fn set_resting(&self, count: usize) {
+        self.resting.store(count, Ordering::Release);
+    }
+
+    /// Its entries are needed.
+    pub(super) fn call(&self) {
+        self.called.store(true, Ordering::Release);
+        // A counter that is full wakes, too.
+        _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Was it called? It is told once.
+    pub(super) fn hears(&self) -> bool {
+        self.called.load(Ordering::Relaxed) && self.called.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// When the spare entries of a group of queues may rest. Deterministic; fed once for each window in which requests came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Calm {
+    /// Windows since a thread of the group was stuck.
+    windows: u32,
+    /// Spare entries that took part the last time.
+    awake: usize,
+    /// Windows to pass before it is tried again, and how many passed already.
+    pause: u32,
+    paused: u32,
+}
+
+impl Calm {
+    /// In how many windows nobody must have been stuck: 200 ms.
+    pub(super) const WINDOWS: u32 = 25;
+    const MOST_PAUSE: u32 = 128;
+
+    /// Somebody is stuck.
+    pub(super) fn stuck(&mut self) {
+        *self = Self::default();
+    }
+
+    /// A window has passed with `awake` spare entries of which `needed` are needed. How many may rest now?
+    ///
+    /// One that was asked to rest may not have done so: there was no file to ask for, or another entry got the answer. Each
+    /// such time it takes twice as long before it is tried again.
+    pub(super) fn surplus(&mut self, awake: usize, needed: usize) -> usize {
+        self.windows = (self.windows + 1).min(Self::WINDOWS);
+        let surplus = awake.saturating_sub(needed);
+        if self.windows < Self::WINDOWS || surplus == 0 {
+            self.awake = awake;
+            return 0;
+        }
+        if awake != self.awake {
+            (self.awake, self.pause, self.paused) = (awake, 0, 0);
+        }
+        self.paused += 1;
+        if self.paused <= self.pause {
+            return 0;
+        }
+        (self.pause, self.paused) = ((self.pause * 2).clamp(1, Self::MOST_PAUSE), 0);
+        surplus
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_rest_once_nobody_was_stuck_for_a_while() {
+        let mut calm = Calm::default();
+        let first = (1..100).find(|_| calm.surplus(3, 1) > 0);
+        assert_eq!(first, Some(Calm::WINDOWS));
+        calm.stuck();
+        assert!((1..Calm::WINDOWS).all(|_| calm.surplus(3, 1) == 0));
+        assert_eq!(calm.surplus(3, 1), 2);
+    }
+
+    #[test]
+    fn what_is_needed_does_not_rest() {
+        let mut calm = Calm::default();
+        assert!((0..100).all(|_| calm.surplus(2, 2) == 0));
+        assert!((0..100).all(|_| calm.surplus(0, 2) == 0));
+        assert_eq!(calm.surplus(3, 2), 1);
+    }
+
+    #[test]
+    fn what_does_not_rest_is_asked_less_and_less_often() {
+        let mut calm = Calm::default();
+        let tries: Vec<usize> = (0..1000).filter(|_| calm.surplus(1, 0) > 0).collect();
+        let gaps: Vec<usize> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(gaps, [2, 3, 5, 9, 17, 33, 65, 129, 129, 129, 129, 129, 129]);
+        // One of two did.
+        let mut calm = Calm::default();
+        (0..40).for_each(|_| _ = calm.surplus(2, 0));
+        assert_eq!(calm.surplus(1, 0), 1);
+    }
+
+    #[test]
+    fn only_our_own_answers_are_rested_over() {
+        assert!(is_rest(Opcode::NotifyReply as u32, MARK | 7));
+        assert!(!is_rest(Opcode::NotifyReply as u32, 7) && !is_rest(Opcode::Read as u32, MARK | 7));
+    }
+
+    #[test]
+    fn a_thread_that_is_called_hears_it_once() {
+        let spare = Spare::new().expect("an eventfd");
+        spare.set_resting(1);
+        assert!(spare.is_resting() && !spare.hears());
+        spare.call();
+        assert!(!spare.is_resting() && spare.hears() && !spare.hears());
+    }
+}
