@@ -139,12 +139,12 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// A further thread is going to serve slots.
-    pub(crate) fn join(&self) {
+    pub fn join(&self) {
         self.threads.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A thread will serve no slots any more. The last one to leave ends the session.
-    pub(crate) fn leave(&self) {
+    pub fn leave(&self) {
         if self.threads.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.ended();
         }
@@ -191,7 +191,7 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// Whoever is being served: their connection is gone.
-    pub(crate) fn interrupt_all(&self) {
+    pub fn interrupt_all(&self) {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.iter().for_each(|slot| _ = slot.current().map(|unique| slot.cancel(unique)));
     }
