@@ -156,6 +156,11 @@ impl<F: FileSystem> Session<F> {
         self.fs.destroyed();
     }
 
+    /// The other side takes no notifications: whoever sends one is told.
+    pub fn without_notifications(&self) {
+        self.queue.close();
+    }
+
     /// What was agreed on.
     pub fn agreed(&self) -> Agreed {
         self.agreed
@@ -190,7 +195,7 @@ impl<F: FileSystem> Session<F> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|slot| slot.cancel(target))
     }
 
-    /// Whoever is being served: their connection is gone.
+    /// Interrupt all that is being served: its connection is gone.
     pub fn interrupt_all(&self) {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.iter().for_each(|slot| _ = slot.current().map(|unique| slot.cancel(unique)));
