@@ -11,6 +11,7 @@ mod pages;
 mod probe;
 mod unmount;
 mod users;
+mod vhost;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -54,6 +55,7 @@ fn run(words: &[OsString]) -> Outcome<()> {
             mount::run(&args, &log, role)
         }
         Command::Unmount(args) => unmount::run(&args),
+        Command::Vhost(args) => vhost::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::InstallHelper(args) => install::run(&args),
