@@ -50,6 +50,9 @@ pub fn build(store: &Store, programs: &[Program], script: &str) -> Result<PathBu
     fs::write(root.join("etc/group"), GROUPS)?;
     for program in programs {
         place(&program.from, &root.join(&program.to))?;
+        if program.from.extension().is_some_and(|end| end == "ko") {
+            continue;
+        }
         // Without what only a debugger needs, if that can be had.
         _ = Command::new("strip").arg(root.join(&program.to)).stderr(Stdio::null()).status();
         for library in libraries(&program.from)? {
