@@ -40,11 +40,14 @@ struct Spare {
     told: Condvar,
 }
 
+/// One of them, and its thread.
+type Hired = (Arc<Spare>, Option<JoinHandle<()>>);
+
 /// All of them.
 #[derive(Debug)]
 pub(crate) struct Spares {
     posts: Vec<Post>,
-    spares: Mutex<Vec<(Arc<Spare>, Option<JoinHandle<()>>)>>,
+    spares: Mutex<Vec<Hired>>,
     closed: AtomicBool,
 }
 
@@ -99,7 +102,7 @@ impl<F: FileSystem> Watched for Lookout<F> {
                     None => Some(reader),
                     Some(spare) => spares.get(spare).and_then(|(spare, _)| *lock(&spare.task)),
                 };
-                queue.map(|queue| wanted[queue] += 1);
+                queue.into_iter().for_each(|queue| wanted[queue] += 1);
             }
         }
         for (queue, &wanted) in wanted.iter().enumerate() {

@@ -133,12 +133,7 @@ impl<'a> Lent<'a> {
     }
 
     /// `pread`, once, into the pages from byte `at` on.
-    async fn read(
-        &self,
-        file: BorrowedFd<'_>,
-        (at, len): (usize, usize),
-        offset: u64,
-    ) -> Result<usize> {
+    async fn read(&self, file: BorrowedFd<'_>, (at, len): (usize, usize), offset: u64) -> Result<usize> {
         let ring = files::ring().ok_or(Errno::IO)?;
         transfer::read_lent(&ring, file, self.lent(at, len), offset).await
     }

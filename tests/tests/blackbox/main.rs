@@ -18,3 +18,4 @@ mod slow;
 mod soak;
 mod suites;
 mod users;
+mod vhost;

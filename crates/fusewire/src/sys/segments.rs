@@ -34,7 +34,9 @@ impl Segments {
         }
         self.len += len;
         match self.pieces.last_mut() {
-            Some(last) if last.iov_base.wrapping_byte_add(last.iov_len) == start.cast() => last.iov_len += len,
+            Some(last) if last.iov_base.wrapping_byte_add(last.iov_len) == start.cast() => {
+                last.iov_len += len
+            }
             _ => self.pieces.push(libc::iovec { iov_base: start.cast(), iov_len: len }),
         }
     }
@@ -85,7 +87,9 @@ impl Segments {
             let part = &bytes[done..][..piece.iov_len];
             // SAFETY: the piece is mapped and writable (contract of `push`) and nobody's reference, so it does not overlap
             // `part`, which is as long.
-            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), piece.iov_base.cast::<u8>(), piece.iov_len) };
+            unsafe {
+                std::ptr::copy_nonoverlapping(part.as_ptr(), piece.iov_base.cast::<u8>(), piece.iov_len)
+            };
             done += piece.iov_len;
         }
         done
@@ -108,7 +112,12 @@ impl Segments {
     }
 
     /// `pwritev`, once, of at most `len` bytes from byte `at` on.
-    pub(crate) fn write(&self, file: BorrowedFd<'_>, (at, len): (usize, usize), offset: u64) -> Result<usize> {
+    pub(crate) fn write(
+        &self,
+        file: BorrowedFd<'_>,
+        (at, len): (usize, usize),
+        offset: u64,
+    ) -> Result<usize> {
         self.transfer((at, len), |pieces, count| {
             // SAFETY: `count` initialised `iovec`s of mapped, readable memory (contract of `push`): the kernel reads there.
             unsafe { libc::pwritev(file.as_raw_fd(), pieces, count, offset as libc::off_t) }
