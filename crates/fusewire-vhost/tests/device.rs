@@ -36,7 +36,7 @@ fn files_are_made_written_read_and_removed_with_every_shape_of_queue() {
         let init = driver.init().expect("init");
         assert_eq!(init.max_write, 1 << 20);
         let (node, fh) = driver.create(ROOT, c"a").expect("create");
-        let content: Vec<u8> = (0..1 << 20).map(|i: u32| (i * 7 >> 3) as u8).collect();
+        let content: Vec<u8> = (0..1 << 20).map(|i: u32| ((i * 7) >> 3) as u8).collect();
         assert_eq!(driver.write(node, fh, 0, &content), Ok(1 << 20));
         assert_eq!(driver.write(node, fh, 1 << 20, b"tail"), Ok(4));
         assert!(fs::read(dir.path().join("a")).expect("file")[..1 << 20] == content[..]);
