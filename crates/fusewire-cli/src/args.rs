@@ -98,6 +98,9 @@ pub enum Command {
     /// Unmount a FUSE mount, and tell who uses it if that fails
     #[command(visible_alias = "umount", after_long_help = UNMOUNT_EXAMPLES)]
     Unmount(UnmountArgs),
+    /// Share a directory with a virtual machine, as a virtio-fs device
+    #[command(after_long_help = crate::vhost::NOTES)]
+    Vhost(Box<crate::vhost::VhostArgs>),
     /// Tell what this kernel, this user and a directory allow
     #[command(after_long_help = PROBE_EXAMPLES)]
     Probe(ProbeArgs),

@@ -14,6 +14,7 @@ mod top;
 mod trace;
 mod unmount;
 mod users;
+mod vhost;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ fn run(words: &[OsString]) -> Outcome<()> {
             mount::run(&args, &log, role)
         }
         Command::Unmount(args) => unmount::run(&args),
+        Command::Vhost(args) => vhost::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Bench(args) => bench::run(&args),

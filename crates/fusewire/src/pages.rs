@@ -4,10 +4,13 @@
 //! long as the request is in work; only the ring can reach them. Filesystems need not know: [`Sink`](crate::reply::Sink) and
 //! [`Source`](crate::reply::Source) do the best with what they are asked for. Bytes that are not a file's go through a file
 //! in memory.
+//!
+//! A virtual machine's memory is another such place. It is mapped here, so everything can be done in place.
 
+pub use crate::sys::segments::Segments;
 use crate::{
     files,
-    sys::transfer::{self, Lent},
+    sys::transfer,
     types::{Errno, Result},
 };
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -16,9 +19,85 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-/// The pages of the request in work.
+/// Where the data of the request in work is, if not in memory of ours.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pages<'a> {
+pub(crate) enum Pages<'a> {
+    /// In pages that only a ring can reach.
+    Lent(Lent<'a>),
+    /// In memory that we share with a guest: `len` bytes from byte `from` on.
+    Shared {
+        /// The memory.
+        segments: &'a Segments,
+        /// Where the data begins.
+        from: usize,
+        /// How many bytes it is.
+        len: usize,
+    },
+}
+
+impl<'a> Pages<'a> {
+    pub(crate) const fn len(&self) -> usize {
+        match self {
+            Self::Lent(lent) => lent.len,
+            Self::Shared { len, .. } => *len,
+        }
+    }
+
+    /// The answer's bytes from `at` on are kept in memory of ours, if they have to be.
+    pub(crate) fn keep(&self, at: usize) {
+        if let Self::Lent(lent) = self {
+            lent.keep(at);
+        }
+    }
+
+    /// Can a file be read into them directly?
+    pub(crate) fn is_direct(&self) -> bool {
+        match self {
+            Self::Lent(lent) => lent.is_direct(),
+            Self::Shared { .. } => true,
+        }
+    }
+
+    /// `pread`, once, from byte `at` on.
+    pub(crate) async fn read(
+        &self,
+        file: BorrowedFd<'_>,
+        (at, len): (usize, usize),
+        offset: u64,
+    ) -> Result<usize> {
+        match self {
+            Self::Lent(lent) => lent.read(file, (at, len), offset).await,
+            Self::Shared { segments, from, len: all } => {
+                segments.read(file, (from + at, len.min(all.saturating_sub(at))), offset)
+            }
+        }
+    }
+
+    /// `pwrite`, once, of what stands there from byte `at` on.
+    pub(crate) async fn write(&self, file: BorrowedFd<'_>, at: usize, offset: u64) -> Result<usize> {
+        match self {
+            Self::Lent(lent) => lent.write(file, at, offset).await,
+            Self::Shared { segments, from, len } => {
+                segments.write(file, (from + at, len.saturating_sub(at)), offset)
+            }
+        }
+    }
+
+    /// Copy out, as far as `to` has room; returns how many bytes that were.
+    pub(crate) fn copy_to(&self, to: &mut [u8]) -> Result<usize> {
+        match self {
+            Self::Lent(lent) => lent.copy_to(to),
+            Self::Shared { segments, from, len } => {
+                let n = to.len().min(*len);
+                Ok(segments.copy_out(*from, &mut to[..n]))
+            }
+        }
+    }
+}
+
+/// The pages of a request over a ring with zero copy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lent<'a> {
     /// Their place in the ring's table.
     index: u16,
     /// How many bytes they are.
@@ -27,7 +106,7 @@ pub(crate) struct Pages<'a> {
     kept: &'a Cell<usize>,
 }
 
-impl<'a> Pages<'a> {
+impl<'a> Lent<'a> {
     /// Of a request that is begun.
     pub(crate) fn new(index: u16, len: usize, kept: &'a Cell<usize>) -> Self {
         kept.set(usize::MAX);
@@ -39,43 +118,34 @@ impl<'a> Pages<'a> {
         Self { index, len, kept }
     }
 
-    pub(crate) const fn len(&self) -> usize {
-        self.len
-    }
-
     /// The answer's bytes from `at` on are kept in memory of ours.
-    pub(crate) fn keep(&self, at: usize) {
+    fn keep(&self, at: usize) {
         self.kept.set(self.kept.get().min(at));
     }
 
     /// Can a file be read into them directly? Not any more once bytes are kept.
-    pub(crate) fn is_direct(&self) -> bool {
+    fn is_direct(&self) -> bool {
         self.kept.get() == usize::MAX
     }
 
-    fn lent(&self, at: usize, len: usize) -> Lent {
-        Lent { index: self.index, at, len }
+    fn lent(&self, at: usize, len: usize) -> transfer::Lent {
+        transfer::Lent { index: self.index, at, len }
     }
 
     /// `pread`, once, into the pages from byte `at` on.
-    pub(crate) async fn read(
-        &self,
-        file: BorrowedFd<'_>,
-        (at, len): (usize, usize),
-        offset: u64,
-    ) -> Result<usize> {
+    async fn read(&self, file: BorrowedFd<'_>, (at, len): (usize, usize), offset: u64) -> Result<usize> {
         let ring = files::ring().ok_or(Errno::IO)?;
         transfer::read_lent(&ring, file, self.lent(at, len), offset).await
     }
 
     /// `pwrite`, once, of what stands in the pages from byte `at` on.
-    pub(crate) async fn write(&self, file: BorrowedFd<'_>, at: usize, offset: u64) -> Result<usize> {
+    async fn write(&self, file: BorrowedFd<'_>, at: usize, offset: u64) -> Result<usize> {
         let ring = files::ring().ok_or(Errno::IO)?;
         transfer::write_lent(&ring, file, self.lent(at, self.len - at), offset).await
     }
 
     /// Copy out what stands in the pages, as far as `to` has room; returns how many bytes that were.
-    pub(crate) fn copy_to(&self, to: &mut [u8]) -> Result<usize> {
+    fn copy_to(&self, to: &mut [u8]) -> Result<usize> {
         let (ring, len) = (files::ring().ok_or(Errno::IO)?, to.len().min(self.len));
         let file = memory()?;
         let mut there = 0;

@@ -1,6 +1,9 @@
 //! Where replies are built: in the channel's own memory, never in a temporary.
 
-use crate::{pages::Pages, types::*};
+use crate::{
+    pages::{Pages, Segments},
+    types::*,
+};
 use fusewire_abi as abi;
 use std::os::fd::AsFd;
 use zerocopy::{FromBytes, IntoBytes};
@@ -23,7 +26,18 @@ impl<'a> Sink<'a> {
 
     /// The bytes have to go into a client's pages, if there are any.
     pub(crate) fn into_pages(self, pages: Option<Pages<'a>>) -> Self {
-        Self { pages, ..self }
+        let Self { buf, len, .. } = self;
+        // Nothing goes to `buf`, but it says how much there is room for.
+        let room = if let Some(Pages::Shared { len, .. }) = pages { len.min(buf.len()) } else { buf.len() };
+        Self { buf: &mut buf[..room], len, pages }
+    }
+
+    /// The memory that is shared with a guest, if the bytes have to go there, and where in it the next ones go.
+    fn shared(&self) -> Option<(&'a Segments, usize)> {
+        match self.pages {
+            Some(Pages::Shared { segments, from, .. }) => Some((segments, from + self.len)),
+            _ => None,
+        }
     }
 
     /// Something other than a file's bytes comes next.
@@ -52,7 +66,10 @@ impl<'a> Sink<'a> {
     pub fn put(&mut self, bytes: &[u8]) -> usize {
         self.keep();
         let n = bytes.len().min(self.room());
-        self.buf[self.len..][..n].copy_from_slice(&bytes[..n]);
+        match self.shared() {
+            Some((segments, at)) => _ = segments.copy_in(at, &bytes[..n]),
+            None => self.buf[self.len..][..n].copy_from_slice(&bytes[..n]),
+        }
         self.len += n;
         n
     }
@@ -61,7 +78,10 @@ impl<'a> Sink<'a> {
     pub fn put_zeros(&mut self, n: usize) -> usize {
         self.keep();
         let n = n.min(self.room());
-        self.buf[self.len..][..n].fill(0);
+        match self.shared() {
+            Some((segments, at)) => segments.zero(at, n),
+            None => self.buf[self.len..][..n].fill(0),
+        }
         self.len += n;
         n
     }
@@ -100,7 +120,11 @@ impl<'a> Sink<'a> {
     pub fn fill(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<usize> {
         self.keep();
         let n = fill(&mut self.buf[self.len..])?;
-        self.len = (self.len + n).min(self.buf.len());
+        let end = (self.len + n).min(self.buf.len());
+        if let Some((segments, at)) = self.shared() {
+            segments.copy_in(at, &self.buf[self.len..end]);
+        }
+        self.len = end;
         Ok(n)
     }
 }

@@ -23,3 +23,4 @@ mod stats;
 mod suites;
 mod top;
 mod users;
+mod vhost;

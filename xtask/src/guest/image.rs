@@ -20,11 +20,15 @@ mount -t devtmpfs dev /dev
 mount -t securityfs none /sys/kernel/security 2>/dev/null
 mount -t tmpfs -o mode=1777 tmp /tmp
 exec </dev/console >/dev/console 2>&1
+for module in fuse virtiofs; do if [ -e /modules/$module.ko ]; then insmod /modules/$module.ko; fi; done
 if [ -e /sys/module/fuse/parameters/enable_uring ]; then echo Y > /sys/module/fuse/parameters/enable_uring; fi
 sh /job
 echo \"guest-status: $?\"
 poweroff -f
 ";
+
+const USERS: &str = "root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
+const GROUPS: &str = "root:x:0:\ndaemon:x:1:\nnogroup:x:65534:\n";
 
 /// A program to put into the guest.
 pub struct Program {
@@ -43,9 +47,13 @@ pub fn build(store: &Store, programs: &[Program], script: &str) -> Result<PathBu
         fs::create_dir_all(root.join(dir))?;
     }
     fs::copy(&busybox, root.join("bin/busybox"))?;
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
+    fs::write(root.join("etc/passwd"), USERS)?;
+    fs::write(root.join("etc/group"), GROUPS)?;
     for program in programs {
         place(&program.from, &root.join(&program.to))?;
+        if program.from.extension().is_some_and(|end| end == "ko") {
+            continue;
+        }
         // Without what only a debugger needs, if that can be had.
         _ = Command::new("strip").arg(root.join(&program.to)).stderr(Stdio::null()).status();
         for library in libraries(&program.from)? {

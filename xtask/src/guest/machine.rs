@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use std::{
     io::{BufRead, BufReader, Read},
     path::Path,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -67,16 +67,22 @@ impl Guest {
         let line =
             "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
         command.args(["-append", &format!("{line} maxcpus={cpus}")]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().context("cannot start QEMU")?;
-        let outcome = follow(&mut child, start + Duration::from_secs(seconds));
-        // Does nothing to one that has ended.
-        _ = child.kill();
-        _ = child.wait();
-        outcome?.judge()?;
+        watch(&mut command, seconds)?;
         eprintln!("xtask: guest: done in {} s", start.elapsed().as_secs());
         Ok(())
     }
+}
+
+/// Start a machine, show what its guest says, and insist on a job that succeeds.
+pub fn watch(command: &mut Command, seconds: u64) -> Result<()> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let outcome = follow(&mut child, deadline);
+    // Does nothing to one that has ended.
+    _ = child.kill();
+    _ = child.wait();
+    outcome?.judge()
 }
 
 fn follow(child: &mut Child, deadline: Instant) -> Result<Report> {

@@ -7,6 +7,7 @@
 mod image;
 mod machine;
 mod packages;
+mod virtio;
 
 use crate::{ci, run};
 use anyhow::{Context, Result, bail};
@@ -34,6 +35,11 @@ cargo xtask guest [OPTION...] -- COMMAND...
 Boots Linux in QEMU and runs the black-box tests there over the ring: those of data, of the ring and of policy, with --all many more,
 or those with NAME in their names; or a command of the guest's shell, which finds `fusewire` in its PATH.
 
+cargo xtask guest --virtio [--all]
+
+Boots User Mode Linux, which mounts a directory that `fusewire vhost` shares, and runs the POSIX suite, pjdfstest and fsx there, on
+each caching profile with --all.
+
   --kernel VERSION   a kernel of Debian 13 or its backports, such as 7.3, 7.2 or 6.12   [7.3]
   --cpus N           CPUs that are there                                               [2]
   --possible N       CPUs that there may ever be: so many queues the ring has          [as --cpus]
@@ -56,6 +62,9 @@ pub fn run(words: &[&str]) -> Result<()> {
     if words == ["--help"] {
         println!("{HELP}");
         return Ok(());
+    }
+    if let ["--virtio", rest @ ..] = words {
+        return virtio::run(rest);
     }
     let order = parse(words)?;
     // Before anything is built: it may not be possible.
@@ -85,7 +94,12 @@ pub fn run(words: &[&str]) -> Result<()> {
 
 /// The short form, as CI runs it: whoever cannot have a guest learns why and is not held up.
 pub fn short() -> Result<()> {
-    match run(&[]) {
+    skip(run(&[]))?;
+    skip(run(&["--virtio"]))
+}
+
+fn skip(outcome: Result<()>) -> Result<()> {
+    match outcome {
         Err(error) if error.is::<Unavailable>() => {
             eprintln!("xtask: skipped: no guest: {error:#}");
             Ok(())

@@ -12,7 +12,9 @@ use std::{
 };
 
 /// Releases that packages are looked for in; the later one has the newer kernels, and is asked by name alone.
-const RELEASES: [&str; 2] = ["trixie", "trixie-backports"];
+const RELEASES: &[&str] = &["trixie", "trixie-backports"];
+/// Where User Mode Linux comes from: those of the releases do not run on processors with large registers.
+const UNSTABLE: &[&str] = &["sid"];
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A guest cannot be had here, which is no fault of the project.
@@ -25,6 +27,12 @@ impl std::fmt::Display for Unavailable {
     }
 }
 
+impl Unavailable {
+    pub fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
 impl std::error::Error for Unavailable {}
 
 fn unavailable(what: impl Into<String>) -> anyhow::Error {
@@ -34,6 +42,31 @@ fn unavailable(what: impl Into<String>) -> anyhow::Error {
 /// A directory of packages. What is there once is not fetched again.
 pub struct Store {
     dir: PathBuf,
+    releases: &'static [&'static str],
+}
+
+/// User Mode Linux: a kernel that is a program, with the libraries that it wants.
+pub struct Uml {
+    root: PathBuf,
+}
+
+impl Uml {
+    /// The kernel.
+    pub fn program(&self) -> PathBuf {
+        self.root.join("usr/bin/linux.uml")
+    }
+
+    /// The directory with its loader and its C library, which are newer than the machine's.
+    pub fn libraries(&self) -> PathBuf {
+        self.root.join("usr/lib/x86_64-linux-gnu")
+    }
+
+    /// A module of its kernel.
+    pub fn module(&self, name: &str) -> Result<PathBuf> {
+        let file = format!("{name}.ko");
+        find(&self.root.join("usr/lib/uml"), &|found| found == file)
+            .with_context(|| format!("User Mode Linux has no module {name}"))
+    }
 }
 
 /// How to start QEMU: by the loader that came with it, since its libraries may be newer than the machine's.
@@ -63,7 +96,7 @@ impl Store {
             return Err(unavailable("apt-get, dpkg-deb and Debian's keys are needed: use a Debian machine"));
         }
         fs::create_dir_all(dir)?;
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self { dir: dir.to_owned(), releases: RELEASES })
     }
 
     /// Where to keep what is made from the packages.
@@ -86,6 +119,14 @@ impl Store {
         Ok(Qemu { root })
     }
 
+    /// User Mode Linux.
+    pub fn uml(&self) -> Result<Uml> {
+        let store = Self { dir: self.dir.join("unstable"), releases: UNSTABLE };
+        fs::create_dir_all(&store.dir)?;
+        let root = store.unpacked("uml", |_| Ok((vec!["user-mode-linux".into(), "libc6".into()], false)))?;
+        Ok(Uml { root })
+    }
+
     /// The static busybox.
     pub fn busybox(&self) -> Result<PathBuf> {
         let root = self.unpacked("busybox", |_| Ok((vec!["busybox-static".into()], false)))?;
@@ -103,7 +144,7 @@ impl Store {
         // The unsigned one has the image in it; the others depend on it or are the same.
         let best = names.max_by_key(|name| (patch_level(name, version), name.contains("binary-unsigned")));
         best.map(str::to_owned).ok_or_else(|| {
-            unavailable(format!("Debian has no kernel {version} in {RELEASES:?}: try --kernel"))
+            unavailable(format!("Debian has no kernel {version} in {:?}: try --kernel", self.releases))
         })
     }
 
@@ -124,7 +165,9 @@ impl Store {
         let mut fetch = self.apt("apt-get");
         if whole {
             let archives = format!("Dir::Cache::archives={}", debs.display());
-            fetch.args(["-o", &archives, "install", "--yes", "--download-only", "-t", RELEASES[1]]);
+            fetch
+                .args(["-o", &archives, "install", "--yes", "--download-only"])
+                .args(["-t", self.releases[self.releases.len() - 1]]);
         } else {
             fetch.current_dir(&debs).arg("download");
         }
@@ -152,10 +195,11 @@ impl Store {
         }
         fs::write(apt.join("status"), "")?;
         let mirror = mirror()?;
-        let sources = RELEASES.map(|release| format!("deb [signed-by={KEYRING}] {mirror} {release} main\n"));
-        fs::write(apt.join("sources.list"), sources.concat())?;
+        let source = |release| format!("deb [signed-by={KEYRING}] {mirror} {release} main\n");
+        let sources: String = self.releases.iter().map(source).collect();
+        fs::write(apt.join("sources.list"), sources)?;
         fs::write(apt.join("apt.conf"), configuration(&apt))?;
-        eprintln!("xtask: reading the lists of {RELEASES:?}");
+        eprintln!("xtask: reading the lists of {:?}", self.releases);
         output(self.apt("apt-get").arg("update")).map_err(|error| fetching("lists of packages", &error))?;
         fs::write(stamp, "")?;
         Ok(())

@@ -8,9 +8,9 @@ pub mod dev_fuse;
 pub mod layer;
 pub mod loopback;
 pub mod poll;
-mod tasks;
+pub mod tasks;
 pub mod uring;
-mod watch;
+pub mod watch;
 
-pub use crate::session::Slot;
+pub use crate::{session::Slot, sys::segments::Segments};
 pub use loopback::FakeKernel;

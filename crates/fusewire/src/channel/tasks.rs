@@ -8,13 +8,14 @@ use std::{
 };
 
 /// Which tasks of a thread were woken, and how the thread is told while it sleeps.
-pub(crate) struct Ready {
+pub struct Ready {
     woken: Mutex<Vec<usize>>,
     notify: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Ready {
-    pub(crate) fn new(notify: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
+    /// `notify` is called when the first task is woken; it may be called from any thread.
+    pub fn new(notify: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self { woken: Mutex::default(), notify: Box::new(notify) })
     }
 
@@ -58,23 +59,25 @@ struct Task<'t> {
 }
 
 /// A thread's tasks. Each is allocated once; their number only grows.
-pub(crate) struct Tasks<'t> {
+pub struct Tasks<'t> {
     ready: Arc<Ready>,
     tasks: Vec<Option<Task<'t>>>,
     live: usize,
 }
 
 impl<'t> Tasks<'t> {
-    pub(crate) fn new(ready: Arc<Ready>) -> Self {
+    /// No tasks yet.
+    pub fn new(ready: Arc<Ready>) -> Self {
         Self { ready, tasks: Vec::new(), live: 0 }
     }
 
     /// The number that the next [`spawn`](Self::spawn) will give.
-    pub(crate) fn next_id(&self) -> usize {
+    pub fn next_id(&self) -> usize {
         self.tasks.len()
     }
 
-    pub(crate) fn spawn(&mut self, future: impl Future<Output = ()> + 't) -> usize {
+    /// A further task; it is polled when somebody does so. Returns its number.
+    pub fn spawn(&mut self, future: impl Future<Output = ()> + 't) -> usize {
         let id = self.tasks.len();
         let waker = Waker::from(Arc::new(TaskWaker { ready: self.ready.clone(), task: id }));
         self.tasks.push(Some(Task { future: Box::pin(future), waker }));
@@ -83,7 +86,7 @@ impl<'t> Tasks<'t> {
     }
 
     /// Poll one task; finished ones are passed over.
-    pub(crate) fn poll(&mut self, id: usize) {
+    pub fn poll(&mut self, id: usize) {
         let Some(slot) = self.tasks.get_mut(id) else { return };
         let Some(task) = slot else { return };
         if let Poll::Ready(()) = task.future.as_mut().poll(&mut Context::from_waker(&task.waker)) {
@@ -93,14 +96,14 @@ impl<'t> Tasks<'t> {
     }
 
     /// Poll what was woken since the last time.
-    pub(crate) fn poll_woken(&mut self) {
+    pub fn poll_woken(&mut self) {
         for id in self.ready.take() {
             self.poll(id);
         }
     }
 
     /// Tasks that have not finished.
-    pub(crate) fn live(&self) -> usize {
+    pub fn live(&self) -> usize {
         self.live
     }
 }

@@ -30,7 +30,7 @@ const SLEEPY: u32 = 10;
 /// each change. Written by its reader alone. On a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(super) struct Status {
+pub struct Status {
     step: AtomicU64,
     tid: AtomicI32,
 }
@@ -42,28 +42,32 @@ impl Status {
         self.step.store(self.step.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
-    pub(super) fn reads(&self) {
+    /// It is going to wait for a request.
+    pub fn reads(&self) {
         if self.step.load(Ordering::Relaxed) & 1 == 1 {
             self.step();
         }
     }
 
-    pub(super) fn serves(&self) {
+    /// It serves a request now.
+    pub fn serves(&self) {
         if self.step.load(Ordering::Relaxed) & 1 == 0 {
             self.step();
         }
     }
 
-    pub(super) fn ends(&self) {
+    /// It will serve no more.
+    pub fn ends(&self) {
         self.step.store(ENDED, Ordering::Release);
     }
 
     /// The thread that this is about, once it runs.
-    pub(super) fn tid(&self) -> Option<rustix::thread::Pid> {
+    pub fn tid(&self) -> Option<rustix::thread::Pid> {
         rustix::thread::Pid::from_raw(self.tid.load(Ordering::Acquire))
     }
 
-    pub(super) fn begins(&self) {
+    /// Its thread is the calling one.
+    pub fn begins(&self) {
         self.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Release);
     }
 
@@ -82,7 +86,7 @@ impl Status {
     }
 
     /// CPU time its thread has taken so far.
-    pub(super) fn cpu_time(&self) -> Duration {
+    pub fn cpu_time(&self) -> Duration {
         self.tid().map_or(Duration::ZERO, sys::sched::cpu_time)
     }
 
@@ -103,7 +107,7 @@ impl Status {
 
 /// Wakes the watch.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
+pub struct Watch {
     asleep: AtomicBool,
     closed: AtomicBool,
     lock: Mutex<()>,
@@ -112,7 +116,7 @@ pub(super) struct Watch {
 
 /// What the watch makes of one look at the readers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Look {
+pub struct Look {
     /// Readers that are at the same request as at the last look.
     pub stuck: Vec<usize>,
     /// Nothing has happened since the last look, and nobody serves.
@@ -120,7 +124,7 @@ pub(super) struct Look {
 }
 
 /// What the watch reports to.
-pub(super) trait Watched {
+pub trait Watched {
     /// The readers there are.
     fn readers(&self) -> Vec<Arc<Status>>;
     /// These readers are stuck, at this look.
@@ -131,7 +135,7 @@ pub(super) trait Watched {
 
 /// What one window was like.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Window {
+pub struct Window {
     /// Requests per second.
     pub rate: f64,
     /// CPU time of the readers per request, in microseconds; 0 where it is not known.
@@ -143,7 +147,7 @@ const WINDOW: Duration = Duration::from_millis(8);
 
 /// What one reader was doing at the last look.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Seen {
+pub struct Seen {
     state: u64,
     /// CPU time of its thread when it was first seen at this request, running.
     cpu: Option<Duration>,
@@ -176,7 +180,7 @@ impl Seen {
 
 /// Compare what readers do now with what they did at the last look; `last` becomes now. A reader that has made no progress
 /// but could run, if it only got a CPU (`running` tells), is not stuck: another reader would have to share that CPU.
-pub(super) fn look(
+pub fn look(
     now: impl Iterator<Item = u64>,
     last: &mut Vec<Seen>,
     running: impl Fn(usize) -> Option<Duration>,
@@ -196,14 +200,15 @@ pub(super) fn look(
 
 impl Watch {
     /// A request has come: look again, if you sleep. One load on the hot path.
-    pub(super) fn awaken(&self) {
+    pub fn awaken(&self) {
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
             let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
             self.wake.notify_all();
         }
     }
 
-    pub(super) fn close(&self) {
+    /// Have [`run`](Self::run) return.
+    pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.asleep.store(false, Ordering::Release);
@@ -211,7 +216,7 @@ impl Watch {
     }
 
     /// Look until closed.
-    pub(super) fn run(&self, watched: &mut impl Watched) {
+    pub fn run(&self, watched: &mut impl Watched) {
         let (mut last, mut quiet) = (Vec::new(), 0);
         let mut tally = Tally::of(&watched.readers(), 0);
         while !self.closed.load(Ordering::Acquire) {

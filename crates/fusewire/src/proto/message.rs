@@ -2,7 +2,7 @@
 
 use super::operations::Operation;
 use crate::{
-    pages::Pages,
+    pages::{Pages, Segments},
     types::{Caller, Errno, Result},
 };
 use fusewire_abi::{InHeader, InitFlags, Opcode, SetxattrInCompat};
@@ -29,6 +29,13 @@ impl<'a> Message<'a> {
         Self { header, args, payload, pages: None }
     }
 
+    /// The same request, whose data is in memory shared with a guest, `len` bytes from byte `from` on, and not in the payload: what
+    /// a WRITE brings, or where what a READ asks for goes.
+    pub fn shared(self, segments: &'a Segments, from: usize, len: usize) -> Self {
+        let len = len.min(segments.len().saturating_sub(from));
+        Self { pages: Some(Pages::Shared { segments, from, len }), ..self }
+    }
+
     /// The pieces of a request that came as one run of bytes. Nothing is copied but the header.
     ///
     /// `INVAL` where the bytes are not a whole request, or its arguments are short.
@@ -46,7 +53,7 @@ impl<'a> Message<'a> {
     }
 
     /// How long the fixed arguments are: before `SETXATTR_EXT` those of SETXATTR were shorter.
-    pub(crate) fn args_len(row: &Operation, agreed: InitFlags) -> usize {
+    pub fn args_len(row: &Operation, agreed: InitFlags) -> usize {
         if row.opcode == Opcode::Setxattr && !agreed.contains(InitFlags::SETXATTR_EXT) {
             return size_of::<SetxattrInCompat>();
         }

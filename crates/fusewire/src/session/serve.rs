@@ -147,12 +147,12 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// A further thread is going to serve slots.
-    pub(crate) fn join(&self) {
+    pub fn join(&self) {
         self.threads.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A thread will serve no slots any more. The last one to leave ends the session.
-    pub(crate) fn leave(&self) {
+    pub fn leave(&self) {
         if self.threads.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.ended();
         }
@@ -162,6 +162,11 @@ impl<F: FileSystem> Session<F> {
     pub fn ended(&self) {
         self.queue.close();
         self.fs.destroyed();
+    }
+
+    /// The other side takes no notifications: whoever sends one is told.
+    pub fn without_notifications(&self) {
+        self.queue.close();
     }
 
     /// What was agreed on.
@@ -198,8 +203,8 @@ impl<F: FileSystem> Session<F> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|slot| slot.cancel(target))
     }
 
-    /// Whoever is being served: their connection is gone.
-    pub(crate) fn interrupt_all(&self) {
+    /// Interrupt all that is being served: its connection is gone.
+    pub fn interrupt_all(&self) {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.iter().for_each(|slot| _ = slot.current().map(|unique| slot.cancel(unique)));
     }

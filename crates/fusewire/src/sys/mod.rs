@@ -7,6 +7,7 @@ pub(crate) mod fork;
 pub(crate) mod memory;
 pub(crate) mod pool;
 pub(crate) mod sched;
+pub(crate) mod segments;
 pub(crate) mod signal;
 pub(crate) mod transfer;
 pub(crate) mod uring;

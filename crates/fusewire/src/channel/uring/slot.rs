@@ -6,7 +6,7 @@ use super::{
     thread::Local,
 };
 use crate::{
-    pages::Pages,
+    pages::{Lent, Pages},
     proto::{message::Message, negotiate::Agreed, operations::Operation},
     session::Slot,
     sys::uring::Entry,
@@ -212,7 +212,7 @@ impl UringSlot {
             return answer;
         };
         let Some(Ok(length)) = answer else { return answer };
-        let put = Pages::again(index, len, &self.kept).put_back(&self.keep[..length]).await;
+        let put = Lent::again(index, len, &self.kept).put_back(&self.keep[..length]).await;
         Some(put.map(|()| length))
     }
 }
@@ -254,7 +254,7 @@ impl Slot for UringSlot {
         }
         let Phase::Work(entry, request) = &mut self.phase else { return None };
         let (head, payload) = entry.parts();
-        let pages = request.pages.map(|(index, len)| Pages::new(index, len, &self.kept));
+        let pages = request.pages.map(|(index, len)| Pages::Lent(Lent::new(index, len, &self.kept)));
         let (sent, area) = match request.area {
             Area::Small => (&payload[..request.len], &mut self.small[..]),
             Area::Pages => (&[][..], &mut self.keep[..]),

@@ -1,0 +1,202 @@
+//! What `fusewire vhost` takes: the options of virtiofsd, as far as they mean something here.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use crate::failure::{Failure, Outcome};
+
+/// What stands below the help of `fusewire vhost`.
+pub const NOTES: &str = "\
+Examples:
+  fusewire vhost --socket-path /run/share.sock --shared-dir /srv/share
+      Waits for one virtual machine, serves it, and ends with it.
+
+  With QEMU:
+    qemu-system-x86_64 ... -m 4G \\
+      -object memory-backend-memfd,id=mem,size=4G,share=on -machine q35,memory-backend=mem \\
+      -chardev socket,id=share,path=/run/share.sock \\
+      -device vhost-user-fs-pci,chardev=share,tag=share,num-request-queues=4,queue-size=1024
+  In the guest:
+    mount -t virtiofs share /mnt
+
+  With User Mode Linux, which asks the device for its tag:
+    fusewire vhost --socket-path /run/share.sock --shared-dir /srv/share --tag share
+    linux.uml ... virtio_uml.device=/run/share.sock:26
+
+Queues:
+  A queue of 128 entries, QEMU's default, holds requests of 496 KiB; one of 1024 holds 1 MiB. From Linux 6.12 on a guest has one \
+  request queue for each CPU, up to num-request-queues; older ones use one.
+
+Coming from virtiofsd:
+  Its options have the same names here. What is not there yet is refused, not passed over.";
+
+/// What the guest may remember.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Cache {
+    /// Nothing: several guests, or the host, write to DIR
+    #[value(alias = "none")]
+    Never,
+    /// Names and attributes for a second, data as long as the file has not changed
+    #[default]
+    Auto,
+    /// Everything, until it is changed by this guest: DIR must not be changed in other ways
+    Always,
+}
+
+/// How the daemon shuts itself in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Sandbox {
+    /// Namespaces of its own, with DIR as root
+    Namespace,
+    /// DIR as root
+    Chroot,
+    /// Not at all
+    #[default]
+    None,
+}
+
+/// Whether files are remembered by file handle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum InodeFileHandles {
+    /// Never: each file that the guest knows costs a file descriptor
+    Never,
+    /// Where DIR and the rights of the user allow it
+    #[default]
+    Prefer,
+    /// Always: fail where it is not possible
+    Mandatory,
+}
+
+/// What `fusewire vhost` takes.
+#[derive(Args, Debug)]
+pub struct VhostArgs {
+    /// Directory to share
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "print_capabilities")]
+    pub shared_dir: Option<PathBuf>,
+    /// Socket to make, where the virtual machine connects
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, required_unless_present_any = ["fd", "print_capabilities"])]
+    pub socket_path: Option<PathBuf>,
+    /// Listening socket that the caller has made, by its descriptor
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["socket_path", "socket_group"])]
+    pub fd: Option<i32>,
+    /// Group whose members may connect
+    #[arg(long, value_name = "GROUP")]
+    pub socket_group: Option<String>,
+    /// Name to mount by, for monitors that ask the device for it
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<String>,
+    /// Request queues: at least as many as the virtual machine is given [default: one per CPU, at most 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(fusewire_vhost::MAX_QUEUES)))]
+    pub queues: Option<u16>,
+    /// What the guest may remember
+    #[arg(long, value_name = "WHAT", default_value = "auto")]
+    pub cache: Cache,
+    /// Refuse every change
+    #[arg(long)]
+    pub readonly: bool,
+    /// Extended attributes, and with them access control lists
+    #[arg(long)]
+    pub xattr: bool,
+    /// Access control lists; they imply --xattr
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", value_parser = ["never", "auto", "always"])]
+    pub posix_acl: Option<String>,
+    /// Locks that the guest takes hold for everybody who uses DIR, not in the guest alone
+    #[arg(long)]
+    pub shared_locks: bool,
+    /// Whether files are remembered by file handle
+    #[arg(long, value_name = "WHEN", default_value = "prefer")]
+    pub inode_file_handles: InodeFileHandles,
+    /// Most file descriptors; 0 leaves the limit as it is [default: as many as are allowed]
+    #[arg(long, value_name = "N")]
+    pub rlimit_nofile: Option<u64>,
+    /// How the daemon shuts itself in
+    #[arg(long, value_name = "HOW", default_value = "none")]
+    pub sandbox: Sandbox,
+    /// Taken for the sake of virtiofsd's users: threads come and go here as they are needed
+    #[arg(long, value_name = "N")]
+    pub thread_pool_size: Option<u32>,
+    /// Print what there is, as JSON, for libvirt and its like
+    #[arg(long)]
+    pub print_capabilities: bool,
+    #[command(flatten)]
+    pub later: Later,
+}
+
+/// virtiofsd's options that are not there yet.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Not there yet")]
+pub struct Later {
+    /// Kill the process at system calls that are not on a list
+    #[arg(long, value_name = "ACTION", hide = true)]
+    seccomp: Option<String>,
+    /// Tell the guest which directories are mounts
+    #[arg(long, hide = true)]
+    announce_submounts: bool,
+    /// Have the guest gather writes
+    #[arg(long, hide = true)]
+    writeback: bool,
+    /// Rename extended attributes
+    #[arg(long, value_name = "RULES", hide = true)]
+    xattrmap: Option<String>,
+    /// Security labels
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", hide = true)]
+    security_label: Option<String>,
+    /// Users of the guest and of the host
+    #[arg(long, value_name = "MAP", hide = true)]
+    translate_uid: Vec<String>,
+    /// Groups of the guest and of the host
+    #[arg(long, value_name = "MAP", hide = true)]
+    translate_gid: Vec<String>,
+    /// Users of the sandbox
+    #[arg(long, value_name = "MAP", hide = true)]
+    uid_map: Vec<String>,
+    /// Groups of the sandbox
+    #[arg(long, value_name = "MAP", hide = true)]
+    gid_map: Vec<String>,
+    /// Capabilities to keep or drop
+    #[arg(long, value_name = "LIST", hide = true)]
+    modcaps: Option<String>,
+    /// Keep access times
+    #[arg(long, hide = true)]
+    preserve_noatime: bool,
+    /// How a guest moves to another host
+    #[arg(long, value_name = "MODE", hide = true)]
+    migration_mode: Option<String>,
+}
+
+impl Later {
+    /// # Errors
+    /// If one of them is asked for.
+    pub fn refuse(&self) -> Outcome<()> {
+        let seccomp = self.seccomp.as_deref().is_some_and(|action| action != "none");
+        let label = self.security_label.as_deref().is_some_and(|when| when != "never");
+        let asked = [
+            ("--seccomp", seccomp, "--seccomp none"),
+            (
+                "--announce-submounts",
+                self.announce_submounts,
+                "without it: what is mounted in DIR is shown as part of it",
+            ),
+            ("--writeback", self.writeback, "without it"),
+            ("--xattrmap", self.xattrmap.is_some(), "without it"),
+            ("--security-label", label, "without it"),
+            ("--translate-uid", !self.translate_uid.is_empty(), "without it, or an idmapped mount of DIR"),
+            ("--translate-gid", !self.translate_gid.is_empty(), "without it, or an idmapped mount of DIR"),
+            ("--uid-map", !self.uid_map.is_empty(), "without it"),
+            ("--gid-map", !self.gid_map.is_empty(), "without it"),
+            ("--modcaps", self.modcaps.is_some(), "without it"),
+            ("--preserve-noatime", self.preserve_noatime, "without it"),
+            ("--migration-mode", self.migration_mode.is_some(), "without it"),
+        ];
+        match asked.into_iter().find(|(_, asked, _)| *asked) {
+            Some((option, _, remedy)) => Err(not_yet(option).or_try(remedy)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An option that will be there some day.
+pub fn not_yet(option: &str) -> Failure {
+    Failure::usage(format!("{option} is an option of virtiofsd that fusewire does not have yet"))
+}

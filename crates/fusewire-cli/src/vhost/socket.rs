@@ -1,0 +1,105 @@
+//! The socket where the virtual machine connects.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, chown};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::args::VhostArgs;
+use super::sys;
+use crate::failure::{Failure, Outcome};
+
+/// A listening socket; its name goes with it.
+pub struct Socket {
+    listener: UnixListener,
+    path: Option<PathBuf>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Socket {
+    /// The socket itself.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn socket(&self) -> Outcome<UnixListener> {
+        self.listener.try_clone().map_err(|error| Failure::new(format!("cannot listen: {error}")))
+    }
+}
+
+/// Listens where the command line says.
+///
+/// # Errors
+/// If that is not possible; the reason names the place.
+pub fn listen(args: &VhostArgs) -> Outcome<Socket> {
+    if let Some(number) = args.fd {
+        let fd = sys::inherited(number).map_err(|error| {
+            Failure::usage(format!("--fd {number}: {error}"))
+                .or_try("the number of a listening socket that fusewire inherits")
+        })?;
+        return Ok(Socket { listener: fd.into(), path: None });
+    }
+    let Some(path) = &args.socket_path else {
+        return Err(Failure::usage("a place to listen at is needed: --socket-path PATH or --fd NUMBER"));
+    };
+    let failed = |error: io::Error| Failure::new(format!("cannot listen at {}: {error}", path.display()));
+    // One that was left behind. Anything else stays.
+    if fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
+        fs::remove_file(path).map_err(failed)?;
+    }
+    // Nobody connects before its group is set.
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(mask);
+    let socket = Socket { listener: listener.map_err(failed)?, path: Some(path.clone()) };
+    if let Some(group) = &args.socket_group {
+        give(path, group)?;
+    }
+    Ok(socket)
+}
+
+/// Gives the socket to a group.
+fn give(path: &Path, group: &str) -> Outcome<()> {
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    let number = group.parse().ok().or_else(|| {
+        let line = groups.lines().find(|line| line.split(':').next() == Some(group))?;
+        line.split(':').nth(2)?.parse().ok()
+    });
+    let Some(number) = number else {
+        return Err(Failure::usage(format!("--socket-group {group}: there is no such group in /etc/group")));
+    };
+    let failed = |error: io::Error| {
+        Failure::new(format!("cannot give {} to the group {group}: {error}", path.display()))
+    };
+    chown(path, None, Some(Gid::from_raw(number))).map_err(|error| failed(error.into()))?;
+    fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed)
+}
+
+/// Ends the process at signals that ask for it; the socket's name goes first. The guest sees its device break.
+///
+/// # Errors
+/// If signals cannot be caught.
+pub fn end_on_signals(path: Option<PathBuf>) -> Outcome<()> {
+    let failed = |error| Failure::new(format!("cannot catch signals: {error}"));
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let obey = move || {
+        if signals.forever().next().is_some() {
+            if let Some(path) = path {
+                _ = fs::remove_file(path);
+            }
+            std::process::exit(0);
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(obey).map(drop).map_err(failed)
+}

@@ -1,0 +1,153 @@
+//! A request as it lies in the guest's memory: a chain of descriptors, which may say anything.
+
+use crate::{
+    limits::LONGEST_REQUEST,
+    sys::{Mapped, Memory},
+};
+use fusewire::{
+    proto::{message::Message, negotiate::Agreed, operations::Operation},
+    types::Errno,
+};
+use fusewire_abi::{InHeader, Opcode, OutHeader};
+use virtio_queue::DescriptorChain;
+use zerocopy::IntoBytes;
+
+const IN: usize = size_of::<InHeader>();
+const OUT: usize = size_of::<OutHeader>();
+
+/// One request, taken from a queue. Its memory is used for one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Request {
+    /// Where its chain begins: what the queue wants back.
+    pub head: u16,
+    /// Which life of the queue it belongs to.
+    pub epoch: u64,
+    /// A copy: the guest cannot change it any more.
+    pub header: InHeader,
+    /// Copies of arguments, and of what follows them if that is not data.
+    bytes: Vec<u8>,
+    /// Of these, how many are arguments.
+    args: usize,
+    /// Bytes of data behind the arguments, left where they are.
+    data: usize,
+    /// What the guest sends.
+    incoming: Mapped,
+    /// Where it wants the answer.
+    outgoing: Mapped,
+}
+
+/// What was found wrong with a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It is no request: there is nothing to answer, or nowhere.
+    Chain,
+    /// It can be answered with an error.
+    Request(Errno),
+}
+
+impl Request {
+    /// Take what `chain` says. Nothing is copied yet.
+    pub(crate) fn take(&mut self, chain: DescriptorChain<Memory>, memory: &Memory) -> Result<(), Fault> {
+        self.head = chain.head_index();
+        self.header = InHeader::default();
+        self.bytes.clear();
+        (self.args, self.data) = (0, 0);
+        self.incoming.begin(memory.clone());
+        self.outgoing.begin(memory.clone());
+        let mut whole = true;
+        let mut is_answer = false;
+        for descriptor in chain {
+            let to = if descriptor.is_write_only() { &mut self.outgoing } else { &mut self.incoming };
+            // What the device reads comes first.
+            whole &= descriptor.is_write_only() || !is_answer;
+            is_answer |= descriptor.is_write_only();
+            whole &= to.push(descriptor.addr(), descriptor.len() as usize);
+            if !whole {
+                return Err(Fault::Chain);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copy header, arguments and whatever is no data; from here on nothing that the guest does changes them.
+    pub(crate) fn read(&mut self, agreed: Agreed) -> Result<(), Fault> {
+        let incoming = self.incoming.segments();
+        if incoming.copy_out(0, self.header.as_mut_bytes()) < IN {
+            return Err(Fault::Chain);
+        }
+        // The guest's numbers of processes mean nothing here.
+        self.header.pid = 0;
+        let len = self.header.len as usize;
+        if len < IN || len > incoming.len() {
+            return Err(Fault::Request(Errno::INVAL));
+        }
+        let rest = len - IN;
+        let row = Operation::of(self.header.opcode);
+        self.args = row.map_or(0, |row| Message::args_len(row, agreed.flags)).min(rest);
+        if self.header.opcode == Opcode::Write as u32 {
+            self.data = rest - self.args;
+        }
+        let copied = rest - self.data;
+        if copied > LONGEST_REQUEST {
+            return Err(Fault::Request(Errno::TOOBIG));
+        }
+        self.bytes.resize(copied, 0);
+        incoming.copy_out(IN, &mut self.bytes);
+        Ok(())
+    }
+
+    /// The request in its pieces.
+    pub(crate) fn message(&self) -> Message<'_> {
+        let (args, payload) = self.bytes.split_at(self.args);
+        let message = Message::new(self.header, args, payload);
+        match self.header.opcode {
+            opcode if opcode == Opcode::Write as u32 => {
+                message.shared(self.incoming.segments(), IN + self.args, self.data)
+            }
+            opcode if opcode == Opcode::Read as u32 => {
+                message.shared(self.outgoing.segments(), OUT, self.room())
+            }
+            _ => message,
+        }
+    }
+
+    /// Is the data of its answer where it has to be already?
+    pub(crate) fn is_read(&self) -> bool {
+        self.header.opcode == Opcode::Read as u32
+    }
+
+    /// How long an answer may be, without its header.
+    pub(crate) fn room(&self) -> usize {
+        self.outgoing.segments().len().saturating_sub(OUT)
+    }
+
+    /// Put the answer where the guest wants it: `body`, or for a READ what is there already, `len` bytes. Returns how much was
+    /// written.
+    pub(crate) fn answer(&self, answer: Result<(&[u8], usize), Errno>) -> u32 {
+        let outgoing = self.outgoing.segments();
+        if outgoing.len() < OUT {
+            return 0;
+        }
+        let answer = match answer {
+            Ok((_, len)) if len > self.room() => {
+                tracing::warn!(header = ?self.header, len, room = self.room(), "the guest has no room for an answer");
+                Err(Errno::IO)
+            }
+            other => other,
+        };
+        let (error, body, len) = match answer {
+            Ok((body, len)) => (0, body, OUT + len),
+            Err(errno) => (-errno.raw_os_error(), &[][..], OUT),
+        };
+        let header = OutHeader { len: len as u32, error, unique: self.header.unique };
+        outgoing.copy_in(OUT, body);
+        outgoing.copy_in(0, header.as_bytes());
+        len as u32
+    }
+
+    /// Let go of the guest's memory.
+    pub(crate) fn end(&mut self) {
+        self.incoming.end();
+        self.outgoing.end();
+    }
+}

@@ -1,0 +1,324 @@
+//! The device: what the monitor asks of it, and the session of its guest.
+
+use crate::{
+    limits::{MAX_QUEUES, QUEUE_SIZE},
+    queue::Queue,
+    spare::{Lookout, Spares},
+    worker::{Work, Worker, waker},
+};
+use fusewire::{
+    backing::Backings,
+    channel::watch::Watch,
+    fs::FileSystem,
+    limits as protocol_limits,
+    proto::{message::Message, negotiate::Bounds},
+    session::{Session, Stats},
+    types::{Errno, Result},
+};
+use fusewire_abi::{
+    InitOut,
+    virtio::{VIRTIO_FS_CONFIG_BASE_SIZE, VirtioFsConfig},
+};
+use std::{
+    cell::RefCell,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_user_backend::{VhostUserBackend, VringMutex};
+use virtio_bindings::bindings::{
+    virtio_config::VIRTIO_F_VERSION_1,
+    virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
+};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::{
+    epoll::EventSet,
+    event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier},
+};
+use zerocopy::IntoBytes;
+
+/// How long requests may take to end once their queue is stopped.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a device is to be like.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Request queues, at most [`MAX_QUEUES`]. Linux uses more than one since 6.12, one for each CPU.
+    pub queues: u16,
+    /// The name that guests mount it by, at most 36 bytes. `None` leaves it to the monitor, as QEMU has it; User Mode Linux and
+    /// QEMU's generic device ask for it here.
+    pub tag: Option<String>,
+    /// Largest read and write, bytes. Guests may have less, depending on the size of their queues.
+    pub max_write: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { queues: cpus.min(8) as u16, tag: None, max_write: protocol_limits::MAX_WRITE }
+    }
+}
+
+/// The session that a guest has, if it has one.
+struct Current<F: FileSystem> {
+    generation: u64,
+    session: Option<Arc<Session<F>>>,
+}
+
+/// What all threads of a device share.
+pub(crate) struct Shared<F: FileSystem> {
+    make: Box<dyn Fn() -> io::Result<F> + Send + Sync>,
+    options: Options,
+    pub queues: Vec<Arc<Queue>>,
+    pub spares: Spares,
+    watch: Arc<Watch>,
+    current: Mutex<Current<F>>,
+    /// The number of the session, to be looked at cheaply.
+    generation: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<F: FileSystem> Shared<F> {
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The session that there is, joined by the calling thread.
+    pub(crate) fn join(&self) -> (u64, Option<Arc<Session<F>>>) {
+        let current = lock(&self.current);
+        current.session.iter().for_each(|session| session.join());
+        (current.generation, current.session.clone())
+    }
+
+    /// A guest's INIT: the session that there was is over.
+    pub(crate) fn begin(&self, init: &Message<'_>) -> Result<InitOut> {
+        let fs = (self.make)().map_err(|error| {
+            tracing::error!(%error, "the filesystem cannot be made");
+            Errno::from_io_error(&error).unwrap_or(Errno::IO)
+        })?;
+        let bounds = Bounds {
+            max_write: self.options.max_write,
+            max_pages_limit: u16::try_from(self.options.max_write / 4096).unwrap_or(u16::MAX),
+            // The guest's driver insists on it.
+            default_permissions: true,
+            ring: false,
+        };
+        let (out, session) = Session::begin(fs, init, bounds)?;
+        if let Ok(session) = session {
+            // Linux has no queue for them.
+            session.without_notifications();
+            session.started(Backings::default());
+            session.join();
+            self.replace(Some(Arc::new(session)));
+        }
+        Ok(out)
+    }
+
+    /// A guest's DESTROY, or the end of the guest.
+    pub(crate) fn end(&self) {
+        self.replace(None);
+    }
+
+    fn replace(&self, session: Option<Arc<Session<F>>>) {
+        let last = {
+            let mut current = lock(&self.current);
+            current.generation += 1;
+            self.generation.store(current.generation, Ordering::Release);
+            std::mem::replace(&mut current.session, session)
+        };
+        if let Some(last) = last {
+            last.interrupt_all();
+            last.leave();
+        }
+        self.queues.iter().for_each(|queue| queue.wake());
+    }
+}
+
+/// A virtio-fs device. [`Server`](crate::Server) has a monitor connect to it.
+pub struct Device<F: FileSystem> {
+    pub(crate) shared: Arc<Shared<F>>,
+    watch: Option<JoinHandle<()>>,
+    pub(crate) memory: GuestMemoryAtomic<GuestMemoryMmap>,
+}
+
+impl<F: FileSystem> std::fmt::Debug for Device<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device").field("options", &self.shared.options).finish_non_exhaustive()
+    }
+}
+
+impl<F: FileSystem> Device<F> {
+    /// A device for one guest. `make` makes its filesystem, whenever the guest mounts it: what a guest that is gone has open or
+    /// knows goes with its filesystem.
+    pub fn new(
+        make: impl Fn() -> io::Result<F> + Send + Sync + 'static,
+        options: Options,
+    ) -> io::Result<Self> {
+        let wrong = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        if options.queues == 0 || options.queues > MAX_QUEUES {
+            return wrong(format!("{} request queues: from 1 to {MAX_QUEUES} are possible", options.queues));
+        }
+        if let Some(tag) = &options.tag
+            && (tag.is_empty() || tag.len() > 36 || tag.contains('\0'))
+        {
+            return wrong(format!("the tag {tag:?} must have 1 to 36 bytes, without NUL"));
+        }
+        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+        let watch = Arc::<Watch>::default();
+        let queues = (0..=options.queues)
+            .map(|index| Ok(Arc::new(Queue::new(index, waker()?, watch.clone(), memory.clone()))))
+            .collect::<io::Result<Vec<_>>>()?;
+        let shared = Arc::new(Shared {
+            make: Box::new(make),
+            spares: Spares::new(queues.len()),
+            queues,
+            watch,
+            current: Mutex::new(Current { generation: 1, session: None }),
+            generation: AtomicU64::new(1),
+            options,
+        });
+        let watch = std::thread::Builder::new().name("fusewire-watch".into()).spawn({
+            let shared = shared.clone();
+            move || shared.watch.clone().run(&mut Lookout(shared))
+        })?;
+        Ok(Self { shared, watch: Some(watch), memory })
+    }
+
+    /// What the guest's session has served so far; nothing while there is none.
+    pub fn stats(&self) -> Option<Stats> {
+        lock(&self.shared.current).session.as_ref().map(|session| session.stats())
+    }
+
+    /// How many requests were taken from each queue, the one for FORGET first.
+    pub fn taken(&self) -> Vec<u64> {
+        self.shared.queues.iter().map(|queue| queue.taken()).collect()
+    }
+
+    /// Configuration space, as the guest reads it.
+    fn config(&self) -> VirtioFsConfig {
+        let mut config = VirtioFsConfig {
+            num_request_queues: u32::from(self.shared.options.queues).into(),
+            ..Default::default()
+        };
+        let tag = self.shared.options.tag.as_deref().unwrap_or_default().as_bytes();
+        config.tag[..tag.len()].copy_from_slice(tag);
+        config
+    }
+}
+
+impl<F: FileSystem> Drop for Device<F> {
+    fn drop(&mut self) {
+        self.shared.end();
+        self.shared.watch.close();
+        _ = self.watch.take().map(JoinHandle::join);
+        self.shared.spares.close();
+    }
+}
+
+thread_local! {
+    /// What the thread of a queue works with.
+    static WORKER: RefCell<Option<Box<dyn Work>>> = const { RefCell::new(None) };
+}
+
+impl<F: FileSystem> VhostUserBackend for Device<F> {
+    type Bitmap = ();
+    type Vring = VringMutex;
+
+    fn num_queues(&self) -> usize {
+        self.shared.queues.len()
+    }
+
+    fn max_queue_size(&self) -> usize {
+        QUEUE_SIZE
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        let features = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::RESET_DEVICE;
+        match self.shared.options.tag {
+            // The monitor asks for all of the configuration then.
+            Some(_) => features | VhostUserProtocolFeatures::CONFIG,
+            None => features,
+        }
+    }
+
+    fn reset_device(&self) {
+        self.shared.end();
+    }
+
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let config = self.config();
+        let bytes = config.as_bytes();
+        debug_assert!(bytes.len() >= VIRTIO_FS_CONFIG_BASE_SIZE);
+        let end = u64::from(offset) + u64::from(size);
+        match usize::try_from(end).ok().and_then(|end| bytes.get(offset as usize..end)) {
+            Some(part) => part.to_vec(),
+            None => Vec::new(),
+        }
+    }
+
+    fn update_memory(&self, _memory: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
+        // It is the one that the queues have.
+        Ok(())
+    }
+
+    fn queues_per_thread(&self) -> Vec<u64> {
+        (0..self.shared.queues.len()).map(|index| 1 << index).collect()
+    }
+
+    fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
+    }
+
+    fn stop_vring(&self, index: u32) -> io::Result<()> {
+        let Some(queue) = self.shared.queues.get(index as usize) else { return Ok(()) };
+        // Whoever waits for a lock would wait for ever.
+        if let Some(session) = &lock(&self.shared.current).session {
+            session.interrupt_all();
+        }
+        queue.stop(GRACE);
+        Ok(())
+    }
+
+    fn handle_event(
+        &self,
+        device_event: u16,
+        _events: EventSet,
+        vrings: &[VringMutex],
+        thread_id: usize,
+    ) -> io::Result<()> {
+        let queue = &self.shared.queues[thread_id];
+        if let Some(vring) = vrings.first() {
+            queue.attach(vring);
+        }
+        if device_event != 0 {
+            _ = rustix::io::read(&queue.wake, &mut [0u8; 8]);
+        }
+        WORKER.with_borrow_mut(|worker| {
+            let worker = worker.get_or_insert_with(|| {
+                Box::new(Worker::new(self.shared.clone(), queue.clone())) as Box<dyn Work>
+            });
+            worker.work();
+        });
+        Ok(())
+    }
+}

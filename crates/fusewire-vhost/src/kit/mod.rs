@@ -1,0 +1,210 @@
+//! The other side of a device: a monitor and a virtio-fs driver in user space.
+//!
+//! [`Monitor`] connects to the socket, hands over memory of its own and sets queues up, [`Driver`] sends requests through one of
+//! them as Linux does, and [`Ring`] is what there is below that, for tests that do it wrong and for load.
+
+mod driver;
+pub mod ring;
+
+pub use driver::{Driver, Reply};
+pub use ring::Ring;
+
+use ring::Used;
+use std::{io, os::fd::AsRawFd, os::unix::net::UnixStream, path::Path, sync::Arc};
+use vhost::{
+    VhostBackend, VhostUserMemoryRegionInfo, VringConfigData,
+    vhost_user::{
+        Frontend, VhostUserFrontend,
+        message::{VhostUserConfigFlags, VhostUserProtocolFeatures, VhostUserVirtioFeatures},
+    },
+};
+use virtio_bindings::bindings::{
+    virtio_config::VIRTIO_F_VERSION_1,
+    virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
+};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
+
+/// What a guest is to be like.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Request queues.
+    pub queues: u16,
+    /// Entries of each.
+    pub size: u16,
+    /// Requests that each can have under way.
+    pub depth: u16,
+    /// Most data of one request, bytes.
+    pub data: u32,
+    /// Both sides say which requests and answers they want to be told of.
+    pub event_idx: bool,
+    /// Requests are described in tables of their own.
+    pub indirect: bool,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { queues: 1, size: 128, depth: 8, data: 1 << 20, event_idx: true, indirect: true }
+    }
+}
+
+/// A monitor that is connected to a device.
+pub struct Monitor {
+    /// For what is not here.
+    pub frontend: Frontend,
+    /// The guest's memory.
+    pub memory: Arc<GuestMemoryMmap>,
+    /// A driver for each queue, the one for FORGET first.
+    pub drivers: Vec<Driver>,
+    layout: Layout,
+}
+
+fn other(error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+impl Monitor {
+    /// Connect to a socket and start the device.
+    ///
+    /// # Errors
+    /// Whatever the device refuses.
+    pub fn connect(socket: &Path, layout: Layout) -> io::Result<Self> {
+        Self::start(UnixStream::connect(socket)?, layout)
+    }
+
+    /// The same over a connection that there is.
+    ///
+    /// # Errors
+    /// Whatever the device refuses.
+    pub fn start(stream: UnixStream, layout: Layout) -> io::Result<Self> {
+        let queues = u64::from(layout.queues) + 1;
+        let mut frontend = Frontend::from_stream(stream, queues);
+        frontend.set_owner().map_err(other)?;
+        negotiate(&mut frontend, layout)?;
+        let per_queue = (Ring::bytes(layout.size) + Driver::bytes(&layout)).next_multiple_of(4096);
+        let memory = Arc::new(memory(per_queue * queues)?);
+        let region = memory.iter().next().ok_or_else(|| other("no memory"))?;
+        let region = VhostUserMemoryRegionInfo::from_guest_region(region).map_err(other)?;
+        frontend.set_mem_table(&[region]).map_err(other)?;
+        let mut drivers = Vec::new();
+        for queue in 0..queues {
+            let base = GuestAddress(queue * per_queue);
+            let ring = Ring::new(memory.clone(), base, layout.size, layout.event_idx)?;
+            drivers.push(Driver::new(ring, GuestAddress(base.0 + Ring::bytes(layout.size)), &layout));
+        }
+        let mut monitor = Self { frontend, memory, drivers, layout };
+        for queue in 0..monitor.drivers.len() {
+            monitor.attach(queue)?;
+        }
+        Ok(monitor)
+    }
+
+    /// Hand a queue over.
+    fn attach(&mut self, queue: usize) -> io::Result<()> {
+        let ring = &self.drivers[queue].ring;
+        let region = self.memory.iter().next().ok_or_else(|| other("no memory"))?;
+        // The device is told of rings by the addresses that they have here.
+        let here = |address: GuestAddress| region.as_ptr() as u64 + address.0;
+        let config = VringConfigData {
+            queue_max_size: ring.size,
+            queue_size: ring.size,
+            flags: 0,
+            desc_table_addr: here(ring.table),
+            avail_ring_addr: here(ring.avail()),
+            used_ring_addr: here(ring.used()),
+            log_addr: None,
+        };
+        self.frontend.set_vring_num(queue, ring.size).map_err(other)?;
+        self.frontend.set_vring_addr(queue, &config).map_err(other)?;
+        self.frontend.set_vring_base(queue, 0).map_err(other)?;
+        self.frontend.set_vring_call(queue, &ring.call).map_err(other)?;
+        self.frontend.set_vring_kick(queue, &ring.kick).map_err(other)?;
+        self.frontend.set_vring_enable(queue, true).map_err(other)
+    }
+
+    /// Stop a queue and start it anew, as a driver does that resets the device: whatever was under way is gone.
+    ///
+    /// # Errors
+    /// Whatever the device refuses.
+    pub fn restart(&mut self, queue: usize) -> io::Result<()> {
+        self.frontend.get_vring_base(queue).map_err(other)?;
+        let table = self.drivers[queue].ring.table;
+        let zeros = vec![0u8; Ring::bytes(self.layout.size) as usize];
+        vm_memory::Bytes::write_slice(&*self.memory, &zeros, table).map_err(other)?;
+        let ring = Ring::new(self.memory.clone(), table, self.layout.size, self.layout.event_idx)?;
+        let buffers = GuestAddress(table.0 + Ring::bytes(self.layout.size));
+        self.drivers[queue] = Driver::new(ring, buffers, &self.layout);
+        self.attach(queue)
+    }
+
+    /// Configuration space of the device.
+    ///
+    /// # Errors
+    /// If the device has none.
+    pub fn config(&mut self, len: u32) -> io::Result<Vec<u8>> {
+        let room = vec![0; len as usize];
+        let (_, bytes) =
+            self.frontend.get_config(0, len, VhostUserConfigFlags::empty(), &room).map_err(other)?;
+        Ok(bytes)
+    }
+
+    /// The driver of the first request queue.
+    pub fn driver(&mut self) -> &mut Driver {
+        &mut self.drivers[1]
+    }
+
+    /// The driver of the queue for FORGET.
+    pub fn hiprio(&mut self) -> &mut Driver {
+        &mut self.drivers[0]
+    }
+}
+
+impl std::fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Monitor").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
+fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<()> {
+    let offered = frontend.get_features().map_err(other)?;
+    let mut wanted = 1 << VIRTIO_F_VERSION_1 | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+    if layout.event_idx {
+        wanted |= 1 << VIRTIO_RING_F_EVENT_IDX;
+    }
+    if layout.indirect {
+        wanted |= 1 << VIRTIO_RING_F_INDIRECT_DESC;
+    }
+    if offered & wanted != wanted {
+        return Err(other(format!("the device offers {offered:#x} and not all of {wanted:#x}")));
+    }
+    frontend.set_features(wanted).map_err(other)?;
+    let wanted = VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::CONFIG
+        | VhostUserProtocolFeatures::REPLY_ACK
+        | VhostUserProtocolFeatures::RESET_DEVICE;
+    let offered = frontend.get_protocol_features().map_err(other)?;
+    frontend.set_protocol_features(offered & wanted).map_err(other)?;
+    if offered.contains(VhostUserProtocolFeatures::REPLY_ACK) {
+        frontend.set_hdr_flags(vhost::vhost_user::message::VhostUserHeaderFlag::NEED_REPLY);
+    }
+    Ok(())
+}
+
+/// So much memory, which can be handed to another process.
+fn memory(len: u64) -> io::Result<GuestMemoryMmap> {
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    let file = memfd_create(c"fusewire-guest", MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, len)?;
+    let region =
+        vm_memory::MmapRegion::from_file(FileOffset::new(file.into(), 0), len as usize).map_err(other)?;
+    let region =
+        GuestRegionMmap::new(region, GuestAddress(0)).ok_or_else(|| other("the memory is too long"))?;
+    debug_assert!(region.file_offset().is_some_and(|file| file.file().as_raw_fd() >= 0));
+    GuestMemoryMmap::from_regions(vec![region]).map_err(other)
+}
+
+/// An answer's length without its header, as the device says.
+fn body_len(used: Used) -> usize {
+    (used.len as usize).saturating_sub(size_of::<fusewire_abi::OutHeader>())
+}

@@ -1,0 +1,20 @@
+//! Every bound, with its reason.
+
+/// Entries of a queue: what QEMU allows at most. Linux sends requests of as many pages as fit into a queue.
+pub const QUEUE_SIZE: usize = 1024;
+
+/// Most request queues: the vhost-user crates name the queues of a thread by the bits of a word, and one of them is for FORGET.
+pub const MAX_QUEUES: u16 = 62;
+
+/// How many requests of one thread may be waiting for something at once.
+pub const SLOTS: usize = 256;
+
+/// How many threads may stand in for others that are stuck, for all queues together.
+pub const SPARES: usize = 64;
+
+/// After how many answers the guest is told although more requests wait.
+pub const ANSWERS_PER_SIGNAL: usize = 8;
+
+/// Longest request beside the data of a WRITE, bytes: the longest value of an extended attribute, or a BATCH_FORGET, with room to
+/// spare.
+pub const LONGEST_REQUEST: usize = 256 << 10;

@@ -1,0 +1,138 @@
+//! One request's place on a thread: taken from the queue, answered into the guest's memory.
+
+use crate::{
+    chain::Request,
+    limits::ANSWERS_PER_SIGNAL,
+    queue::{Queue, Taken},
+};
+use fusewire::{
+    channel::{Slot, watch::Status},
+    proto::{message::Message, negotiate::Agreed},
+    types::{Errno, Result},
+};
+use fusewire_abi::Opcode;
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+};
+
+/// From here on errnos are the kernel's own (`ERESTARTSYS`).
+const LAST_ERRNO: i32 = 511;
+
+/// What the slots of one thread and session share.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub queue: Arc<Queue>,
+    /// What the thread is doing.
+    pub status: Arc<Status>,
+    /// Slots that wait for a request.
+    pub idle: RefCell<Vec<usize>>,
+    /// A request that begins or ends a session, which is not a slot's business.
+    pub control: RefCell<Option<Request>>,
+    /// There will be no more requests for this session.
+    pub closed: Cell<bool>,
+    /// Answers that the guest has not been told of.
+    untold: Cell<usize>,
+}
+
+impl Local {
+    pub(crate) fn new(queue: Arc<Queue>, status: Arc<Status>) -> Self {
+        Self {
+            queue,
+            status,
+            idle: RefCell::default(),
+            control: RefCell::default(),
+            closed: Cell::new(false),
+            untold: Cell::new(0),
+        }
+    }
+
+    /// Give back a request, and tell the guest if it has waited long enough.
+    fn put(&self, request: &mut Request, len: u32) {
+        self.queue.put(request, len);
+        self.untold.set(self.untold.get() + 1);
+        if self.untold.get() >= ANSWERS_PER_SIGNAL {
+            self.tell();
+        }
+    }
+
+    /// Tell the guest of answers that it was not told of.
+    pub(crate) fn tell(&self) {
+        if self.untold.replace(0) > 0 {
+            self.queue.signal();
+        }
+    }
+}
+
+/// A slot of one thread.
+#[derive(Debug)]
+pub(crate) struct VirtioSlot {
+    local: Rc<Local>,
+    id: usize,
+    agreed: Agreed,
+    request: Request,
+    /// Where answers are made that are no file's data. Memory that was never used is not there.
+    area: Vec<u8>,
+}
+
+impl VirtioSlot {
+    pub(crate) fn new(local: Rc<Local>, id: usize, agreed: Agreed) -> Self {
+        Self { local, id, agreed, request: Request::default(), area: vec![0; agreed.reply_area()] }
+    }
+
+    /// Take a request, or wait for one.
+    fn fetch(&mut self) -> Poll<bool> {
+        let local = &*self.local;
+        local.idle.borrow_mut().retain(|&id| id != self.id);
+        if local.closed.get() {
+            return Poll::Ready(false);
+        }
+        local.status.reads();
+        if local.control.borrow().is_none()
+            && local.queue.take(&mut self.request, self.agreed) == Taken::Request
+        {
+            local.status.serves();
+            let opcode = self.request.header.opcode;
+            if opcode != Opcode::Init as u32 && opcode != Opcode::Destroy as u32 {
+                return Poll::Ready(true);
+            }
+            *local.control.borrow_mut() = Some(std::mem::take(&mut self.request));
+        }
+        local.idle.borrow_mut().push(self.id);
+        Poll::Pending
+    }
+}
+
+impl Slot for VirtioSlot {
+    fn agreed(&self) -> Agreed {
+        self.agreed
+    }
+
+    fn area(&mut self) -> &mut [u8] {
+        &mut self.area
+    }
+
+    async fn next(&mut self) -> Option<(Message<'_>, &mut [u8])> {
+        if !poll_fn(|_| self.fetch()).await {
+            return None;
+        }
+        Some((self.request.message(), &mut self.area))
+    }
+
+    async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>) {
+        let len = match answer {
+            None => 0,
+            Some(Ok(len)) if self.request.is_read() => self.request.answer(Ok((&[], len))),
+            Some(Ok(len)) => self.request.answer(Ok((&self.area[..len], len))),
+            Some(Err(errno)) if errno.raw_os_error() > LAST_ERRNO => {
+                tracing::error!(unique, %errno, "an answer that is no error; EIO instead");
+                self.request.answer(Err(Errno::IO))
+            }
+            Some(Err(errno)) => self.request.answer(Err(errno)),
+        };
+        self.local.put(&mut self.request, len);
+    }
+}

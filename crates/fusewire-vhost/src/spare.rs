@@ -1,0 +1,211 @@
+//! Threads that stand in for those that are stuck in a system call, so that their queues go on.
+
+use crate::{device::Shared, limits::SPARES, queue::Queue, worker};
+use fusewire::{
+    channel::watch::{Status, Watched, Window},
+    fs::FileSystem,
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fd::OwnedFd,
+};
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+/// How often a stand-in looks for requests that nobody tells it of: the thread that is told is stuck.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+
+/// After how many looks without being needed it goes.
+const PATIENCE: u32 = 100;
+
+/// How many threads a queue lacks and has.
+#[derive(Debug, Default)]
+struct Post {
+    wanted: AtomicUsize,
+    serving: AtomicUsize,
+}
+
+/// One that can stand in.
+#[derive(Debug)]
+struct Spare {
+    status: Arc<Status>,
+    wake: OwnedFd,
+    /// The queue that it serves.
+    task: Mutex<Option<usize>>,
+    told: Condvar,
+}
+
+/// One of them, and its thread.
+type Hired = (Arc<Spare>, Option<JoinHandle<()>>);
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Spares {
+    posts: Vec<Post>,
+    spares: Mutex<Vec<Hired>>,
+    closed: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Spares {
+    pub(crate) fn new(queues: usize) -> Self {
+        let posts = (0..queues).map(|_| Post::default()).collect();
+        Self { posts, spares: Mutex::default(), closed: AtomicBool::new(false) }
+    }
+
+    /// The device is gone: wait until all of them are.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let spares = std::mem::take(&mut *lock(&self.spares));
+        for (spare, thread) in spares {
+            {
+                let _guard = lock(&spare.task);
+                spare.told.notify_all();
+            }
+            spare.wake();
+            _ = thread.map(JoinHandle::join);
+        }
+    }
+}
+
+impl Spare {
+    fn wake(&self) {
+        _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// What the watch reports to.
+pub(crate) struct Lookout<F: FileSystem>(pub Arc<Shared<F>>);
+
+impl<F: FileSystem> Watched for Lookout<F> {
+    fn readers(&self) -> Vec<Arc<Status>> {
+        let spares = lock(&self.0.spares.spares);
+        let queues = self.0.queues.iter().map(|queue| queue.status.clone());
+        queues.chain(spares.iter().map(|(spare, _)| spare.status.clone())).collect()
+    }
+
+    fn stuck(&self, readers: &[usize]) {
+        let device = &self.0;
+        let mut wanted = vec![0; device.queues.len()];
+        {
+            let spares = lock(&device.spares.spares);
+            for &reader in readers {
+                let queue = match reader.checked_sub(device.queues.len()) {
+                    None => Some(reader),
+                    Some(spare) => spares.get(spare).and_then(|(spare, _)| *lock(&spare.task)),
+                };
+                queue.into_iter().for_each(|queue| wanted[queue] += 1);
+            }
+        }
+        for (queue, &wanted) in wanted.iter().enumerate() {
+            let post = &device.spares.posts[queue];
+            post.wanted.store(wanted, Ordering::Relaxed);
+            if wanted > post.serving.load(Ordering::Relaxed) {
+                send(device, queue);
+            }
+        }
+    }
+
+    fn window(&mut self, _window: Window) {}
+}
+
+/// Have one more stand in for a queue's threads, if there may be one more.
+fn send<F: FileSystem>(device: &Arc<Shared<F>>, queue: usize) {
+    let mut spares = lock(&device.spares.spares);
+    if device.spares.closed.load(Ordering::Acquire) {
+        return;
+    }
+    let free = spares.iter().find(|(spare, _)| lock(&spare.task).is_none()).map(|(spare, _)| spare.clone());
+    if let Some(spare) = free {
+        device.spares.posts[queue].serving.fetch_add(1, Ordering::Relaxed);
+        *lock(&spare.task) = Some(queue);
+        spare.told.notify_all();
+        return;
+    }
+    if spares.len() >= SPARES {
+        return;
+    }
+    let Ok(wake) = worker::waker() else { return };
+    let (status, task) = (Arc::default(), Mutex::new(Some(queue)));
+    let spare = Arc::new(Spare { status, wake, task, told: Condvar::new() });
+    device.spares.posts[queue].serving.fetch_add(1, Ordering::Relaxed);
+    let thread = std::thread::Builder::new().name("fusewire-spare".into()).spawn({
+        let (device, spare) = (device.clone(), spare.clone());
+        move || run(&device, &spare)
+    });
+    match thread {
+        Ok(thread) => spares.push((spare, Some(thread))),
+        Err(error) => {
+            device.spares.posts[queue].serving.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(%error, "no thread can stand in for one that is stuck");
+        }
+    }
+}
+
+/// A stand-in's life.
+fn run<F: FileSystem>(device: &Arc<Shared<F>>, spare: &Arc<Spare>) {
+    spare.status.begins();
+    loop {
+        let queue = {
+            let mut task = lock(&spare.task);
+            loop {
+                if device.spares.closed.load(Ordering::Acquire) {
+                    return;
+                }
+                match *task {
+                    Some(queue) => break queue,
+                    None => task = spare.told.wait(task).unwrap_or_else(PoisonError::into_inner),
+                }
+            }
+        };
+        tracing::debug!(queue, "stands in");
+        stand_in(device, spare, queue);
+        spare.status.reads();
+        *lock(&spare.task) = None;
+        device.spares.posts[queue].serving.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn stand_in<F: FileSystem>(device: &Arc<Shared<F>>, spare: &Arc<Spare>, index: usize) {
+    let queue: &Arc<Queue> = &device.queues[index];
+    let (generation, Some(session)) = device.join() else { return };
+    let waker = spare.clone();
+    let mut crew = worker::Crew::new(session, queue, &spare.status, move || waker.wake());
+    let post = &device.spares.posts[index];
+    // Answers that the one who is stuck had not told of.
+    queue.signal();
+    let mut unwanted = 0;
+    let is_over = || device.spares.closed.load(Ordering::Acquire) || device.generation() != generation;
+    while !is_over() && unwanted < PATIENCE {
+        crew.drain();
+        if let Some(request) = crew.control() {
+            worker::control(device, queue, request);
+            continue;
+        }
+        spare.status.reads();
+        wait(spare, Some(&LOOK));
+        crew.poll_woken();
+        let needed = post.wanted.load(Ordering::Relaxed) >= post.serving.load(Ordering::Relaxed);
+        unwanted = if needed { 0 } else { unwanted + 1 };
+    }
+    crew.retire();
+    while !crew.is_idle() && !device.spares.closed.load(Ordering::Acquire) {
+        spare.status.reads();
+        wait(spare, None);
+        crew.poll_woken();
+    }
+}
+
+/// Wait to be woken, at most for so long.
+fn wait(spare: &Spare, limit: Option<&Timespec>) {
+    _ = poll(&mut [PollFd::new(&spare.wake, PollFlags::IN)], limit);
+    _ = rustix::io::read(&spare.wake, &mut [0u8; 8]);
+}

@@ -1,0 +1,74 @@
+//! Guest memory: the only `unsafe` of the crate.
+#![allow(unsafe_code)]
+
+use fusewire::channel::Segments;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryLoadGuard, GuestMemoryMmap};
+
+/// The guest's memory as it was when a request was taken.
+pub(crate) type Memory = GuestMemoryLoadGuard<GuestMemoryMmap>;
+
+/// Pieces of a guest's memory, which stays mapped as long as they are there.
+#[derive(Debug, Default)]
+pub(crate) struct Mapped {
+    // Before what keeps it mapped.
+    segments: Segments,
+    memory: Option<Memory>,
+}
+
+impl Mapped {
+    /// Forget the pieces; from now on they are of this memory.
+    pub(crate) fn begin(&mut self, memory: Memory) {
+        self.segments.clear();
+        self.memory = Some(memory);
+    }
+
+    /// Forget the pieces, and let go of the memory.
+    pub(crate) fn end(&mut self) {
+        self.segments.clear();
+        self.memory = None;
+    }
+
+    /// Append `len` bytes at `address` of the guest. `false` if not all of it is memory.
+    #[must_use]
+    pub(crate) fn push(&mut self, address: GuestAddress, len: usize) -> bool {
+        let Some(memory) = &self.memory else { return false };
+        for slice in memory.get_slices(address, len) {
+            let Ok(slice) = slice else { return false };
+            let guard = slice.ptr_guard_mut();
+            // SAFETY: the slice lies within a mapping, readable and writable, of `self.memory`, which is kept until the
+            // segments are cleared. Nothing in this process makes references to guest memory.
+            unsafe { self.segments.push(guard.as_ptr(), slice.len()) };
+        }
+        true
+    }
+
+    pub(crate) fn segments(&self) -> &Segments {
+        &self.segments
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::{Bytes, GuestAddressSpace, GuestMemoryAtomic};
+
+    #[test]
+    fn only_memory_is_mapped() {
+        let ranges = [(GuestAddress(0x1000), 0x1000), (GuestAddress(0x2000), 0x1000)];
+        let memory = GuestMemoryMmap::from_ranges(&ranges).expect("memory");
+        memory.write_slice(b"abcd", GuestAddress(0x1ffe)).expect("write");
+        let atomic = GuestMemoryAtomic::new(memory);
+        let mut mapped = Mapped::default();
+        assert!(!mapped.push(GuestAddress(0x1000), 1));
+        mapped.begin(atomic.memory());
+        assert!(mapped.push(GuestAddress(0x1ffe), 4));
+        let mut out = [0; 8];
+        assert_eq!(mapped.segments().copy_out(0, &mut out), 4);
+        assert_eq!(&out[..4], b"abcd");
+        for (address, len) in
+            [(0, 1), (0xfff, 2), (0x2fff, 2), (0x3000, 1), (u64::MAX, 1), (0x1000, usize::MAX)]
+        {
+            assert!(!mapped.push(GuestAddress(address), len), "{address:#x} {len}");
+        }
+    }
+}

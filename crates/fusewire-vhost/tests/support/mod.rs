@@ -1,0 +1,105 @@
+//! A device with a guest.
+#![allow(dead_code)]
+
+use fusewire::{
+    Attr, Context, FileSystem, Result,
+    op::{Getattr, Read},
+    reply::Sink,
+};
+use fusewire_fs::passthrough::{self, Passthrough};
+use fusewire_vhost::{
+    Device, Options, Server,
+    kit::{Layout, Monitor},
+};
+use std::{
+    fs, io,
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+/// A device that serves a guest made of the kit.
+pub struct Guest {
+    pub monitor: Monitor,
+    pub server: Option<JoinHandle<std::result::Result<(), fusewire_vhost::Error>>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Guest {
+    pub fn start<F: FileSystem>(
+        make: impl Fn() -> io::Result<F> + Send + Sync + 'static,
+        options: Options,
+        layout: Layout,
+    ) -> Self {
+        let tag = options.tag.clone().or(Some("test".into()));
+        Self::start_as(make, Options { tag, ..options }, layout)
+    }
+
+    pub fn start_as<F: FileSystem>(
+        make: impl Fn() -> io::Result<F> + Send + Sync + 'static,
+        options: Options,
+        layout: Layout,
+    ) -> Self {
+        let dir = tempfile::tempdir().expect("directory");
+        let listener = UnixListener::bind(dir.path().join("socket")).expect("socket");
+        let device = Device::new(make, options).expect("device");
+        let server = std::thread::spawn(move || Server::accept(device, listener)?.wait());
+        let stream = UnixStream::connect(dir.path().join("socket")).expect("connect");
+        let monitor = Monitor::start(stream, layout).expect("monitor");
+        Self { monitor, server: Some(server), _dir: dir }
+    }
+
+    /// End of the guest. The device must end well.
+    pub fn end(mut self) {
+        let server = self.server.take();
+        drop(self);
+        server.expect("server").join().expect("no panic").expect("a good end");
+    }
+}
+
+/// The directory, re-exported.
+pub fn passthrough(dir: &Path) -> impl Fn() -> io::Result<Passthrough> + Send + Sync + 'static {
+    let dir = dir.to_owned();
+    move || {
+        let options = passthrough::Options { forward: passthrough::Forward::Off, ..Default::default() };
+        Passthrough::new(&dir, options)
+    }
+}
+
+/// A filesystem whose reads keep their thread until somebody writes into a pipe.
+#[derive(Clone, Debug)]
+pub struct Hanging(Arc<fs::File>);
+
+/// What makes them end.
+pub struct Hung(Arc<fs::File>);
+
+impl Hanging {
+    pub fn over(pipe: &Path) -> (Self, Hung) {
+        let file = fs::File::options().read(true).write(true).open(pipe).expect("pipe");
+        let file = Arc::new(file);
+        (Self(file.clone()), Hung(file))
+    }
+}
+
+impl Hung {
+    /// Let so many reads end.
+    pub fn release(&self, count: usize) {
+        for _ in 0..count {
+            io::Write::write_all(&mut &*self.0, b"late").expect("pipe");
+        }
+    }
+}
+
+impl FileSystem for Hanging {
+    async fn getattr(&self, _cx: &Context, _op: Getattr) -> Result<Attr> {
+        Ok(Attr::directory())
+    }
+
+    async fn read(&self, _cx: &Context, _op: Read, out: &mut Sink<'_>) -> Result<()> {
+        let mut bytes = [0; 4];
+        io::Read::read_exact(&mut &*self.0, &mut bytes).map_err(|_| fusewire::Errno::IO)?;
+        out.put(&bytes);
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! A directory in a guest: `fusewire vhost` here, User Mode Linux there. It boots in a second and needs no processor that lets
+//! itself be virtualised.
+
+use super::{
+    image::{self, Program},
+    machine,
+    packages::{Store, Unavailable},
+};
+use crate::{ci, run};
+use anyhow::{Context, Result, bail};
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The name that the guest mounts by.
+const TAG: &str = "share";
+
+/// What one guest does. `/other` is a filesystem of its own.
+const JOB: &str = "\
+mount -t virtiofs share /mnt || exit 1
+mkdir -p /other && mount -t tmpfs other /other
+mount -t tmpfs tmp /root
+status=0
+fusewire-posix --quiet SKIPPED /mnt || status=1
+if [ -e /usr/bin/pjdfstest ]; then
+    mkdir /mnt/pjdfstest && pjdfstest -c /pjdfstest.toml -p /mnt/pjdfstest -s /other > /tmp/pjdfstest.log 2>&1 || {
+        grep -v -e success -e skipped /tmp/pjdfstest.log | tail -n 100; status=1; }
+    tail -n 1 /tmp/pjdfstest.log
+fi
+if [ -e /usr/bin/fsx ]; then
+    fsx -f /fsx.toml -P /tmp -N OPERATIONS -S 1 /mnt/fsx > /tmp/fsx.log 2>&1 || { tail -n 50 /tmp/fsx.log; status=1; }
+    tail -n 1 /tmp/fsx.log
+fi
+rm -rf /mnt/* && umount /mnt || status=1
+exit $status";
+
+/// Cases of the POSIX suite that ask for what this guest is not, whatever it mounts.
+const SKIPPED: [(&str, &str); 4] = [
+    (
+        "times-of-a-new-file",
+        "User Mode Linux has no clock that needs no system call, and the suite dies of that",
+    ),
+    ("times-btime", "User Mode Linux has no clock that needs no system call, and the suite dies of that"),
+    ("map-executed", "a copy of busybox under another name is no program"),
+    ("exec-text-busy", "a copy of busybox under another name is no program"),
+];
+
+/// Sizes that cross the largest request.
+const FSX: &str = "flen = 1500000\n[opsize]\nmin = 1\nmax = 200000\n[weights]\nclose_open = 1.0\ninvalidate = 1.0\nmapread = 10.0\n\
+    mapwrite = 10.0\nread = 10.0\nwrite = 10.0\ntruncate = 5.0\nfsync = 0.5\nfdatasync = 0.5\nposix_fallocate = 2.0\n\
+    punch_hole = 2.0\nsendfile = 5.0\nposix_fadvise = 1.0\ncopy_file_range = 5.0\n";
+
+const PJDFSTEST: &str = "[features]\nposix_fallocate = {}\nrename_ctime = {}\nstat_st_birthtime = {}\nutime_now = {}\nutimensat = {}\n\n\
+    [settings]\nnaptime = 0.02\nallow_remount = false\n\n\
+    [dummy_auth]\nentries = [[\"nobody\", \"nogroup\"], [\"daemon\", \"daemon\"]]\n";
+
+/// `cargo xtask guest --virtio`.
+pub fn run(words: &[&str]) -> Result<()> {
+    let (profiles, operations): (&[&str], u32) = match words {
+        [] => (&["auto"], 5_000),
+        ["--all"] => (&["never", "auto", "always"], 50_000),
+        _ => bail!("unknown words {words:?}: there is --all"),
+    };
+    if !run::is_root() {
+        return Err(Unavailable::new("User Mode Linux gets its own libraries by a mount, as root").into());
+    }
+    let store = Store::open(&run::target_dir()?.join("guest"))?;
+    let uml = store.uml()?;
+    let mut programs = programs()?;
+    for module in ["fuse", "virtiofs"] {
+        programs.push(Program { from: uml.module(module)?, to: format!("modules/{module}.ko").into() });
+    }
+    let skipped: Vec<_> = SKIPPED.iter().map(|(case, why)| format!("--skip '{case}={why}'")).collect();
+    let job = JOB.replace("OPERATIONS", &operations.to_string()).replace("SKIPPED", &skipped.join(" "));
+    let script =
+        format!("cat > /fsx.toml <<'END'\n{FSX}END\ncat > /pjdfstest.toml <<'END'\n{PJDFSTEST}END\n{job}");
+    let initrd = image::build(&store, &programs, &script)?;
+    for profile in profiles {
+        let start = Instant::now();
+        let device = Device::start(&store.dir().join("share"), profile)?;
+        let mut command = Command::new("unshare");
+        // It finds its loader by a path that is the machine's own.
+        let script = "lib=$1; bb=$2; shift 2; for f in ld-linux-x86-64.so.2 libc.so.6; do \
+             $bb mount -o bind $lib/$f /lib/x86_64-linux-gnu/$f || exit 98; done; exec \"$@\"";
+        command
+            .args(["--mount", "--propagation", "private"])
+            .arg(store.busybox()?)
+            .args(["sh", "-c", script, "sh"]);
+        command.arg(uml.libraries()).arg(store.busybox()?).arg(uml.program());
+        command.arg("mem=1G").arg(format!("initrd={}", initrd.display()));
+        command.arg(format!("virtio_uml.device={}:26", device.socket.display()));
+        command.args(["con=null", "con0=fd:0,fd:1", "seccomp=on", "quiet"]);
+        eprintln!("xtask: User Mode Linux, --cache {profile}");
+        machine::watch(&mut command, 600)?;
+        device.end()?;
+        eprintln!("xtask: guest: --cache {profile}: done in {} s", start.elapsed().as_secs());
+    }
+    Ok(())
+}
+
+/// What runs in the guest.
+fn programs() -> Result<Vec<Program>> {
+    let mut programs = vec![Program { from: binary("fusewire-posix")?, to: "usr/bin/fusewire-posix".into() }];
+    for tool in ["pjdfstest", "fsx"] {
+        let from = run::target_dir()?.join("tools/bin").join(tool);
+        if from.is_file() {
+            programs.push(Program { from, to: Path::new("usr/bin").join(tool) });
+        } else {
+            eprintln!("xtask: {tool} is not there and does not run: `cargo xtask setup` installs it");
+        }
+    }
+    Ok(programs)
+}
+
+/// One of our programs: beside the one that FUSEWIRE_BIN names, else the release build.
+fn binary(name: &str) -> Result<PathBuf> {
+    if let Some(fusewire) = std::env::var_os("FUSEWIRE_BIN") {
+        return Ok(PathBuf::from(fusewire).with_file_name(name));
+    }
+    match name {
+        "fusewire" => ci::build()?,
+        name => run::must(&mut run::cargo(&["build", "--release", "--quiet", "--package", name]))?,
+    }
+    Ok(run::target_dir()?.join("release").join(name))
+}
+
+/// A running `fusewire vhost`.
+struct Device {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Device {
+    fn start(dir: &Path, profile: &str) -> Result<Self> {
+        _ = std::fs::remove_dir_all(dir);
+        std::fs::create_dir_all(dir)?;
+        let socket = dir.with_extension("sock");
+        let mut command = Command::new(binary("fusewire")?);
+        command.args(["vhost", "--xattr", "--tag", TAG, "--cache", profile, "--socket-path"]).arg(&socket);
+        command.arg("--shared-dir").arg(dir).stdin(Stdio::null());
+        let mut child = command.spawn().context("cannot start fusewire")?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !socket.exists() {
+            if let Some(status) = child.try_wait()? {
+                bail!("fusewire vhost ended at once: {status}");
+            }
+            if Instant::now() > deadline {
+                _ = child.kill();
+                bail!("fusewire vhost does not listen at {}", socket.display());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Self { child, socket })
+    }
+
+    /// It ends by itself, and well, once the guest is gone.
+    fn end(mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("fusewire vhost ended with {status}"),
+                None if Instant::now() > deadline => bail!("fusewire vhost does not end with its guest"),
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // Does nothing to one that has ended.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
