@@ -35,8 +35,12 @@ complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "mount" -d 'Mount 
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "m" -d 'Mount a directory, or a filesystem in memory'
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "unmount" -d 'Unmount a FUSE mount, and tell who uses it if that fails'
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "umount" -d 'Unmount a FUSE mount, and tell who uses it if that fails'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "vhost" -d 'Share a directory with a virtual machine, as a virtio-fs device'
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "probe" -d 'Tell what this kernel, this user and a directory allow'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "stats" -d 'Show what a mount has been asked for'
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "bench" -d 'Measure channels, peers and the directory beneath at the same work'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "top" -d 'Show the requests of every FUSE mount of this machine: how many, how fast, and which are stuck'
+complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "trace" -d 'Print each request of the FUSE mounts of this machine'
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "install-helper" -d 'Make `mount -t fuse.fusewire` and fstab work'
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "completions" -d 'Print a script that completes command lines of fusewire'
 complete -c fusewire -n "__fish_fusewire_needs_command" -f -a "man" -d 'Write the manual pages into a directory'
@@ -47,8 +51,13 @@ null\t'Accepts all data and keeps none of it, for measurements; SRC is `none`'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l size -d 'With --fs mem: room for the content of files, such as 512M [default: 1G]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l delay -d 'With --fs null: how long each read and write takes, as on a slow disk, such as 2ms [default: 0s]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s o -l options -d 'Mount options, separated by commas; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l policy -d 'Keep everybody to the rules in FILE (TOML; docs/policy.md), besides permission bits; SIGHUP reads it again' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l kernel-answers -d 'Have the kernel say again by itself what somebody may not do and which attributes are absent (BPF LSM) [default: auto]' -r -f -a "auto\t'With --policy, where the kernel takes the programs for it'
+always\t'In any case; it is an error if the kernel does not take them'
+off\t'Never'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l cache -d 'How much the kernel remembers between requests [default: auto]' -r -f -a "none\t'Nothing: each access asks, as if several machines wrote to SRC'
 auto\t'Names and attributes for a second, data as long as the file has not changed'
+coherent\t'Everything, until somebody changes it: the kernel is told of what others do to SRC, if it can be (root, local SRC)'
 always\t'Everything, until it is changed through the mount: SRC must not be changed in other ways'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l entry-timeout -d 'How long the kernel trusts a name it has seen' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l attr-timeout -d 'How long the kernel trusts sizes, times and modes' -r
@@ -71,6 +80,12 @@ always\t'Always: fail where it is not possible'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l passthrough -d 'Have the kernel read, write and map the files of SRC by itself, without a request [default: auto]' -r -f -a "auto\t'Files of 64 KiB or more, where the kernel can: Linux 6.9 or newer, as root'
 always\t'Small and new ones, too, whose opening takes longer then'
 off\t'None: each read and write is a request'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l opens -d 'Whether opening and closing a file is a request [default: auto]' -r -f -a "auto\t'Stateless for directories with --cache always; for files, too, once ten thousand small ones were opened in a row, if --locks is mount'
+stateless\t'No: for trees of small files that are read again and again. It takes --cache always or coherent, and --locks mount, and excludes --passthrough'
+handles\t'Yes, so that large files can be read and written by the kernel itself'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l locks -d 'Who sees locks taken on the mount: everybody who uses SRC, or users of this mount alone [default: directory]' -r -f -a "directory\t'Everybody who uses SRC, on the mount or not'
+mount\t'Users of this mount: the kernel keeps them to itself, without requests'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l metrics -d 'Time requests, and serve metrics in the form of OpenMetrics, which Prometheus reads, at http://ADDR:PORT/metrics; a port alone is of 127.0.0.1. Whoever can connect can read them' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s r -l read-only -d 'Nothing can be changed through the mount (-o ro)'
@@ -80,6 +95,7 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s d -l daemon 
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l auto-unmount -d 'The mount goes away with the daemon, even if it is killed'
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l dry-run -d 'Check everything that can be checked beforehand, and mount nothing'
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l sloppy -d 'Options in -o that are not known are ignored, as mount(8) asks for with -s'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l stats -d 'Time requests, and print requests by operation when the mount ends, and on SIGUSR1'
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s q -l quiet -d 'Say nothing but errors'
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -89,8 +105,13 @@ null\t'Accepts all data and keeps none of it, for measurements; SRC is `none`'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l size -d 'With --fs mem: room for the content of files, such as 512M [default: 1G]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l delay -d 'With --fs null: how long each read and write takes, as on a slow disk, such as 2ms [default: 0s]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s o -l options -d 'Mount options, separated by commas; may be repeated' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l policy -d 'Keep everybody to the rules in FILE (TOML; docs/policy.md), besides permission bits; SIGHUP reads it again' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l kernel-answers -d 'Have the kernel say again by itself what somebody may not do and which attributes are absent (BPF LSM) [default: auto]' -r -f -a "auto\t'With --policy, where the kernel takes the programs for it'
+always\t'In any case; it is an error if the kernel does not take them'
+off\t'Never'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l cache -d 'How much the kernel remembers between requests [default: auto]' -r -f -a "none\t'Nothing: each access asks, as if several machines wrote to SRC'
 auto\t'Names and attributes for a second, data as long as the file has not changed'
+coherent\t'Everything, until somebody changes it: the kernel is told of what others do to SRC, if it can be (root, local SRC)'
 always\t'Everything, until it is changed through the mount: SRC must not be changed in other ways'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l entry-timeout -d 'How long the kernel trusts a name it has seen' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l attr-timeout -d 'How long the kernel trusts sizes, times and modes' -r
@@ -113,6 +134,12 @@ always\t'Always: fail where it is not possible'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l passthrough -d 'Have the kernel read, write and map the files of SRC by itself, without a request [default: auto]' -r -f -a "auto\t'Files of 64 KiB or more, where the kernel can: Linux 6.9 or newer, as root'
 always\t'Small and new ones, too, whose opening takes longer then'
 off\t'None: each read and write is a request'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l opens -d 'Whether opening and closing a file is a request [default: auto]' -r -f -a "auto\t'Stateless for directories with --cache always; for files, too, once ten thousand small ones were opened in a row, if --locks is mount'
+stateless\t'No: for trees of small files that are read again and again. It takes --cache always or coherent, and --locks mount, and excludes --passthrough'
+handles\t'Yes, so that large files can be read and written by the kernel itself'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l locks -d 'Who sees locks taken on the mount: everybody who uses SRC, or users of this mount alone [default: directory]' -r -f -a "directory\t'Everybody who uses SRC, on the mount or not'
+mount\t'Users of this mount: the kernel keeps them to itself, without requests'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l metrics -d 'Time requests, and serve metrics in the form of OpenMetrics, which Prometheus reads, at http://ADDR:PORT/metrics; a port alone is of 127.0.0.1. Whoever can connect can read them' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s r -l read-only -d 'Nothing can be changed through the mount (-o ro)'
@@ -122,6 +149,7 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s d -l daemon -d '
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l auto-unmount -d 'The mount goes away with the daemon, even if it is killed'
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l dry-run -d 'Check everything that can be checked beforehand, and mount nothing'
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l sloppy -d 'Options in -o that are not known are ignored, as mount(8) asks for with -s'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l stats -d 'Time requests, and print requests by operation when the mount ends, and on SIGUSR1'
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s q -l quiet -d 'Say nothing but errors'
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -139,6 +167,47 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s a -l abort 
 complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
 complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s q -l quiet -d 'Say nothing but errors'
 complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l shared-dir -d 'Directory to share' -r -f -a "(__fish_complete_directories)"
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l socket-path -d 'Socket to make, where the virtual machine connects' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l fd -d 'Listening socket that the caller has made, by its descriptor' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l socket-group -d 'Group whose members may connect' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l tag -d 'Name to mount by, for monitors that ask the device for it' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l queues -d 'Request queues: at least as many as the virtual machine is given [default: one per CPU, at most 8]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l cache -d 'What the guest may remember' -r -f -a "never\t'Nothing: several guests, or the host, write to DIR'
+auto\t'Names and attributes for a second, data as long as the file has not changed'
+always\t'Everything, until it is changed by this guest: DIR must not be changed in other ways'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l posix-acl -d 'Access control lists; they imply --xattr' -r -f -a "never\t''
+auto\t''
+always\t''"
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l inode-file-handles -d 'Whether files are remembered by file handle' -r -f -a "never\t'Never: each file that the guest knows costs a file descriptor'
+prefer\t'Where DIR and the rights of the user allow it'
+mandatory\t'Always: fail where it is not possible'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l rlimit-nofile -d 'Most file descriptors; 0 leaves the limit as it is [default: as many as are allowed]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l sandbox -d 'How the daemon shuts itself in' -r -f -a "namespace\t'Namespaces of its own, with DIR as root'
+chroot\t'DIR as root'
+none\t'Not at all'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l thread-pool-size -d 'Taken for the sake of virtiofsd\'s users: threads come and go here as they are needed' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l seccomp -d 'Kill the process at system calls that are not on a list' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l xattrmap -d 'Rename extended attributes' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l security-label -d 'Security labels' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l translate-uid -d 'Users of the guest and of the host' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l translate-gid -d 'Groups of the guest and of the host' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l uid-map -d 'Users of the sandbox' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l gid-map -d 'Groups of the sandbox' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l modcaps -d 'Capabilities to keep or drop' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l migration-mode -d 'How a guest moves to another host' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l readonly -d 'Refuse every change'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l xattr -d 'Extended attributes, and with them access control lists'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l shared-locks -d 'Locks that the guest takes hold for everybody who uses DIR, not in the guest alone'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l print-capabilities -d 'Print what there is, as JSON, for libvirt and its like'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l announce-submounts -d 'Tell the guest which directories are mounts'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l writeback -d 'Have the guest gather writes'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l preserve-noatime -d 'Keep access times'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
 complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -l json -d 'Print JSON'
@@ -146,10 +215,38 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -l offer-only -
 complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
 complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -s q -l quiet -d 'Say nothing but errors'
 complete -c fusewire -n "__fish_fusewire_using_subcommand probe" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand stats" -l watch -d 'Again every so many seconds, until the mount ends or Ctrl-C' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand stats" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand stats" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand stats" -l json -d 'Print JSON; with --watch a line each time'
+complete -c fusewire -n "__fish_fusewire_using_subcommand stats" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand stats" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand stats" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c fusewire -n "__fish_fusewire_using_subcommand bench" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand bench" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
 complete -c fusewire -n "__fish_fusewire_using_subcommand bench" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
 complete -c fusewire -n "__fish_fusewire_using_subcommand bench" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand top" -s i -l interval -d 'How long an interval is' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand top" -l stuck -d 'From which age on a request that is not answered counts as stuck' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand top" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand top" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand top" -l split -d 'Split times into waiting for the server, its service, and the caller\'s waking up'
+complete -c fusewire -n "__fish_fusewire_using_subcommand top" -s 1 -l once -d 'One interval, as text; the default if standard output is no terminal'
+complete -c fusewire -n "__fish_fusewire_using_subcommand top" -l json -d 'Print JSON, an object in a line for each interval'
+complete -c fusewire -n "__fish_fusewire_using_subcommand top" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand top" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand top" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c fusewire -n "__fish_fusewire_using_subcommand trace" -l op -d 'Only these operations, such as lookup,read' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand trace" -l pid -d 'Only requests of this process' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand trace" -l slow -d 'Only requests that took so many microseconds or longer' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand trace" -s n -l count -d 'End after so many requests' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand trace" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand trace" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand trace" -l split -d 'Tell how long requests waited for the server, too; costs a little at every system call of the machine'
+complete -c fusewire -n "__fish_fusewire_using_subcommand trace" -l json -d 'Print JSON, an object in a line for each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand trace" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
+complete -c fusewire -n "__fish_fusewire_using_subcommand trace" -s q -l quiet -d 'Say nothing but errors'
+complete -c fusewire -n "__fish_fusewire_using_subcommand trace" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -l dir -d 'Where to put the link; mount(8) looks into /sbin' -r -f -a "(__fish_complete_directories)"
 complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand install-helper" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
@@ -167,11 +264,15 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand man" -l log-file -d 'A
 complete -c fusewire -n "__fish_fusewire_using_subcommand man" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
 complete -c fusewire -n "__fish_fusewire_using_subcommand man" -s q -l quiet -d 'Say nothing but errors'
 complete -c fusewire -n "__fish_fusewire_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "mount" -d 'Mount a directory, or a filesystem in memory'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "unmount" -d 'Unmount a FUSE mount, and tell who uses it if that fails'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "probe" -d 'Tell what this kernel, this user and a directory allow'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "bench" -d 'Measure channels, peers and the directory beneath at the same work'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "install-helper" -d 'Make `mount -t fuse.fusewire` and fstab work'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "completions" -d 'Print a script that completes command lines of fusewire'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "man" -d 'Write the manual pages into a directory'
-complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount probe bench install-helper completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount vhost probe stats bench top trace install-helper completions man help" -f -a "mount" -d 'Mount a directory, or a filesystem in memory'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount vhost probe stats bench top trace install-helper completions man help" -f -a "unmount" -d 'Unmount a FUSE mount, and tell who uses it if that fails'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount vhost probe stats bench top trace install-helper completions man help" -f -a "vhost" -d 'Share a directory with a virtual machine, as a virtio-fs device'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount vhost probe stats bench top trace install-helper completions man help" -f -a "probe" -d 'Tell what this kernel, this user and a directory allow'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount vhost probe stats bench top trace install-helper completions man help" -f -a "stats" -d 'Show what a mount has been asked for'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount vhost probe stats bench top trace install-helper completions man help" -f -a "bench" -d 'Measure channels, peers and the directory beneath at the same work'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount vhost probe stats bench top trace install-helper completions man help" -f -a "top" -d 'Show the requests of every FUSE mount of this machine: how many, how fast, and which are stuck'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount vhost probe stats bench top trace install-helper completions man help" -f -a "trace" -d 'Print each request of the FUSE mounts of this machine'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount vhost probe stats bench top trace install-helper completions man help" -f -a "install-helper" -d 'Make `mount -t fuse.fusewire` and fstab work'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount vhost probe stats bench top trace install-helper completions man help" -f -a "completions" -d 'Print a script that completes command lines of fusewire'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount vhost probe stats bench top trace install-helper completions man help" -f -a "man" -d 'Write the manual pages into a directory'
+complete -c fusewire -n "__fish_fusewire_using_subcommand help; and not __fish_seen_subcommand_from mount unmount vhost probe stats bench top trace install-helper completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -212,6 +212,17 @@ impl Local {
         awake
     }
 
+    /// It was woken, perhaps to hear that all is over, or that what rests is called for.
+    fn heed(&self) {
+        if self.crew.has_ended() {
+            self.close();
+        }
+        if self.spare.hears() {
+            self.called.set(true);
+            self.rouse();
+        }
+    }
+
     /// Answers must not wait until the next request has been served.
     fn submit_if_queued(&self) {
         let mut ring = self.ring.borrow_mut();
@@ -272,13 +283,7 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         if woken {
             drain(&wake);
             tasks.poll_woken();
-            if crew.has_ended() {
-                local.close();
-            }
-            if local.spare.hears() {
-                local.called.set(true);
-                local.rouse();
-            }
+            local.heed();
         }
         while let Some(id) = { local.due.borrow_mut().pop() } {
             tasks.poll(id);
