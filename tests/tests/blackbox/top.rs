@@ -344,7 +344,8 @@ fn what_is_lost_is_counted_and_told() {
     let says = Arc::clone(&trace.says);
     wait::assert_within(SOON, "the loss is told", || says.lock().unwrap().contains("were lost"));
     let told = trace.end().len();
-    let summary = || says.lock().unwrap().lines().find(|line| line.ends_with(" lost")).map(str::to_owned);
+    let summary =
+        || says.lock().unwrap().lines().find(|line| line.contains(" requests, ")).map(str::to_owned);
     let summary = wait::until(SOON, summary).expect("a last line");
     assert!(told < MANY, "nothing was lost");
     assert_eq!(summary, format!("fusewire: {told} requests, {} lost", MANY - told));
@@ -366,7 +367,9 @@ fn lines_end_where_they_are_told_to() {
         !text.is_running()
     });
     let line = text.finish(SOON).ok();
-    assert!(line.contains("LOOKUP") && line.contains("\"missing-0\"") && line.contains("ENOENT"), "{line}");
+    // Of a request that was sent before it was watched, the name is not known.
+    let is_named = line.contains("\"missing-0\"") || line.contains(" ? ");
+    assert!(line.contains("LOOKUP") && line.contains("ENOENT") && is_named, "{line}");
     mount.stop();
 }
 

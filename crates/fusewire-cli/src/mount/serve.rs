@@ -161,6 +161,7 @@ fn serve_until(
     ending.mounted(handle.clone());
     let facts = Facts { source: plan.source.clone(), fs: plan.fs.to_string(), cache: plan.cache.to_string() };
     let live = Live::start(handle.clone(), facts, (&plan.show, before), (is_daemon, plan.log.quiet));
+    super::sys::forget_code();
     let ended = server.join().map_err(|error| Failure::new(with_causes(&error)))?;
     signals::notify(&[NotifyState::Stopping]);
     tracing::info!(requests = handle.stats().requests(), "{} has ended", plan.mountpoint.display());
