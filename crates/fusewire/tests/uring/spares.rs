@@ -151,7 +151,8 @@ real! {
             while_reading(&mount, 8, "sleep2", |served| best_rate(served, 3));
             let spares = stand_ins();
             assert!(!spares.is_empty());
-            assert!(while_reading(&mount, 4, "plain", |_| all_rest(&spares)), "they go on");
+            // Many enough that the home threads have requests in work: else a spare one may go on to serve all there are.
+            assert!(while_reading(&mount, 8, "plain", |_| all_rest(&spares)), "they go on");
             let begin = Instant::now();
             let ended = match way {
                 "idle" => {
