@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(segments.copy_out(1, &mut out), 11);
         assert_eq!(&out[..11], b".abcdef..xy");
         segments.zero(3, 2);
-        assert_eq!(memory, b"..a\0....\0cde....f.xy....");
+        assert_eq!(memory, b"..a\0....\0def......xy....");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! longest, although the one that has just answered would take the next request without any waking. But the more callers
 //! there are and the longer a request takes, the more a single reader is the bottleneck. And where CPUs idle, the
 //! scheduler wakes a caller on another CPU than its reader's, each time: a lone reader then wakes by interrupt for every
-//! request, whereas of two pinned ones the next in turn is mostly the one beside the caller. So one pinned reader per CPU is tried on
+//! request, whereas of two the next in turn is often the one beside the caller. So as many readers as there are CPUs are tried on
 //! the load as it is, and kept if that is faster or cheaper.
 
 use crate::channel::watch::Window;
@@ -14,7 +14,7 @@ use crate::channel::watch::Window;
 pub(super) enum Stance {
     /// One reader, wherever the scheduler puts it; the others rest.
     Single,
-    /// One reader per CPU, pinned there.
+    /// As many readers as there are CPUs. Not pinned: a thread that a handler starts would inherit its reader's CPU.
     PerCpu,
 }
 

@@ -182,14 +182,13 @@ impl Pool {
         let (session, device) = (session.clone(), Arc::new(NotInherited::new(device)));
         let crew =
             Crew { session: session.clone(), layer, device, cloneable, beside_ring, pool: pool.clone() };
-        let cpus = allowed_cpus();
-        let threads = threads.unwrap_or(cpus.len()).max(1);
+        let threads = threads.unwrap_or_else(|| allowed_cpus().len()).max(1);
         for i in 0..threads {
             // The first is always at work.
             crew.hire(i > 0, i == 0)?;
         }
         let (governor, stance) = (Governor::default(), Stance::Single);
-        let mut watch = Guard { crew, governor, stance, threads, cpus };
+        let mut watch = Guard { crew, governor, stance, threads };
         let crew = &watch.crew;
         let notifications = {
             let device = crew.device.clone();
@@ -276,7 +275,6 @@ struct Guard<F, L> {
     stance: Stance,
     /// Readers at work when nobody is stuck, at most.
     threads: usize,
-    cpus: Vec<usize>,
 }
 
 impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
@@ -300,20 +298,7 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
                 self.stance = stance;
                 tracing::debug!(?stance, ?window, "readers");
                 self.crew.pool.govern(if stance == Stance::PerCpu { self.threads - 1 } else { 0 });
-                self.place(stance);
             }
-        }
-    }
-}
-
-impl<F: FileSystem, L: Layer> Guard<F, L> {
-    /// Pin one reader to each CPU, or none: also not those that stand in for others, since a thread that a handler starts
-    /// inherits the CPUs of its reader.
-    fn place(&self, stance: Stance) {
-        let readers = self.readers();
-        for (i, reader) in readers.iter().enumerate().take(self.threads.min(self.cpus.len())) {
-            let cpus = if stance == Stance::PerCpu { &self.cpus[i..=i] } else { &self.cpus[..] };
-            reader.tid().inspect(|&reader| reader::allow(Some(reader), cpus));
         }
     }
 }
