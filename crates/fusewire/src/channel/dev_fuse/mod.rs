@@ -1,8 +1,8 @@
 //! Classic `/dev/fuse`.
 //!
 //! There is one reader thread per CPU, each on a descriptor of its own (`FUSE_DEV_IOC_CLONE`): it reads a request, serves
-//! it and writes the answer. Most of the time a single one of them waits for requests; the governor (`govern.rs`) puts the
-//! others to work, each pinned to its CPU, when that is faster. A handler that awaits something gives way: its reader goes on reading with another
+//! it and writes the answer. At first a single one of them waits for requests; the governor (`govern.rs`) puts the
+//! others to work when that is faster. A handler that awaits something gives way: its reader goes on reading with another
 //! slot. A handler stuck in a system call is noticed by the watch (`../watch.rs`), which puts spare readers to work.
 //!
 //! A request is read in one system call to where its pieces belong: the data of a WRITE begins at a page border, header and
