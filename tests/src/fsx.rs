@@ -5,27 +5,7 @@ use crate::program::{Finished, program};
 use std::path::Path;
 
 /// Every operation it has; sizes that cross the largest FUSE request.
-const CONFIGURATION: &str = "\
-flen = 1500000
-[opsize]
-min = 1
-max = 200000
-[weights]
-close_open = 1.0
-invalidate = 1.0
-mapread = 10.0
-mapwrite = 10.0
-read = 10.0
-write = 10.0
-truncate = 5.0
-fsync = 0.5
-fdatasync = 0.5
-posix_fallocate = 2.0
-punch_hole = 2.0
-sendfile = 5.0
-posix_fadvise = 1.0
-copy_file_range = 5.0
-";
+const CONFIGURATION: &str = include_str!("fsx.toml");
 
 /// Runs it on `file` with the seed; files for looking into a failure go to `scratch`.
 #[track_caller]

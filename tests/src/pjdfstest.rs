@@ -5,21 +5,7 @@ use crate::program::program;
 use std::path::{Path, PathBuf};
 
 /// Configuration: every feature that Linux has. Birth time is asked for through statx, which FUSE forwards.
-const CONFIGURATION: &str = "\
-[features]
-posix_fallocate = {}
-rename_ctime = {}
-stat_st_birthtime = {}
-utime_now = {}
-utimensat = {}
-
-[settings]
-naptime = 0.02
-allow_remount = ALLOW_REMOUNT
-
-[dummy_auth]
-entries = [[\"nobody\", \"nogroup\"], [\"daemon\", \"daemon\"]]
-";
+const CONFIGURATION: &str = include_str!("pjdfstest.toml");
 
 /// What the suite said.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

@@ -278,6 +278,15 @@ pub const NAME_OFFSET: usize = size_of::<Dirent>();
 /// Where the name starts in the reply to READDIRPLUS, in bytes from its [`Direntplus`].
 pub const NAME_OFFSET_DIRENTPLUS: usize = size_of::<Direntplus>();
 
+impl Dirent {
+    /// The first entry of a reply to READDIR, its name, and what follows it. `None` if it is not all there.
+    pub fn split(reply: &[u8]) -> Option<(Self, &[u8], &[u8])> {
+        let (head, after) = <Self as zerocopy::FromBytes>::read_from_prefix(reply).ok()?;
+        let name = after.get(..head.namelen as usize)?;
+        Some((head, name, reply.get(dirent_size(name.len())..)?))
+    }
+}
+
 /// How many bytes an entry with a name of this length takes in the reply to READDIR.
 pub const fn dirent_size(namelen: usize) -> usize {
     rec_align(NAME_OFFSET + namelen)

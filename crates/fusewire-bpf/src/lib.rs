@@ -12,4 +12,4 @@ pub mod load;
 pub mod requests;
 
 pub use guard::Guard;
-pub use load::{Reason, Refused};
+pub use load::{Reason, Refused, with_causes};

@@ -120,7 +120,8 @@ fn beneath<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e io::Error> {
     None
 }
 
-fn with_causes(error: &dyn Error) -> String {
+/// An error with everything that caused it, in one line. Causes that the text above them repeats are left out.
+pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

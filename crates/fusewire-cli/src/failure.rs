@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+pub use fusewire_bpf::with_causes;
+
 /// How a command failed; it decides the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -72,21 +74,6 @@ impl fmt::Display for Failure {
         }
         Ok(())
     }
-}
-
-/// An error with everything that caused it, in one line. Causes that the text above them repeats are left out.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let more = inner.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -47,14 +47,9 @@ const SKIPPED: [(&str, &str); 4] = [
     ("exec-text-busy", "a copy of busybox under another name is no program"),
 ];
 
-/// Sizes that cross the largest request.
-const FSX: &str = "flen = 1500000\n[opsize]\nmin = 1\nmax = 200000\n[weights]\nclose_open = 1.0\ninvalidate = 1.0\nmapread = 10.0\n\
-    mapwrite = 10.0\nread = 10.0\nwrite = 10.0\ntruncate = 5.0\nfsync = 0.5\nfdatasync = 0.5\nposix_fallocate = 2.0\n\
-    punch_hole = 2.0\nsendfile = 5.0\nposix_fadvise = 1.0\ncopy_file_range = 5.0\n";
-
-const PJDFSTEST: &str = "[features]\nposix_fallocate = {}\nrename_ctime = {}\nstat_st_birthtime = {}\nutime_now = {}\nutimensat = {}\n\n\
-    [settings]\nnaptime = 0.02\nallow_remount = false\n\n\
-    [dummy_auth]\nentries = [[\"nobody\", \"nogroup\"], [\"daemon\", \"daemon\"]]\n";
+/// As the black-box tests have them.
+const FSX: &str = include_str!("../../../tests/src/fsx.toml");
+const PJDFSTEST: &str = include_str!("../../../tests/src/pjdfstest.toml");
 
 /// `cargo xtask guest --virtio`.
 pub fn run(words: &[&str]) -> Result<()> {
@@ -74,8 +69,9 @@ pub fn run(words: &[&str]) -> Result<()> {
     }
     let skipped: Vec<_> = SKIPPED.iter().map(|(case, why)| format!("--skip '{case}={why}'")).collect();
     let job = JOB.replace("OPERATIONS", &operations.to_string()).replace("SKIPPED", &skipped.join(" "));
+    let pjdfstest = PJDFSTEST.replace("ALLOW_REMOUNT", "false");
     let script =
-        format!("cat > /fsx.toml <<'END'\n{FSX}END\ncat > /pjdfstest.toml <<'END'\n{PJDFSTEST}END\n{job}");
+        format!("cat > /fsx.toml <<'END'\n{FSX}END\ncat > /pjdfstest.toml <<'END'\n{pjdfstest}END\n{job}");
     let initrd = image::build(&store, &programs, &script)?;
     for profile in profiles {
         let start = Instant::now();

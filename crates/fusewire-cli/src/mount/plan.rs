@@ -410,7 +410,7 @@ mod tests {
             refused("ro,cahce=none").contains("`cahce=none`")
                 || refused("ro,cahce=none").contains("-o cahce=none")
         );
-        assert!(refused("cache=some").contains("none, auto, always"));
+        assert!(refused("cache=some").contains("none, auto, coherent, always"));
         assert!(refused("threads").contains("threads=..."));
         assert!(refused("poll=on").contains("off, auto, or fixed:US"));
         assert!(refused("poll=fixed:0").contains("from 1 to 1000"));

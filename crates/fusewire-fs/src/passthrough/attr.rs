@@ -89,7 +89,7 @@ impl Passthrough {
     pub(super) fn stat_node(&self, node: NodeId, handle: Option<Handle>) -> Result<Statx> {
         match handle {
             Some(handle) if !self.is_stateless(handle) => {
-                stat(&self.handles.get(handle).filter(|open| open.node == node).ok_or(Errno::BADF)?.path())
+                stat(&self.open_node(node, handle, Use::Read)?.path())
             }
             _ => self.nodes.stat(node),
         }

@@ -208,18 +208,18 @@ impl Passthrough {
 
     /// A file is opened. `ENOSYS`: that is done without us from now on.
     pub(super) fn open_is_told(&self, is_large: bool) -> Result<()> {
-        let stateless = &self.stateless;
-        let begins = match self.options.opens {
-            Opens::Handles => false,
-            Opens::Stateless => true,
-            Opens::Auto if is_large => {
-                stateless.small.store(0, Ordering::Relaxed);
-                false
-            }
-            Opens::Auto => stateless.small.fetch_add(1, Ordering::Relaxed) >= SMALL_OPENS,
-        };
-        if !begins || self.needs_opens().is_some() {
+        if self.options.opens == Opens::Handles || self.needs_opens().is_some() {
             return Ok(());
+        }
+        let stateless = &self.stateless;
+        if self.options.opens == Opens::Auto {
+            if is_large {
+                stateless.small.store(0, Ordering::Relaxed);
+                return Ok(());
+            }
+            if stateless.small.fetch_add(1, Ordering::Relaxed) < SMALL_OPENS {
+                return Ok(());
+            }
         }
         if !stateless.files.swap(true, Ordering::Relaxed) {
             tracing::info!("opens: stateless, files are opened and closed without a request");

@@ -311,12 +311,10 @@ impl<F: FileSystem> FakeKernel<F> {
                 return Ok(names);
             }
             let mut rest = &bytes[..];
-            while let Ok((head, after)) = abi::Dirent::read_from_prefix(rest) {
-                let name = after.get(..head.namelen as usize).ok_or(Errno::PROTO)?;
+            while rest.len() >= abi::NAME_OFFSET {
+                let (head, name, after) = abi::Dirent::split(rest).ok_or(Errno::PROTO)?;
                 names.push(name.to_vec());
-                offset = head.off;
-                let size = (size_of::<abi::Dirent>() + name.len()).next_multiple_of(8);
-                rest = rest.get(size..).ok_or(Errno::PROTO)?;
+                (offset, rest) = (head.off, after);
             }
         }
     }

@@ -15,6 +15,16 @@ pub(crate) fn leave_readers_cpu() {
     }
 }
 
+/// Let a thread (`None`: this one) run on these CPUs alone. A request is best served where its caller runs: elsewhere
+/// its thread must be woken by an interrupt.
+pub(crate) fn allow(thread: Option<Pid>, cpus: &[usize]) {
+    let mut set = CpuSet::new();
+    cpus.iter().for_each(|&cpu| set.set(cpu));
+    if let Err(errno) = rustix::thread::sched_setaffinity(thread, &set) {
+        tracing::debug!(?cpus, %errno, "a thread stays where it was");
+    }
+}
+
 /// CPU time that a thread of this process has taken; zero for a thread that is gone.
 pub(crate) fn cpu_time(thread: Pid) -> Duration {
     // As `pthread_getcpuclockid` makes it: the complement of the number, per thread (4), scheduler's clock (2).

@@ -335,19 +335,14 @@ impl Feed {
             self.stamps.changed([entry, dir]);
         }
         let (names, listed) = (self.stamps.is_in_use(entry), self.stamps.is_in_use(dir));
-        self.index.each(number, |nodes| {
-            if is_own && nodes.len() == 1 {
-                return;
+        self.each_to_tell(number, is_own, |node| {
+            news.name(node, name, how);
+            news.node(node, What::Content);
+            if names {
+                later.name(node, name);
             }
-            for &node in nodes {
-                news.name(node, name, how);
-                news.node(node, What::Content);
-                if names {
-                    later.name(node, name);
-                }
-                if listed {
-                    later.node(node, What::Content);
-                }
+            if listed {
+                later.node(node, What::Content);
             }
         });
     }
@@ -358,15 +353,19 @@ impl Feed {
             self.stamps.changed([file]);
         }
         let is_in_use = self.stamps.is_in_use(file);
-        self.index.each(number, |nodes| {
-            if is_own && nodes.len() == 1 {
-                return;
+        self.each_to_tell(number, is_own, |node| {
+            news.node(node, what);
+            if is_in_use {
+                later.node(node, what);
             }
-            for &node in nodes {
-                news.node(node, what);
-                if is_in_use {
-                    later.node(node, what);
-                }
+        });
+    }
+
+    /// The nodes with this inode number. What was done through this mount is no news to the only one there is.
+    fn each_to_tell(&self, number: u64, is_own: bool, tell: impl FnMut(NodeId)) {
+        self.index.each(number, |nodes| {
+            if !is_own || nodes.len() > 1 {
+                nodes.iter().copied().for_each(tell);
             }
         });
     }

@@ -17,7 +17,6 @@ mod slot;
 
 pub use pool::Ended;
 pub(crate) use pool::{Pool, allowed_cpus};
-pub(crate) use reader::allow;
 
 use crate::{
     fs::FileSystem,

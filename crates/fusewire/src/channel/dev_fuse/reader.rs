@@ -272,13 +272,3 @@ fn wait_for_wake(wake: &OwnedFd, limit: Duration) {
     _ = poll(&mut [PollFd::new(&wake.as_fd(), PollFlags::IN)], limit.as_ref());
     drain(wake);
 }
-
-/// Let a thread (`None`: this one) run on these CPUs alone. A request is best served where its caller runs: elsewhere
-/// its reader must be woken by an interrupt.
-pub(crate) fn allow(thread: Option<rustix::thread::Pid>, cpus: &[usize]) {
-    let mut set = rustix::thread::CpuSet::new();
-    cpus.iter().for_each(|&cpu| set.set(cpu));
-    if let Err(errno) = rustix::thread::sched_setaffinity(thread, &set) {
-        tracing::debug!(?cpus, %errno, "a reader stays where it was");
-    }
-}

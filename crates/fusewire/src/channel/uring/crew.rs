@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     channel::{
-        dev_fuse::allow,
         layer::Layer,
         poll::{Board, Poll},
         watch::{Status, Watch, Watched, Window},
@@ -25,6 +24,7 @@ use crate::{
     session::Session,
     sys::{
         fork::NotInherited,
+        sched::allow,
         uring::{Entry, Ring},
     },
     types::Errno,

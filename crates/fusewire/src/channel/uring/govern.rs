@@ -2,10 +2,12 @@
 //! eight milliseconds while requests come; a crew whose threads have nothing to decide has none of it.
 
 use super::queues::Queues;
-use crate::channel::{
-    dev_fuse::allow,
-    poll::{Board, Count, Governor, Order, Room, Sample},
-    watch::Status,
+use crate::{
+    channel::{
+        poll::{Board, Count, Governor, Order, Room, Sample},
+        watch::Status,
+    },
+    sys::sched::allow,
 };
 use std::{
     fs,
