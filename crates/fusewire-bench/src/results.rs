@@ -125,7 +125,7 @@ pub struct Slice {
     /// Resident bytes of the daemon afterwards, 0 without a daemon.
     pub resident: u64,
     /// Requests by operation, if the daemon tells them and was asked.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Requests>,
     /// CPU seconds that others used meanwhile, and those there were on all CPUs; `None` if the slice was too
     /// short to tell.

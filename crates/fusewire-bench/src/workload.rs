@@ -35,7 +35,7 @@ pub struct Workload {
     #[serde(default)]
     pub sampled: bool,
     /// Whether the requests of each operation are counted, of targets whose daemon tells them.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub counted: bool,
     /// The operation.
     pub op: Op,
