@@ -104,7 +104,7 @@ fn where_payloads_are_is_told_with_its_reason() {
     assert!(pinned.contains("pinned=true zero_copy=true"), "{pinned}");
 }
 
-/// By how much memory grows when requests of 1 MiB read and write on a mount with `buffers`, in KiB.
+/// By how much memory for data grows when requests of 1 MiB read and write on a mount with `buffers`, in KiB.
 fn growth(buffers: &str) -> Option<u64> {
     let sandbox = sandbox::enter()?;
     let plan = mount::passthrough(&sandbox)
@@ -115,13 +115,13 @@ fn growth(buffers: &str) -> Option<u64> {
     let file =
         std::fs::File::options().read(true).write(true).create(true).truncate(true).open(mount.join("file"));
     let file = file.expect("open");
-    let before = mount.resident_kib();
+    let before = mount.resident_data_kib();
     let bytes = vec![0x77; 1 << 20];
     file.write_all_at(&bytes, 0).expect("write");
     let mut found = vec![0; 1 << 20];
     file.read_exact_at(&mut found, 0).expect("read");
     assert_eq!(found, bytes);
-    let after = mount.resident_kib();
+    let after = mount.resident_data_kib();
     drop(file);
     mount.stop();
     Some(after - before)
