@@ -78,13 +78,6 @@ fn end(mount: Mounted) {
     assert_eq!(mount.join(), Ended::Unmounted);
 }
 
-/// Does this thread take no turn although there are requests?
-fn rests(thread: Pid) -> bool {
-    let before = turns(&[thread]);
-    std::thread::sleep(300 * MS);
-    turns(&[thread]) == before
-}
-
 /// Wait until these threads are not given a CPU any more although requests come.
 fn all_rest(threads: &[Pid]) -> bool {
     let begin = Instant::now();
@@ -158,9 +151,7 @@ real! {
             while_reading(&mount, 8, "sleep2", |served| best_rate(served, 3));
             let spares = stand_ins();
             assert!(!spares.is_empty());
-            // Some at least: one whose entry was free last may go on to serve, in the home thread's stead.
-            let resting = || spares.iter().any(|&spare| rests(spare));
-            while_reading(&mount, 8, "plain", |_| wait_until(resting));
+            assert!(while_reading(&mount, 4, "plain", |_| all_rest(&spares)), "they go on");
             let begin = Instant::now();
             let ended = match way {
                 "idle" => {

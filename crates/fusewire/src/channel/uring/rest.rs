@@ -6,7 +6,7 @@
 //! bytes of it. So an entry rests over such a request, and its answer is what makes it take part again; it also sets going
 //! a request that waits in the kernel.
 //!
-//! The notification is written by the home thread of a queue, on the queue's CPU, while it has a request in work, when its own entry
+//! The notification is written by a thread of the queue, on the queue's CPU, while it has a request in work, when its own entry
 //! can not be the one that gets the answer. If another of its own entries does, it is answered at once.
 //!
 //! The node asked for has to be a file that the kernel knows and is not about to drop, because the kernel would wait for
@@ -26,9 +26,8 @@ use std::{
 };
 use zerocopy::IntoBytes;
 
-/// Numbers of these answers begin with that, and are odd: the kernel counts its own from 0, by 2. It has a line in its log for such
-/// an answer (`unique mismatch`), since the lowest bit marks interrupts elsewhere, and ends the request, which is all that is
-/// wanted. With even numbers threads were seen not to come to rest.
+/// Numbers of these answers begin with that: the kernel counts its own from 0. Even as those are, since the lowest bit marks
+/// interrupts, and the kernel's log has a line for an answer with it.
 const MARK: u64 = 0xf05e << 48;
 const MARKED: u64 = 0xffff << 48;
 
@@ -56,7 +55,7 @@ mod opens {
 struct Lot {
     /// Those that take part.
     awake: AtomicUsize,
-    /// How many of them the home thread is to send to rest.
+    /// How many of them are to be sent to rest.
     surplus: AtomicUsize,
 }
 
@@ -78,7 +77,7 @@ impl Rest {
         let is_set = |name| !matches!(limit(name).trim(), "" | "0");
         let is_timed = is_timed || is_set("max_request_timeout") || is_set("default_request_timeout");
         let lots = (0..queues).map(|_| Lot::default()).collect();
-        Self { device, is_timed, opens: opens::UNKNOWN.into(), next: 1.into(), lots }
+        Self { device, is_timed, opens: opens::UNKNOWN.into(), next: 2.into(), lots }
     }
 
     pub(super) fn device(&self) -> &NotInherited {
@@ -118,7 +117,7 @@ impl Rest {
         }
     }
 
-    /// Send an entry of a queue to rest: on the queue's CPU, by its home thread, which has a request of this kind for this
+    /// Send an entry of a queue to rest: on the queue's CPU, by a thread of it that has a request of this kind for this
     /// node in work.
     pub(super) fn send_one(&self, queue: u16, opcode: u32, node: u64) {
         if !names_a_file(opcode) || self.opens.load(Ordering::Relaxed) != opens::ASKED {

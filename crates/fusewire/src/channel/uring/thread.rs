@@ -143,9 +143,10 @@ impl Local {
         self.stands_in
     }
 
-    /// The home thread is about to answer such a request for `node`: send a spare entry to rest, if one should.
+    /// Such a request for `node` is about to be answered: send a spare entry to rest, if one should. Whoever serves does that. Should
+    /// the home thread's entry get what was meant for a spare one, it is free last after that, and so serves next.
     pub(super) fn spares_rest(&self, queue: usize, opcode: u32, node: u64) {
-        if !self.stands_in && self.rest().is_wanted(self.queues[queue]) {
+        if self.rest().is_wanted(self.queues[queue]) {
             self.rest().send_one(self.queues[queue], opcode, node);
         }
     }
