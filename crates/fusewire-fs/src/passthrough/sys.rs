@@ -71,12 +71,15 @@ pub fn name_to_handle_at(dir: impl AsFd, name: &CStr, flags: c_int) -> rustix::i
     Ok((handle, mount as u64))
 }
 
-/// `open_by_handle_at`: opens what a handle names, on the mount of `mount`.
+/// `open_by_handle_at`: opens what a handle names, on the mount of `mount`. `STALE`: there is no such file any more.
 pub fn open_by_handle_at(mount: impl AsFd, handle: &RawHandle, flags: u32) -> rustix::io::Result<OwnedFd> {
     // SAFETY: `handle` is laid out as `struct file_handle`, its `len` within its bytes; the kernel only reads it.
-    let fd = check(unsafe {
+    let opened = check(unsafe {
         libc::syscall(libc::SYS_open_by_handle_at, mount.as_fd().as_raw_fd(), &raw const *handle, flags)
-    })?;
+    });
+    // `iget_locked` has nothing for an inode that is just being made (`I_CREATING`), and filesystems call that `NOMEM`: the file
+    // is gone, and its number is about to be another's. The kernel does not run out of memory for so little.
+    let fd = opened.map_err(|error| if error == Errno::NOMEM { Errno::STALE } else { error })?;
     // SAFETY: the call has just made this descriptor, nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) })
 }

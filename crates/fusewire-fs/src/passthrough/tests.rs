@@ -407,3 +407,33 @@ fn lengths_of_attributes_are_answered() {
         assert_eq!(get(Opcode::Listxattr, 0, c"").map(length), Ok(names.len() as u32));
     }
 }
+
+/// The number of a removed file may be given to a new one at any moment, and while that is being made some filesystems have no
+/// better answer to the old handle than that there is no memory.
+#[test]
+fn a_file_that_is_gone_is_stale_also_while_its_number_is_given_to_another() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let mount = fs::File::open(dir.path()).unwrap();
+    let path = dir.path().join("link");
+    let link = name(path.to_str().unwrap());
+    let handle = std::sync::Mutex::new(None);
+    std::thread::scope(|scope| {
+        let maker = scope.spawn(|| {
+            for _ in 0..20_000 {
+                symlink("target", &path).unwrap();
+                let found = sys::name_to_handle_at(&mount, &link, 0).ok();
+                *handle.lock().unwrap() = found.map(|(handle, _)| handle);
+                fs::remove_file(&path).unwrap();
+            }
+        });
+        let flags = OFlags::PATH.bits();
+        while !maker.is_finished() {
+            let Some(handle) = handle.lock().unwrap().clone() else { continue };
+            match sys::open_by_handle_at(&mount, &handle, flags) {
+                Ok(_) | Err(Errno::STALE | Errno::LOOP) => {}
+                Err(Errno::PERM | Errno::OPNOTSUPP) => return eprintln!("skipped: no file handles here"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+}
