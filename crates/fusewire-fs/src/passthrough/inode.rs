@@ -18,7 +18,9 @@
 //! * from the start if it is a directory or special file, which clients use without our being told; if it is so young that
 //!   another file might yet have its number and birth time; or if its filesystem's birth times do not tell files apart.
 //!
-//! And before a name is moved or removed through the mount, what it leads to gets a descriptor.
+//! And before a name is moved or removed through the mount, what it leads to gets a descriptor. Others may replace files under
+//! our hands: a client whose file is gone looks its name up once more, and only once; so once that was seen, what is looked
+//! up gets a descriptor for a while, which cannot be lost.
 //!
 //! The cache is marks in the nodes and a list beside them, instead of a ready-made cache beside the table, because a
 //! request locks the node's shard anyway: a hit then costs nothing more.
@@ -165,6 +167,8 @@ pub struct Nodes {
     /// Whether what is looked up is then opened, or removed.
     openings: Habit,
     removals: Habit,
+    /// Whether what is looked up is gone before it is used: others remove or replace files underneath, just now.
+    losses: Habit,
     /// What was looked up last, while names are removed after that.
     latest: Mutex<Option<Latest>>,
     /// Is told of nodes on the root's filesystem.
@@ -196,6 +200,7 @@ impl Nodes {
             habit: AtomicU8::new(0),
             openings: Habit::default(),
             removals: Habit::default(),
+            losses: Habit::default(),
             latest: Mutex::default(),
             feed,
         })

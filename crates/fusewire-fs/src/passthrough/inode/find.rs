@@ -43,7 +43,14 @@ impl Nodes {
 
     /// An `O_PATH` descriptor of a node.
     pub fn fd(&self, node: NodeId) -> Result<Arc<Fd>> {
-        self.fd_within(node, DEPTH)
+        self.noting_loss(self.fd_within(node, DEPTH))
+    }
+
+    fn noting_loss<T>(&self, found: Result<T>) -> Result<T> {
+        if matches!(found, Err(Errno::STALE)) {
+            self.losses.observe();
+        }
+        found
     }
 
     fn fd_within(&self, node: NodeId, depth: usize) -> Result<Arc<Fd>> {
@@ -144,7 +151,8 @@ impl Nodes {
         };
         if let Some(handle) = handle {
             let (mount, raw) = (self.mounts.at(key.mount), handle.raw());
-            return self.opening(|| sys::open_by_handle_at(&mount.fd, &raw, flags.bits()));
+            let opened = self.opening(|| sys::open_by_handle_at(&mount.fd, &raw, flags.bits()));
+            return self.noting_loss(opened);
         }
         let fd = self.fd(node)?;
         self.opening(|| self.reopen(&*fd, flags))

@@ -47,7 +47,7 @@ impl Nodes {
             // Known nodes need no descriptor, only their attributes; unknown ones need one where there are no handles, and
             // attributes through it.
             let known = self.habit.load(Ordering::Relaxed) >= 2;
-            let found = if known || self.mounts.at(near).handles {
+            let found = if !self.losses.expect() && (known || self.mounts.at(near).handles) {
                 self.look(at, &mut near)
             } else {
                 self.grasp(at, &mut near)

@@ -314,3 +314,28 @@ fn looking_takes_nothing() {
     fs::rename(dir.path().join("8"), dir.path().join("eight")).unwrap();
     assert!(content(&kernel, id).is_ok(), "it was opened once");
 }
+
+/// A client that is told `ESTALE` looks the name up once more, and then gives up.
+#[test]
+fn what_is_replaced_underneath_again_and_again_is_lost_once_only() {
+    let (dir, kernel) = start(Options::default());
+    let replace = |target: &str| {
+        symlink(target, dir.path().join("new")).unwrap();
+        fs::rename(dir.path().join("new"), dir.path().join("link")).unwrap();
+        grow_old();
+    };
+    let read = |id: NodeId| kernel.call(Opcode::Readlink, id.raw(), &[0_u8; 0], &[]);
+    replace("one");
+    let id = look_up(&kernel, c"link");
+    replace("two");
+    if let Ok(target) = read(id) {
+        assert_eq!(target, b"one", "it may have been held, but not be another");
+    }
+    for i in 0..5 {
+        let id = look_up(&kernel, c"link");
+        let target = fs::read_link(dir.path().join("link")).unwrap();
+        replace(&i.to_string());
+        let held = read(id).map(|bytes| String::from_utf8(bytes).unwrap());
+        assert_eq!(held.as_deref(), Ok(target.to_str().unwrap()), "{i}");
+    }
+}
