@@ -305,10 +305,10 @@ real! {
         file.read_at(&mut data, 4096).unwrap();
         assert_eq!(data, [b'!'; 4096]);
         assert_eq!(mount.count(abi::Opcode::Read), 0, "it was read although it is in the cache");
-        notifier.retrieve(77, CACHED, 4096, 4096).unwrap();
+        notifier.retrieve((1 << 63) + 76, CACHED, 4096, 4096).unwrap();
         wait_until(|| mount.fs.retrieved.lock().unwrap().is_some());
         let (unique, offset, content) = mount.fs.retrieved.lock().unwrap().take().unwrap();
-        assert_eq!((unique, offset), (77, 4096));
+        assert_eq!((unique, offset), ((1 << 63) + 76, 4096));
         assert_eq!(content, [b'!'; 4096]);
         drop(file);
         mount.end();

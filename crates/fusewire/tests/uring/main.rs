@@ -93,7 +93,7 @@ real! {
         let notifier = mount.handle().notifier();
         notifier.store(CACHED, 0, &[b'!'; 16384]).unwrap();
         for i in 0..1000 {
-            notifier.retrieve(2 * i + 1, CACHED, i % 4 * 4096, 4096).unwrap();
+            notifier.retrieve((1 << 63) + 2 * i, CACHED, i % 4 * 4096, 4096).unwrap();
         }
         wait_until(|| mount.fs.retrievals.load(Ordering::Acquire) == 1000);
         crowd(4, |_| (0..500).for_each(|_| _ = std::fs::metadata(mount.at("plain")).unwrap()));
