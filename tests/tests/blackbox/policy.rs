@@ -306,6 +306,8 @@ fn in_kernel(rules: &str, cache: Cache, work: impl Fn(&Path, &Mount)) {
     program("sh").args(["-ceu", tree]).dir(&source).ok();
     let option = format!("policy={},kernel_answers=always,log=info", file.display());
     let mount = mount::passthrough(&sandbox).source(&source).cache(cache).option(&option).start();
+    // The mount is there a moment before the kernel knows which one it is to answer for.
+    wait::assert_within(wait::SOON, "it says that it is ready", || mount.log().contains("Ctrl-C unmounts"));
     work(&file, &mount);
     mount.stop();
 }
