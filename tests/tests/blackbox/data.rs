@@ -3,7 +3,7 @@
 use fusewire_tests::command::Cache;
 use fusewire_tests::mount::{self, Mount};
 use fusewire_tests::sandbox::{self, Sandbox};
-use fusewire_tests::sys;
+use fusewire_tests::{sys, wait};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -243,9 +243,10 @@ fn errors_of_the_lower_file_reach_the_caller() {
         let written = file.write_all(&content(8)).and_then(|()| file.sync_all());
         assert_eq!(written.expect_err("more than there is room for").kind(), ErrorKind::StorageFull);
         drop(file);
-        // It works again once there is room.
+        // It works again once there is room, which is when the kernel's RELEASE and FORGET have come: nobody waits for these.
         std::fs::remove_file(mount.join("full")).expect("unlink");
-        std::fs::write(mount.join("fits"), &content(9)[..500_000]).expect("write");
+        let fits = || std::fs::write(mount.join("fits"), &content(9)[..500_000]).is_ok();
+        wait::assert_within(wait::SOON, "there is room again", fits);
         let below = std::fs::read(mount.below("fits")).unwrap();
         assert_same("below", &below, &content(9)[..500_000]);
         mount.stop();
