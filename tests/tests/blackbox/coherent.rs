@@ -145,7 +145,7 @@ fn serve(source: &Path, point: &Path) -> (Server, ServerHandle) {
 fn serve_with(source: &Path, point: &Path, layer: impl Layer) -> (Server, ServerHandle) {
     let options = Lower { cache: CacheProfile::Coherent, ..Lower::default() };
     let fs = Passthrough::new(source, options).expect("a passthrough");
-    assert_eq!(fs.coherence(), Coherence::Told);
+    assert_eq!(fs.caching().coherence(), Coherence::Told);
     let mount = MountOptions { default_permissions: true, ..MountOptions::default() };
     let options = Options { mount, ..Options::default() };
     let server = Server::mount_with(fs, point, &options, layer).expect("a mount");

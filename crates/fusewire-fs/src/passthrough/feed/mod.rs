@@ -67,22 +67,36 @@ struct Counts {
 }
 
 /// Why there is no feed.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What was tried.
     what: &'static str,
     errno: Option<Errno>,
-    /// What to do about it.
     remedy: &'static str,
+}
+
+impl Refusal {
+    /// Because of `what`.
+    pub(super) const fn new(what: &'static str, remedy: &'static str) -> Self {
+        Self { what, errno: None, remedy }
+    }
+
+    /// What is missing, or was tried in vain.
+    pub fn reason(&self) -> String {
+        match self.errno {
+            Some(errno) => format!("{}: {errno}", self.what),
+            None => self.what.to_owned(),
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        self.remedy
+    }
 }
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.what)?;
-        if let Some(errno) = self.errno {
-            write!(f, ": {errno}")?;
-        }
-        write!(f, " ({})", self.remedy)
+        write!(f, "{} ({})", self.reason(), self.remedy)
     }
 }
 
@@ -106,25 +120,21 @@ impl Feed {
         stat: &Statx,
         handle: Option<&[u8]>,
     ) -> std::result::Result<Arc<Self>, Refusal> {
-        let refused = |what, errno, remedy| Refusal { what, errno, remedy };
         let Some(handle) = handle else {
-            return Err(refused(
-                "files have no handles there",
-                None,
-                "serve a directory of a local filesystem",
-            ));
+            return Err(Refusal::new("files have no handles", "serve a directory of a local filesystem, as root"));
         };
         if !numbers(handle).any(|number| number == stat.stx_ino) {
             let remedy = "serve a directory of another filesystem";
-            return Err(refused("handles do not contain inode numbers there", None, remedy));
+            return Err(Refusal::new("file handles do not contain inode numbers there", remedy));
         }
         let source = Source::new(root).map_err(|errno| {
             let remedy = match errno {
                 Errno::PERM => "it takes CAP_SYS_ADMIN: serve it as root",
                 Errno::INVAL => "it takes Linux 5.17",
+                Errno::MFILE => "end other mounts, or raise /proc/sys/fs/fanotify/max_user_groups",
                 _ => "the filesystem cannot be watched: serve a directory of a local filesystem",
             };
-            refused("fanotify", Some(errno), remedy)
+            Refusal { errno: Some(errno), ..Refusal::new("fanotify", remedy) }
         })?;
         let feed = Self {
             source,
