@@ -1,5 +1,6 @@
 //! `--cache coherent`: the kernel remembers everything, and others change the directory all the same.
 
+mod default;
 mod writers;
 
 use fusewire::channel::layer::{Fault, Layer, Rule};
