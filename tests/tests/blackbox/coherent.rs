@@ -324,7 +324,7 @@ fn where_changes_cannot_be_heard_of_answers_are_kept_for_a_moment() {
 
 /// Names and attributes are kept for a second there, and what appears is found at once.
 #[test]
-fn a_source_without_handles_is_served_as_by_default() {
+fn a_source_without_handles_is_served_with_short_caches() {
     let Some(sandbox) = sandbox::enter() else { return };
     let plan = mount::passthrough(&sandbox).cache(Cache::Coherent).option("file_handles=never");
     let mount = plan.start();

@@ -13,8 +13,8 @@ use super::process::Process;
 use super::report::{Operation, Report, SCHEMA, Spared};
 use super::socket::{Place, Socket};
 use super::{Endpoint, ShowArgs, table};
-use crate::mount::InForce;
 use crate::failure::Outcome;
+use crate::mount::InForce;
 
 /// What has to be had before there is a mount.
 #[derive(Debug)]

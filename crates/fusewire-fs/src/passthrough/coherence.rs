@@ -1,10 +1,9 @@
 //! What the kernel may remember, and for how long, where it is told of changes; and whether it is.
 
 use super::{
-    Passthrough,
-    attr,
-    feed::{Feed, FeedStats, Refusal, Since, Subject},
+    Passthrough, attr,
     fds::explain,
+    feed::{Feed, FeedStats, Refusal, Since, Subject},
     mounts::{Mount, Mounts},
     options::{CacheProfile, Options, Timeouts},
     sys,
@@ -246,7 +245,9 @@ impl Passthrough {
             // The feed does not reach there, and with EXPLICIT_INVAL_DATA the kernel does not see for itself, by the times of a file
             // that is read, that its pages are old.
             CacheProfile::Coherent if self.nodes.ino_on_root_device(node).is_none() => CacheProfile::None,
-            CacheProfile::Auto if self.coherent.feed().is_some_and(|feed| feed.is_deaf()) => CacheProfile::None,
+            CacheProfile::Auto if self.coherent.feed().is_some_and(|feed| feed.is_deaf()) => {
+                CacheProfile::None
+            }
             cache => cache,
         }
     }
@@ -316,6 +317,53 @@ impl Passthrough {
             None => short,
             Some(ino) if feed.is_fresh(reading.since, &[Subject::name(ino, name)]) => long,
             Some(_) => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passthrough::FileHandles;
+
+    fn caching(options: Options) -> Caching {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        assert_eq!(
+            try_coherence(dir.path(), options.clone()).expect("a directory"),
+            Passthrough::new(dir.path(), options.clone()).expect("a filesystem").caching().coherence()
+        );
+        Passthrough::new(dir.path(), options).expect("a filesystem").caching()
+    }
+
+    #[test]
+    fn what_is_preferred_is_had_or_refused_with_a_reason() {
+        let preferred = Options { prefer_coherent: true, ..Options::default() };
+        let caching_of = |cache| caching(Options { cache, ..preferred.clone() });
+        let best = caching_of(CacheProfile::Auto);
+        match best.coherence() {
+            Coherence::Told => assert_eq!(best.profile(), CacheProfile::Coherent),
+            Coherence::Refused(refusal) => {
+                assert_eq!(best.profile(), CacheProfile::Auto);
+                assert!(!refusal.reason().is_empty() && refusal.to_string().contains(refusal.remedy()));
+            }
+            Coherence::NotAsked => panic!("it is preferred"),
+        }
+        for cache in [CacheProfile::None, CacheProfile::Always] {
+            let other = caching_of(cache);
+            assert_eq!((other.coherence(), other.profile()), (Coherence::NotAsked, cache));
+        }
+        assert_eq!(caching(Options::default()).coherence(), Coherence::NotAsked);
+    }
+
+    #[test]
+    fn without_handles_there_is_no_feed() {
+        let preferred =
+            Options { prefer_coherent: true, file_handles: FileHandles::Never, ..Options::default() };
+        let asked = Options { cache: CacheProfile::Coherent, ..preferred.clone() };
+        for options in [preferred, asked] {
+            let caching = caching(options);
+            assert!(matches!(caching.coherence(), Coherence::Refused(_)), "{caching:?}");
+            assert_eq!(caching.profile(), CacheProfile::Auto);
         }
     }
 }

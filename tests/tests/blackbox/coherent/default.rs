@@ -56,7 +56,9 @@ fn caches_are_coherent_where_they_can_be() {
     let names = |report: &Value| {
         let count = |name: &str| {
             let all = report["operations"].as_array().expect("operations");
-            all.iter().find(|one| one["name"] == name).map_or(0, |one| one["requests"].as_u64().expect("a number"))
+            all.iter()
+                .find(|one| one["name"] == name)
+                .map_or(0, |one| one["requests"].as_u64().expect("a number"))
         };
         ["LOOKUP", "GETATTR", "READ"].map(count)
     };

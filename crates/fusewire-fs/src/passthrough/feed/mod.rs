@@ -121,7 +121,10 @@ impl Feed {
         handle: Option<&[u8]>,
     ) -> std::result::Result<Arc<Self>, Refusal> {
         let Some(handle) = handle else {
-            return Err(Refusal::new("files have no handles", "serve a directory of a local filesystem, as root"));
+            return Err(Refusal::new(
+                "files have no handles",
+                "serve a directory of a local filesystem, as root",
+            ));
         };
         if !numbers(handle).any(|number| number == stat.stx_ino) {
             let remedy = "serve a directory of another filesystem";
