@@ -165,6 +165,8 @@ pub struct Nodes {
     /// Whether what is looked up is then opened, or removed.
     openings: Habit,
     removals: Habit,
+    /// Whether it is gone when it is used: others replace names all the time.
+    losses: Habit,
     /// What was looked up last, while names are removed after that.
     latest: Mutex<Option<Latest>>,
     /// Is told of nodes on the root's filesystem.
@@ -196,6 +198,7 @@ impl Nodes {
             habit: AtomicU8::new(0),
             openings: Habit::default(),
             removals: Habit::default(),
+            losses: Habit::default(),
             latest: Mutex::default(),
             feed,
         })

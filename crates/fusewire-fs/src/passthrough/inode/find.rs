@@ -62,11 +62,19 @@ impl Nodes {
                     tried_again = true;
                     continue;
                 }
-                Err(Errno::STALE) => self.through_open(node)?,
+                Err(Errno::STALE) => self.noticed(self.through_open(node))?,
                 fd => fd?,
             };
             return Ok(self.keep(node, &key, Arc::new(fd)));
         }
+    }
+
+    /// If the file is gone, that is remembered when names are looked up.
+    fn noticed<T>(&self, found: Result<T>) -> Result<T> {
+        if matches!(found, Err(Errno::STALE)) {
+            self.losses.observe();
+        }
+        found
     }
 
     fn find_again(&self, key: &FileKey, way_back: &WayBack, depth: usize) -> Result<Fd> {
@@ -144,7 +152,7 @@ impl Nodes {
         };
         if let Some(handle) = handle {
             let (mount, raw) = (self.mounts.at(key.mount), handle.raw());
-            return self.opening(|| sys::open_by_handle_at(&mount.fd, &raw, flags.bits()));
+            return self.noticed(self.opening(|| sys::open_by_handle_at(&mount.fd, &raw, flags.bits())));
         }
         let fd = self.fd(node)?;
         self.opening(|| self.reopen(&*fd, flags))

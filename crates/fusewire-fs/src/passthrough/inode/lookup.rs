@@ -96,9 +96,15 @@ impl Nodes {
         let expect = |habit: &Habit| self.mounts.at(*near).handles && habit.expect();
         let handle =
             expect(&self.openings).then(|| sys::name_to_handle_at(at.dir, at.name, 0).ok()).flatten();
-        let fd = expect(&self.removals).then(|| self.glancing(|| at.open()).ok()).flatten();
+        // A kernel that was told ESTALE looks the name up once more and then gives up: this time the file is kept.
+        let keeps = expect(&self.losses);
+        let fd = (keeps || expect(&self.removals)).then(|| self.glancing(|| at.open()).ok()).flatten();
         let stat = fd.as_ref().map_or_else(|| at.stat(), stat_of)?;
         let seen = self.seen(self.mount_of(near, &stat, at)?, stat, asked);
+        let fd = match fd {
+            Some(fd) if keeps => return self.settle(fd, &seen, Way::None).map(Some),
+            fd => fd,
+        };
         let known = if seen.may_go_by_place() {
             let way = match handle {
                 Some((raw, id)) if id == seen.mount.id && mentions(&raw, seen.stat.stx_ino) => {

@@ -314,3 +314,31 @@ fn looking_takes_nothing() {
     fs::rename(dir.path().join("8"), dir.path().join("eight")).unwrap();
     assert!(content(&kernel, id).is_ok(), "it was opened once");
 }
+
+/// A kernel that is told ESTALE looks the name up once more, and then gives up.
+#[test]
+fn what_is_looked_up_again_after_it_was_gone_is_there_when_it_is_used() {
+    for way in WAYS {
+        let (dir, kernel) = start(options(way));
+        let path = dir.path().join("link");
+        let replace = |target: &str| {
+            _ = fs::remove_file(&path);
+            symlink(target, &path).unwrap();
+        };
+        let target = |id: NodeId| {
+            let args: [u8; 0] = [];
+            kernel.call(Opcode::Readlink, id.raw(), &args, &[])
+        };
+        replace("first");
+        let id = look_up(&kernel, c"link");
+        replace("second");
+        let first = target(id);
+        let id = look_up(&kernel, c"link");
+        replace("third");
+        let second = target(id).expect("the link that the name led to");
+        match first {
+            Ok(first) => assert_eq!((&*first, &*second), (&b"first"[..], &b"second"[..]), "{way:?}"),
+            Err(error) => assert_eq!((error, &*second), (Errno::STALE, &b"second"[..]), "{way:?}"),
+        }
+    }
+}
