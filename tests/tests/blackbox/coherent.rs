@@ -1,6 +1,5 @@
 //! `--cache coherent`: the kernel remembers everything, and others change the directory all the same.
 
-mod default;
 mod writers;
 
 use fusewire::channel::layer::{Fault, Layer, Rule};

@@ -1,6 +1,6 @@
 //! What `fusewire mount` does when nobody says what is to be cached.
 
-use super::WINDOW;
+use super::coherent::WINDOW;
 use fusewire_tests::command::{self, Cache};
 use fusewire_tests::mount::{self, Mount, Plan};
 use fusewire_tests::program::program;
