@@ -32,7 +32,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// A name is there or is not.
@@ -41,6 +41,10 @@ const NAMES: u64 = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM | 
 const GONE: u64 = libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
 /// Data may have changed.
 const CONTENT: u64 = libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE;
+
+/// How long events are gathered when the last ones concerned nobody: whoever changes another part of the filesystem, or this one through
+/// the mount, does not cost a wake-up for each change.
+const GATHER: Duration = Duration::from_micros(500);
 
 /// What a feed has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -207,6 +211,7 @@ impl Feed {
             later: Later::default(),
             buffer: Vec::new(),
             era: Instant::now(),
+            gathers: false,
         };
         let spawned = thread::Builder::new().name("changes".into()).spawn(move || reader.run());
         if let Err(error) = spawned {
@@ -230,6 +235,8 @@ struct Reader {
     buffer: Vec<u8>,
     /// When this era began.
     era: Instant,
+    /// The last events concerned nobody.
+    gathers: bool,
 }
 
 impl Reader {
@@ -241,7 +248,7 @@ impl Reader {
                 self.feed.is_deaf.store(true, Ordering::SeqCst);
                 // Now, and once what is on its way has arrived.
                 _ = self.drop_everything();
-                thread::sleep(news::TIMES[1]);
+                thread::sleep(news::TIMES.iter().sum());
                 _ = self.drop_everything();
             }
         }
@@ -251,7 +258,12 @@ impl Reader {
         loop {
             match self.feed.source.wait(self.later.next())? {
                 Waited::Stopped => return Ok(()),
-                Waited::Events => self.take_events()?,
+                Waited::Events => {
+                    if std::mem::take(&mut self.gathers) {
+                        thread::sleep(GATHER);
+                    }
+                    self.take_events()?;
+                }
                 Waited::Nothing => {}
             }
             match self.later.take() {
@@ -280,6 +292,8 @@ impl Reader {
             self.tell(news)?;
             // So that no more is read than the kernel takes; events meanwhile are merged in the queue, which is bounded.
             self.notifier.flush();
+        } else {
+            self.gathers = any;
         }
         let took = read_at.elapsed().as_micros() as u64;
         self.feed.counts.longest_us.fetch_max(took, Ordering::Relaxed);
