@@ -18,9 +18,9 @@ pub enum Filesystem {
 pub enum Cache {
     /// Every question goes to the daemon.
     None,
-    /// The default: answers are kept for a moment.
+    /// Answers are kept for a moment.
     Auto,
-    /// Everything is kept, and the kernel is told of changes.
+    /// Everything is kept, and the kernel is told of changes; the default where it can be had.
     Coherent,
     /// The tree belongs to the mount alone.
     Always,
@@ -46,8 +46,10 @@ impl Cache {
 pub struct MountLine {
     /// The filesystem.
     pub filesystem: Filesystem,
-    /// The caching profile; `None` leaves it to the command.
+    /// The caching profile; `None` leaves it to `FUSEWIRE_TEST_CACHE`, and then to the command.
     pub cache: Option<Cache>,
+    /// Not even that variable says what the profile is.
+    pub default_cache: bool,
     /// Words after `-o`.
     pub options: Vec<String>,
     /// `--auto-unmount`.
@@ -59,7 +61,14 @@ pub struct MountLine {
 impl MountLine {
     /// `fusewire mount SRC MNT` with nothing else.
     pub fn new(filesystem: Filesystem) -> Self {
-        Self { filesystem, cache: None, options: Vec::new(), auto_unmount: false, daemon: false }
+        Self {
+            filesystem,
+            cache: None,
+            default_cache: false,
+            options: Vec::new(),
+            auto_unmount: false,
+            daemon: false,
+        }
     }
 
     /// The words after the program's name.
@@ -72,7 +81,7 @@ impl MountLine {
         }
         words.push(point.into());
         words.extend(["--channel".into(), channel().into()]);
-        let everywhere = || std::env::var("FUSEWIRE_TEST_CACHE").ok();
+        let everywhere = || std::env::var("FUSEWIRE_TEST_CACHE").ok().filter(|_| !self.default_cache);
         if let Some(cache) = self.cache.map(|cache| cache.word().to_owned()).or_else(everywhere) {
             words.extend(["--cache".into(), cache.into()]);
         }

@@ -37,6 +37,16 @@ pub enum Wrong {
     Stale(Act, Duration),
 }
 
+impl Wrong {
+    /// For how long the value had been replaced.
+    pub fn age(self) -> Option<Duration> {
+        match self {
+            Self::FromNowhere(_) => None,
+            Self::Stale(_, age) => Some(age),
+        }
+    }
+}
+
 /// The settings of one register, made ready for questions.
 #[derive(Debug)]
 pub struct History {

@@ -61,6 +61,12 @@ impl<'a> Plan<'a> {
         self
     }
 
+    /// What the command does when nobody says what is to be cached.
+    pub fn default_cache(mut self) -> Self {
+        self.line.default_cache = true;
+        self
+    }
+
     /// One more word after `-o`.
     pub fn option(mut self, option: &str) -> Self {
         self.line.options.push(option.into());

@@ -38,7 +38,7 @@ Where the mount point may be:
   contain itself, and a walk through it would make fusewire wait for its own answers.
 
 In /etc/fstab, once `fusewire install-helper` has been run:
-  /srv/data  /mnt/data  fuse.fusewire  cache=auto,nofail  0  0
+  /srv/data  /mnt/data  fuse.fusewire  nofail  0  0
 
 Requests over io_uring:
   From Linux 6.14 on, if that is switched on before mounting: echo Y > /sys/module/fuse/parameters/enable_uring, \
@@ -223,7 +223,8 @@ pub struct AccessArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Caching")]
 pub struct CacheArgs {
-    /// How much the kernel remembers between requests [default: auto]
+    /// How much the kernel remembers between requests [default: coherent where that can be had and SRC is on a local filesystem
+    /// with no other mounted inside, else auto; `fusewire probe SRC` tells which, and why]
     #[arg(long, value_name = "HOW")]
     pub cache: Option<CacheKind>,
     /// How long the kernel trusts a name it has seen
@@ -347,7 +348,8 @@ pub enum CacheKind {
     /// Names and attributes for a second, data as long as the file has not changed
     #[default]
     Auto,
-    /// Everything, until somebody changes it: the kernel is told of what others do to SRC, if it can be (root, local SRC)
+    /// Everything, until somebody changes it: the kernel is told of what others do to SRC. It takes root, a local SRC and Linux 6.16;
+    /// where it cannot be had it is as auto, with a warning
     Coherent,
     /// Everything, until it is changed through the mount: SRC must not be changed in other ways
     Always,

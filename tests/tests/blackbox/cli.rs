@@ -196,7 +196,9 @@ fn the_mount_helper_is_installed_where_mount_8_finds_it() {
 #[test]
 fn an_idle_server_is_small_and_sleeps() {
     let Some(sandbox) = sandbox::enter() else { return };
-    let mount = mount::passthrough(&sandbox).start();
+    // On a filesystem of its own: it hears of all that happens on the one that it serves.
+    let source = sandbox.tmpfs("a.src", "size=1m");
+    let mount = mount::passthrough(&sandbox).source(&source).start();
     std::fs::write(mount.join("file"), "text").unwrap();
     std::thread::sleep(Duration::from_millis(500));
     assert!(mount.resident_kib() < 8 << 10, "{} KiB resident", mount.resident_kib());

@@ -145,7 +145,7 @@ fn serve(source: &Path, point: &Path) -> (Server, ServerHandle) {
 fn serve_with(source: &Path, point: &Path, layer: impl Layer) -> (Server, ServerHandle) {
     let options = Lower { cache: CacheProfile::Coherent, ..Lower::default() };
     let fs = Passthrough::new(source, options).expect("a passthrough");
-    assert_eq!(fs.coherence(), Coherence::Told);
+    assert_eq!(fs.caching().coherence(), Coherence::Told);
     let mount = MountOptions { default_permissions: true, ..MountOptions::default() };
     let options = Options { mount, ..Options::default() };
     let server = Server::mount_with(fs, point, &options, layer).expect("a mount");
@@ -322,7 +322,7 @@ fn where_changes_cannot_be_heard_of_answers_are_kept_for_a_moment() {
 
 /// Names and attributes are kept for a second there, and what appears is found at once.
 #[test]
-fn a_source_without_handles_is_served_as_by_default() {
+fn a_source_without_handles_is_served_with_short_caches() {
     let Some(sandbox) = sandbox::enter() else { return };
     let plan = mount::passthrough(&sandbox).cache(Cache::Coherent).option("file_handles=never");
     let mount = plan.start();

@@ -172,9 +172,9 @@ fn changes_underneath_are_seen_at_once_without_cache() {
 }
 
 #[test]
-fn changes_underneath_are_seen_after_a_moment_by_default() {
+fn changes_underneath_are_seen_after_a_moment_with_short_caches() {
     let Some(sandbox) = sandbox::enter() else { return };
-    let mount = mount::passthrough(&sandbox).start();
+    let mount = mount::passthrough(&sandbox).cache(Cache::Auto).start();
     changes_underneath(mount.source(), mount.path(), Duration::from_secs(8));
     mount.stop();
 }

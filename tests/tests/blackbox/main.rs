@@ -3,6 +3,7 @@
 mod cli;
 mod coherent;
 mod data;
+mod default_cache;
 mod examples;
 mod faults;
 mod forward;

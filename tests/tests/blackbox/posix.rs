@@ -58,6 +58,11 @@ fn passthrough_is_clean_without_cache() {
 
 #[test]
 fn passthrough_is_clean_by_default() {
+    on_passthrough(|sandbox| mount::passthrough(sandbox).default_cache());
+}
+
+#[test]
+fn passthrough_is_clean_with_short_caches() {
     on_passthrough(|sandbox| mount::passthrough(sandbox).cache(Cache::Auto));
 }
 

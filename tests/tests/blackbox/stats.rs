@@ -170,6 +170,8 @@ fn root_may_ask_the_mount_of_another_user() {
     need!("setpriv", "fusermount3");
     skip_unless!(command::other_server().is_none(), "the stand-in server has no statistics");
     let mount = mount::passthrough(&sandbox).user("daemon").start();
+    // A mount is there before its server offers anything, and of another user's no attributes tell.
+    wait::assert_within(SOON, "statistics are offered", || stats(mount.path()).run().code() == Some(0));
     let report = report(&mount);
     assert_eq!(report["process"]["pid"], mount.pid().as_raw_nonzero().get());
     let copy = sandbox.dir().join("fusewire");

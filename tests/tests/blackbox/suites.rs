@@ -67,7 +67,12 @@ macro_rules! per_profile {
     )+};
 }
 
-per_profile!(cache_none: Cache::None, cache_auto: Cache::Auto, cache_always: Cache::Always);
+per_profile!(
+    cache_none: Cache::None,
+    cache_auto: Cache::Auto,
+    cache_coherent: Cache::Coherent,
+    cache_always: Cache::Always
+);
 
 mod stateless {
     use super::*;

@@ -1,6 +1,7 @@
 //! `fusewire mount`: from the command line to the end of the mount.
 
 mod background;
+mod caching;
 mod in_kernel;
 mod place;
 mod plan;
@@ -15,6 +16,7 @@ use crate::args::{LogArgs, MountArgs};
 use crate::failure::Outcome;
 use crate::logging::{self, Destination};
 
+pub use caching::{InForce, other_filesystem_inside, reason as not_coherent};
 use plan::Plan;
 pub use serve::raise_file_limit;
 

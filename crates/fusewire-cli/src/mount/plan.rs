@@ -24,8 +24,8 @@ pub struct Plan {
     pub mountpoint: PathBuf,
     /// How to mount and serve.
     pub server: server::Options,
-    /// What the kernel may remember.
-    pub cache: CacheKind,
+    /// What the kernel may remember; none leaves it to what can be had.
+    pub cache: Option<CacheKind>,
     /// Timeouts that differ from those of `cache`.
     pub timeouts: Timeouts,
     /// Whether files are remembered by file handle.
@@ -106,7 +106,7 @@ impl Plan {
             source: args.source.clone(),
             mountpoint: args.mountpoint.clone(),
             server: server::Options::default(),
-            cache: CacheKind::default(),
+            cache: None,
             timeouts: Timeouts::default(),
             file_handles: FileHandles::default(),
             buffers: BuffersKind::default(),
@@ -158,7 +158,7 @@ impl Plan {
         }
         match key {
             "fs" => self.fs = choice(value).map_err(wrong)?,
-            "cache" => self.cache = choice(value).map_err(wrong)?,
+            "cache" => self.cache = Some(choice(value).map_err(wrong)?),
             "file_handles" => self.file_handles = choice(value).map_err(wrong)?,
             "passthrough" => self.passthrough = choice(value).map_err(wrong)?,
             "opens" => self.opens = choice(value).map_err(wrong)?,
@@ -199,7 +199,7 @@ impl Plan {
             }
         }
         set(&mut self.fs, &args.fs);
-        set(&mut self.cache, &args.cache.cache);
+        set_some(&mut self.cache, &args.cache.cache);
         set(&mut self.file_handles, &args.run.file_handles);
         set(&mut self.passthrough, &args.run.passthrough);
         set(&mut self.opens, &args.run.opens);
@@ -281,7 +281,7 @@ impl Plan {
     /// What opens without requests exclude.
     fn consistent_stateless(&self) -> Outcome<()> {
         let missing = match () {
-            () if !matches!(self.cache, CacheKind::Always | CacheKind::Coherent) => {
+            () if !matches!(self.cache, Some(CacheKind::Always | CacheKind::Coherent)) => {
                 "--cache always, or coherent"
             }
             () if self.locks != LocksKind::Mount => "--locks mount",
@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn long_options_win() {
         let plan = plan(&["-o", "cache=always,threads=3", "--cache", "none", "/a", "/b"]).expect("plan");
-        assert_eq!((plan.cache, plan.server.threads), (CacheKind::None, Some(3)));
+        assert_eq!((plan.cache, plan.server.threads), (Some(CacheKind::None), Some(3)));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 
 use super::background;
+use super::caching::{InForce, prefers_coherent};
 use super::plan::Plan;
 use super::signals::{self, Ending};
 use super::{in_kernel, policy};
@@ -27,17 +28,24 @@ pub fn run(plan: &Plan, is_daemon: bool) -> Outcome<()> {
         background::detach()?;
     }
     raise_file_limit();
+    let asked = InForce::Asked(plan.cache.unwrap_or_default());
     match plan.fs {
-        FsKind::Passthrough => serve(passthrough(plan)?, plan, is_daemon),
+        FsKind::Passthrough => {
+            let fs = passthrough(plan)?;
+            let cache = InForce::Directory(fs.caching());
+            serve(fs, plan, (is_daemon, cache))
+        }
         FsKind::Mem => {
             let defaults = MemOptions::default();
             let capacity = plan.size.unwrap_or(defaults.capacity);
-            serve(MemFs::new(MemOptions { capacity, ttl: ttl(plan), ..defaults }), plan, is_daemon)
+            let fs = MemFs::new(MemOptions { capacity, ttl: ttl(plan), ..defaults });
+            serve(fs, plan, (is_daemon, asked))
         }
         FsKind::Null => {
             let defaults = NullOptions::default();
             let delay = plan.delay.unwrap_or(defaults.delay);
-            serve(NullFs::new(NullOptions { ttl: ttl(plan), delay, ..defaults }), plan, is_daemon)
+            let fs = NullFs::new(NullOptions { ttl: ttl(plan), delay, ..defaults });
+            serve(fs, plan, (is_daemon, asked))
         }
     }
 }
@@ -59,12 +67,13 @@ pub fn try_channel(plan: &Plan) -> Outcome<()> {
 
 fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
     let options = passthrough::Options {
-        cache: match plan.cache {
+        cache: match plan.cache.unwrap_or_default() {
             CacheKind::None => passthrough::CacheProfile::None,
             CacheKind::Auto => passthrough::CacheProfile::Auto,
             CacheKind::Coherent => passthrough::CacheProfile::Coherent,
             CacheKind::Always => passthrough::CacheProfile::Always,
         },
+        prefer_coherent: prefers_coherent(plan),
         entry_timeout: plan.timeouts.entry,
         attr_timeout: plan.timeouts.attr,
         negative_timeout: plan.timeouts.negative,
@@ -105,24 +114,24 @@ fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
 fn ttl(plan: &Plan) -> Duration {
     const FOREVER: Duration = Duration::from_secs(365 * 86400);
     let given = plan.timeouts.attr.into_iter().chain(plan.timeouts.entry).min();
-    given.unwrap_or(match plan.cache {
+    given.unwrap_or(match plan.cache.unwrap_or_default() {
         CacheKind::None => Duration::ZERO,
         CacheKind::Auto => Duration::from_secs(1),
         CacheKind::Coherent | CacheKind::Always => FOREVER,
     })
 }
 
-fn serve(fs: impl FileSystem, plan: &Plan, is_daemon: bool) -> Outcome<()> {
+fn serve(fs: impl FileSystem, plan: &Plan, (is_daemon, cache): (bool, InForce)) -> Outcome<()> {
     let before = Before::prepare(&plan.show)?;
     let (policy, guard) = (policy::load(plan)?, in_kernel::start(plan)?);
     if policy.is_none() && guard.is_none() {
         let ending = Ending::watch(is_daemon, None)?;
-        return serve_until(fs, plan, (is_daemon, ending, before), |_| {});
+        return serve_until(fs, plan, (is_daemon, cache, ending, before), |_| {});
     }
     let fs = policy::around(fs, policy.unwrap_or_default(), plan);
     let switch = fs.switch();
     let ending = Ending::watch(is_daemon, policy::hangup(&switch, plan))?;
-    serve_until(fs, plan, (is_daemon, ending, before), move |handle| {
+    serve_until(fs, plan, (is_daemon, cache, ending, before), move |handle| {
         if let Some(guard) = guard {
             guard.guard(handle.connection());
             switch.answer_in_kernel(Box::new(in_kernel::Answers(guard)));
@@ -133,7 +142,7 @@ fn serve(fs: impl FileSystem, plan: &Plan, is_daemon: bool) -> Outcome<()> {
 fn serve_until(
     fs: impl FileSystem,
     plan: &Plan,
-    (is_daemon, ending, before): (bool, Ending, Before),
+    (is_daemon, cache, ending, before): (bool, InForce, Ending, Before),
     mounted: impl FnOnce(&ServerHandle),
 ) -> Outcome<()> {
     let server = Server::mount(fs, &plan.mountpoint, &plan.server).map_err(|error| {
@@ -151,7 +160,7 @@ fn serve_until(
     if plan.hides {
         tracing::warn!("{} hides another FUSE mount at the same place", plan.mountpoint.display());
     }
-    let description = describe(plan, &handle);
+    let description = describe(plan, &handle, &cache);
     if is_daemon {
         tracing::info!("{description}");
     } else if !plan.log.quiet {
@@ -159,7 +168,7 @@ fn serve_until(
     }
     signals::notify(&[NotifyState::Ready, NotifyState::Status(&description)]);
     ending.mounted(handle.clone());
-    let facts = Facts { source: plan.source.clone(), fs: plan.fs.to_string(), cache: plan.cache.to_string() };
+    let facts = Facts { source: plan.source.clone(), fs: plan.fs.to_string(), cache };
     let live = Live::start(handle.clone(), facts, (&plan.show, before), (is_daemon, plan.log.quiet));
     super::sys::forget_code();
     let ended = server.join().map_err(|error| Failure::new(with_causes(&error)))?;
@@ -186,7 +195,7 @@ fn is_mounted(handle: &ServerHandle) -> bool {
         .is_ok_and(|mounts| mounts.iter().any(|entry| entry.connection() == Some(handle.connection())))
 }
 
-fn describe(plan: &Plan, handle: &ServerHandle) -> String {
+fn describe(plan: &Plan, handle: &ServerHandle, cache: &InForce) -> String {
     let (way, role) = match handle.channel() {
         Channel::Uring => ("io_uring", "thread"),
         _ => ("/dev/fuse", "reader"),
@@ -195,11 +204,10 @@ fn describe(plan: &Plan, handle: &ServerHandle) -> String {
     let plural = if number == 1 { "" } else { "s" };
     let read_only = if plan.server.mount.read_only { ", read-only" } else { "" };
     format!(
-        "{} on {} ({}, {way}, {number} {role}{plural}, cache {}{read_only})",
+        "{} on {} ({}, {way}, {number} {role}{plural}, cache {cache}{read_only})",
         plan.source.display(),
         plan.mountpoint.display(),
-        plan.fs,
-        plan.cache
+        plan.fs
     )
 }
 

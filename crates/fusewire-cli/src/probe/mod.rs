@@ -1,5 +1,6 @@
 //! `fusewire probe`: what this kernel, this user and a directory allow.
 
+mod caching;
 mod channel;
 mod directory;
 mod machine;
@@ -67,7 +68,8 @@ fn probe(args: &ProbeArgs) -> Outcome<Report> {
         Section { title: "What the kernel offers".into(), checks: features },
         Section { title: format!("This user (uid {})", user.uid), checks: user.checks() },
     ];
-    let directory = directory.map(|(about, checks)| {
+    let directory = directory.map(|(about, mut checks)| {
+        checks.extend(caching::probe(about.path.as_ref(), &protocol));
         let title = format!("Directory {} ({}, {})", about.path, about.fstype, about.options);
         sections.push(Section { title, checks });
         about

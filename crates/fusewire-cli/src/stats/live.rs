@@ -14,6 +14,7 @@ use super::report::{Operation, Report, SCHEMA, Spared};
 use super::socket::{Place, Socket};
 use super::{Endpoint, ShowArgs, table};
 use crate::failure::Outcome;
+use crate::mount::InForce;
 
 /// What has to be had before there is a mount.
 #[derive(Debug)]
@@ -43,8 +44,8 @@ pub struct Facts {
     pub source: PathBuf,
     /// The filesystem.
     pub fs: String,
-    /// The caching profile.
-    pub cache: String,
+    /// The caching profile in force.
+    pub cache: InForce,
 }
 
 /// Makes reports of one mount.
@@ -120,7 +121,7 @@ impl Source {
             mountpoint: handle.mountpoint().to_string_lossy().into_owned(),
             source: self.facts.source.to_string_lossy().into_owned(),
             fs: self.facts.fs.clone(),
-            cache: self.facts.cache.clone(),
+            cache: self.facts.cache.to_string(),
             channel: channel.into(),
             threads: handle.threads(),
             slots: stats.slots,

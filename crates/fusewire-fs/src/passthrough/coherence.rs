@@ -1,16 +1,22 @@
-//! What the kernel may remember, and for how long, where it is told of changes.
+//! What the kernel may remember, and for how long, where it is told of changes; and whether it is.
 
 use super::{
-    Passthrough,
+    Passthrough, attr,
+    fds::explain,
     feed::{Feed, FeedStats, Refusal, Since, Subject},
-    mounts::Mount,
+    mounts::{Mount, Mounts},
     options::{CacheProfile, Options, Timeouts},
     sys,
 };
 use fusewire::{Config, NodeId, notify::Notifier};
-use rustix::{fs::Statx, io::Errno};
+use rustix::{
+    fs::{Mode, OFlags, Statx},
+    io::Errno,
+};
 use std::{
     ffi::{CStr, c_int},
+    io,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,8 +25,15 @@ use std::{
 };
 
 /// The protocol's minor version that brought `FUSE_NOTIFY_INC_EPOCH` (Linux 6.16), without which names cannot be dropped
-/// when events were lost.
-const EPOCH_MINOR: u32 = 44;
+/// when events were lost: [`CacheProfile::Coherent`] takes it.
+pub const COHERENT_MINOR: u32 = 44;
+
+const OLD_KERNEL: Refusal = Refusal::new("the kernel cannot drop all names at once", "it takes Linux 6.16");
+
+const NOT_LOCAL: Refusal = Refusal::new(
+    "it is not known that only this machine changes the filesystem",
+    "ask for coherent caches by name if so: ext4, XFS, Btrfs, F2FS and tmpfs are known to be local",
+);
 
 /// Is the kernel told of changes that others make to the directory?
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,17 +42,61 @@ pub enum Coherence {
     NotAsked,
     /// It is.
     Told,
-    /// It was asked for and cannot be had, for this reason: names and attributes are remembered for a second.
-    Refused(String),
+    /// It was wanted and cannot be had, for this reason: names and attributes are remembered for a second.
+    Refused(Refusal),
+}
+
+/// What the kernel is allowed to remember in the end, of what was wanted; clones tell of the same mount.
+#[derive(Clone, Debug)]
+pub struct Caching {
+    wanted: CacheProfile,
+    coherent: Coherent,
+}
+
+impl Caching {
+    /// The profile in force: final once it is mounted, unless the changes cease to be heard of.
+    pub fn profile(&self) -> CacheProfile {
+        self.coherent.profile(self.wanted)
+    }
+
+    /// Is the kernel told of changes that others make to the directory? Final once it is mounted.
+    pub fn coherence(&self) -> Coherence {
+        match &self.coherent {
+            Coherent { refusal: Some(refusal), .. } => Coherence::Refused(*refusal),
+            Coherent { feed: None, .. } => Coherence::NotAsked,
+            coherent if coherent.is_old_kernel.load(Ordering::Relaxed) => Coherence::Refused(OLD_KERNEL),
+            _ => Coherence::Told,
+        }
+    }
+}
+
+/// What a mount of `dir` with `options` would come to, as far as this directory and the rights of this process say; the kernel has
+/// to speak [`COHERENT_MINOR`] besides.
+///
+/// # Errors
+/// If `dir` is no directory, cannot be opened, or has no file handles although `options` insist on them.
+pub fn try_coherence(dir: &Path, mut options: Options) -> io::Result<Coherence> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let failed = |error| explain("cannot open the directory", dir, error);
+    let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(failed)?;
+    let mounts = Mounts::new(root, options.file_handles).map_err(failed)?;
+    let stat = attr::stat(&mounts.root().fd).map_err(failed)?;
+    Ok(match Coherent::feed_for(&mut options, mounts.root(), &stat) {
+        None => Coherence::NotAsked,
+        Some(Ok(_)) => Coherence::Told,
+        Some(Err(refusal)) => Coherence::Refused(refusal),
+    })
 }
 
 /// The feed, if there is one, and what holds where it does not reach.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Coherent {
     feed: Option<Arc<Feed>>,
     refusal: Option<Refusal>,
+    /// It was asked for by name.
+    is_asked: bool,
     /// The kernel cannot be told everything.
-    is_old_kernel: AtomicBool,
+    is_old_kernel: Arc<AtomicBool>,
     /// For what the feed does not reach.
     short: Timeouts,
 }
@@ -71,29 +128,53 @@ impl Drop for Listing<'_> {
 }
 
 impl Coherent {
-    /// As `options` ask for. Turns extended attributes off where the directory has none: the kernel then asks once and no more.
+    /// As `options` ask for or prefer; `cache` becomes what can be had of the latter. Turns extended attributes off where the
+    /// directory has none: the kernel then asks once and no more.
     pub fn new(options: &mut Options, root: &Mount, stat: &Statx) -> Self {
         let short = options.timeouts(CacheProfile::Auto);
-        let none = |refusal| Self { feed: None, refusal, is_old_kernel: AtomicBool::new(false), short };
-        if options.cache != CacheProfile::Coherent {
-            return none(None);
-        }
-        let handle = || sys::name_to_handle_at(&root.fd, c"", libc::AT_EMPTY_PATH as c_int).ok();
-        let handle = root.handles.then(handle).flatten().map(|(handle, _)| handle);
-        let feed = match Feed::new(&root.fd, stat, handle.as_ref().map(sys::RawHandle::bytes)) {
-            Ok(feed) => feed,
-            Err(refusal) => {
-                tracing::warn!(
-                    "no feed of changes: {refusal}; names and attributes are kept for a second only"
-                );
+        let is_asked = options.cache == CacheProfile::Coherent;
+        let none = |refusal| Self { feed: None, refusal, is_asked, is_old_kernel: Arc::default(), short };
+        let feed = match Self::feed_for(options, root, stat) {
+            None => return none(None),
+            Some(Ok(feed)) => feed,
+            Some(Err(refusal)) => {
+                none(None).tell_refusal(&refusal);
                 return none(Some(refusal));
             }
         };
+        if is_asked && !root.is_local() {
+            tracing::warn!("what other machines change on the filesystem, nobody hears of here");
+        }
+        options.cache = CacheProfile::Coherent;
         if rustix::fs::fgetxattr(&root.fd, c"user.fusewire", &mut [0u8; 0][..]) == Err(Errno::OPNOTSUPP) {
             options.xattr = false;
         }
         tracing::info!("the kernel is told of changes to the directory (fanotify)");
         Self { feed: Some(feed), ..none(None) }
+    }
+
+    /// The feed, or why there is none; `None` if it is not wanted.
+    fn feed_for(options: &mut Options, root: &Mount, stat: &Statx) -> Option<Result<Arc<Feed>, Refusal>> {
+        match options.cache {
+            CacheProfile::Coherent => {}
+            CacheProfile::Auto if !options.prefer_coherent => return None,
+            CacheProfile::Auto if !root.is_local() => return Some(Err(NOT_LOCAL)),
+            CacheProfile::Auto => {}
+            CacheProfile::None | CacheProfile::Always => return None,
+        }
+        let handle = || sys::name_to_handle_at(&root.fd, c"", libc::AT_EMPTY_PATH as c_int).ok();
+        let handle = root.handles.then(handle).flatten().map(|(handle, _)| handle);
+        Some(Feed::new(&root.fd, stat, handle.as_ref().map(sys::RawHandle::bytes)))
+    }
+
+    /// Whoever asked for it by name must see it.
+    fn tell_refusal(&self, refusal: &Refusal) {
+        match self.is_asked {
+            true => tracing::warn!(
+                "no feed of changes: {refusal}; caches are those of auto, names and attributes are kept for a second only"
+            ),
+            false => tracing::info!("no feed of changes: {refusal}; caches are those of auto"),
+        }
     }
 
     /// The feed, if there is one.
@@ -114,12 +195,8 @@ impl Coherent {
 
     /// What does the kernel offer?
     pub fn negotiate(&self, config: &Config) {
-        if self.feed.is_some() && config.minor() < EPOCH_MINOR {
-            tracing::warn!(
-                minor = config.minor(),
-                "the kernel cannot drop all names at once, which takes Linux 6.16; \
-                 names and attributes are kept for a second only"
-            );
+        if self.feed.is_some() && config.minor() < COHERENT_MINOR {
+            self.tell_refusal(&OLD_KERNEL);
             self.is_old_kernel.store(true, Ordering::Relaxed);
         }
     }
@@ -147,16 +224,9 @@ impl Coherent {
 }
 
 impl Passthrough {
-    /// Is the kernel told of changes that others make to the directory? Final once it is mounted.
-    pub fn coherence(&self) -> Coherence {
-        match &self.coherent {
-            Coherent { refusal: Some(refusal), .. } => Coherence::Refused(refusal.to_string()),
-            Coherent { feed: None, .. } => Coherence::NotAsked,
-            coherent if coherent.is_old_kernel.load(Ordering::Relaxed) => {
-                Coherence::Refused("the kernel cannot drop all names at once: it takes Linux 6.16".into())
-            }
-            _ => Coherence::Told,
-        }
+    /// What the kernel may remember in the end; it can be asked also after the filesystem was given away.
+    pub fn caching(&self) -> Caching {
+        Caching { wanted: self.options.cache, coherent: self.coherent.clone() }
     }
 
     /// What the feed of changes has done so far, if there is one.
@@ -169,10 +239,15 @@ impl Passthrough {
         self.coherent.profile(self.options.cache)
     }
 
-    /// What it may remember of a node.
+    /// What it may remember of a node's content, while it is open and later.
     pub(super) fn cache_of(&self, node: NodeId) -> CacheProfile {
         match self.cache() {
-            CacheProfile::Coherent if self.nodes.ino_on_root_device(node).is_none() => CacheProfile::Auto,
+            // The feed does not reach there, and with EXPLICIT_INVAL_DATA the kernel does not see for itself, by the times of a file
+            // that is read, that its pages are old.
+            CacheProfile::Coherent if self.nodes.ino_on_root_device(node).is_none() => CacheProfile::None,
+            CacheProfile::Auto if self.coherent.feed().is_some_and(|feed| feed.is_deaf()) => {
+                CacheProfile::None
+            }
             cache => cache,
         }
     }
@@ -242,6 +317,53 @@ impl Passthrough {
             None => short,
             Some(ino) if feed.is_fresh(reading.since, &[Subject::name(ino, name)]) => long,
             Some(_) => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passthrough::FileHandles;
+
+    fn caching(options: Options) -> Caching {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        assert_eq!(
+            try_coherence(dir.path(), options.clone()).expect("a directory"),
+            Passthrough::new(dir.path(), options.clone()).expect("a filesystem").caching().coherence()
+        );
+        Passthrough::new(dir.path(), options).expect("a filesystem").caching()
+    }
+
+    #[test]
+    fn what_is_preferred_is_had_or_refused_with_a_reason() {
+        let preferred = Options { prefer_coherent: true, ..Options::default() };
+        let caching_of = |cache| caching(Options { cache, ..preferred.clone() });
+        let best = caching_of(CacheProfile::Auto);
+        match best.coherence() {
+            Coherence::Told => assert_eq!(best.profile(), CacheProfile::Coherent),
+            Coherence::Refused(refusal) => {
+                assert_eq!(best.profile(), CacheProfile::Auto);
+                assert!(!refusal.reason().is_empty() && refusal.to_string().contains(refusal.remedy()));
+            }
+            Coherence::NotAsked => panic!("it is preferred"),
+        }
+        for cache in [CacheProfile::None, CacheProfile::Always] {
+            let other = caching_of(cache);
+            assert_eq!((other.coherence(), other.profile()), (Coherence::NotAsked, cache));
+        }
+        assert_eq!(caching(Options::default()).coherence(), Coherence::NotAsked);
+    }
+
+    #[test]
+    fn without_handles_there_is_no_feed() {
+        let preferred =
+            Options { prefer_coherent: true, file_handles: FileHandles::Never, ..Options::default() };
+        let asked = Options { cache: CacheProfile::Coherent, ..preferred.clone() };
+        for options in [preferred, asked] {
+            let caching = caching(options);
+            assert!(matches!(caching.coherence(), Coherence::Refused(_)), "{caching:?}");
+            assert_eq!(caching.profile(), CacheProfile::Auto);
         }
     }
 }

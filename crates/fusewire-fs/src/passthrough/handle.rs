@@ -273,7 +273,7 @@ impl Passthrough {
         let mount = self.nodes.mount(node)?;
         let open = Open::file(node, lower, flags, (mount.flush_errors, counted));
         opened.flags |= match opened.backing_id {
-            0 => self.caching(node, &open.path()) | self.copying(mount, flags),
+            0 => self.keeping(node, &open.path()) | self.copying(mount, flags),
             _ => self.guarding(node, &open.path(), flags),
         };
         if self.options.locks == LockScope::Mount && !mount.flush_errors {
@@ -291,7 +291,7 @@ impl Passthrough {
     }
 
     /// What the kernel may keep of a file that is not forwarded.
-    fn caching(&self, node: NodeId, fd: &impl AsFd) -> FopenFlags {
+    fn keeping(&self, node: NodeId, fd: &impl AsFd) -> FopenFlags {
         match self.cache_of(node) {
             CacheProfile::None => FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES,
             CacheProfile::Auto if self.nodes.opened(node, || attr::stat(fd)) => FopenFlags::KEEP_CACHE,

@@ -32,8 +32,8 @@ mod sys;
 mod tests;
 mod xattr;
 
-pub use coherence::Coherence;
-pub use feed::FeedStats;
+pub use coherence::{COHERENT_MINOR, Caching, Coherence, try_coherence};
+pub use feed::{FeedStats, Refusal};
 pub use options::{CacheProfile, FileHandles, Forward, LockScope, Opens, Options, ZeroCopy};
 
 use coherence::Coherent;

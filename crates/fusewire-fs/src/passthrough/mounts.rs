@@ -48,6 +48,9 @@ const STACKED: &[i64] = &[0x794c_7630, 0xf15f, 0x6573_5546];
 /// change them.
 const BIRTHS: &[i64] = &[0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
 
+/// Lower filesystems that no other machine can change: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
+const LOCAL: &[i64] = BIRTHS;
+
 /// Lower filesystems of which the ring reads files at once if they are in memory, and whether it writes them so, too
 /// (`FMODE_NOWAIT`, `FOP_BUFFER_WASYNC`); for others it takes another thread: ext4, XFS, Btrfs.
 const NOWAIT: &[(i64, bool)] = &[(0xef53, false), (0x5846_5342, true), (0x9123_683e, true)];
@@ -77,6 +80,11 @@ impl Mount {
     pub fn is_at_once(&self, flags: OFlags) -> bool {
         let (reads, writes) = self.nowait;
         reads && (writes || flags.contains(OFlags::DIRECT) || flags & OFlags::RWMODE == OFlags::RDONLY)
+    }
+
+    /// Can only this machine change it, as far as is known?
+    pub fn is_local(&self) -> bool {
+        filesystem(&self.fd).is_some_and(|kind| LOCAL.contains(&kind))
     }
 
     /// Does no other file have, or get later, the number and birth time of this one, unless it is born in the same tick of

@@ -16,7 +16,7 @@ pub enum CacheProfile {
     Auto,
     /// Everything, names that do not exist included, until somebody changes it: the kernel is told of what others do to the
     /// directory, some time below a millisecond later as a rule. It takes a local filesystem with file handles, `CAP_SYS_ADMIN`
-    /// and Linux 6.16; where it cannot be had it is as [`Auto`](Self::Auto), see [`Passthrough::coherence`](super::Passthrough::coherence).
+    /// and Linux 6.16; where it cannot be had it is as [`Auto`](Self::Auto), see [`Caching::coherence`](super::Caching::coherence).
     Coherent,
     /// Everything, names that do not exist included, until it is changed through the mount. For directories that
     /// nobody else changes.
@@ -91,6 +91,9 @@ pub enum Opens {
 pub struct Options {
     /// What the kernel may remember.
     pub cache: CacheProfile,
+    /// Where `cache` is [`CacheProfile::Auto`]: [`CacheProfile::Coherent`] rather than that if the directory is on a filesystem that is
+    /// known to be local, and it can be had. The log says why not, and [`Passthrough::caching`](super::Passthrough::caching) which it is.
+    pub prefer_coherent: bool,
     /// For how long it may remember names; `None` leaves it to `cache`.
     pub entry_timeout: Option<Duration>,
     /// For how long it may remember attributes; `None` leaves it to `cache`.
@@ -118,6 +121,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache: CacheProfile::default(),
+            prefer_coherent: false,
             entry_timeout: None,
             attr_timeout: None,
             negative_timeout: None,

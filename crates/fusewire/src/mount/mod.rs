@@ -32,7 +32,7 @@ use rustix::thread::CapabilitySet;
 
 pub use error::MountError;
 pub use options::MountOptions;
-pub use table::{MountEntry, fuse_mounts, fuse_mounts_of};
+pub use table::{MountEntry, fuse_mounts, fuse_mounts_of, mounts};
 
 use fusectl::AbortSwitch;
 use guard::Guard;

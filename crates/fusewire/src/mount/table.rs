@@ -97,8 +97,11 @@ pub fn fuse_mounts_of(pid: u32) -> io::Result<Vec<MountEntry>> {
     Ok(table.into_iter().filter(MountEntry::is_fuse).collect())
 }
 
-/// All mounts that this thread sees.
-pub(super) fn mounts() -> io::Result<Vec<MountEntry>> {
+/// All mounts that this thread sees, in the order of the kernel's table.
+///
+/// # Errors
+/// Those of reading `/proc/thread-self/mountinfo`.
+pub fn mounts() -> io::Result<Vec<MountEntry>> {
     read_table(Path::new(MOUNTINFO))
 }
 

@@ -211,8 +211,9 @@ fn check(settings: &[(usize, Act)], reads: &[(usize, Act)]) {
     );
     assert!(
         wrong.is_empty(),
-        "{} reads are not explained, the first: {:?}",
+        "{} reads are not explained, ages up to {:?}, the first: {:?}",
         wrong.len(),
+        wrong.iter().filter_map(|(_, wrong)| wrong.age()).max(),
         &wrong[..wrong.len().min(5)]
     );
 }

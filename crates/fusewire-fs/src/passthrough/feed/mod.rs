@@ -32,7 +32,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// A name is there or is not.
@@ -41,6 +41,10 @@ const NAMES: u64 = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM | 
 const GONE: u64 = libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
 /// Data may have changed.
 const CONTENT: u64 = libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE;
+
+/// How long events are gathered when the last ones concerned nobody: whoever changes another part of the filesystem, or this one through
+/// the mount, does not cost a wake-up for each change.
+const GATHER: Duration = Duration::from_micros(500);
 
 /// What a feed has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,22 +71,36 @@ struct Counts {
 }
 
 /// Why there is no feed.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What was tried.
     what: &'static str,
     errno: Option<Errno>,
-    /// What to do about it.
     remedy: &'static str,
+}
+
+impl Refusal {
+    /// Because of `what`.
+    pub(super) const fn new(what: &'static str, remedy: &'static str) -> Self {
+        Self { what, errno: None, remedy }
+    }
+
+    /// What is missing, or was tried in vain.
+    pub fn reason(&self) -> String {
+        match self.errno {
+            Some(errno) => format!("{}: {errno}", self.what),
+            None => self.what.to_owned(),
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        self.remedy
+    }
 }
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.what)?;
-        if let Some(errno) = self.errno {
-            write!(f, ": {errno}")?;
-        }
-        write!(f, " ({})", self.remedy)
+        write!(f, "{} ({})", self.reason(), self.remedy)
     }
 }
 
@@ -106,25 +124,24 @@ impl Feed {
         stat: &Statx,
         handle: Option<&[u8]>,
     ) -> std::result::Result<Arc<Self>, Refusal> {
-        let refused = |what, errno, remedy| Refusal { what, errno, remedy };
         let Some(handle) = handle else {
-            return Err(refused(
-                "files have no handles there",
-                None,
-                "serve a directory of a local filesystem",
+            return Err(Refusal::new(
+                "files have no handles",
+                "serve a directory of a local filesystem, as root",
             ));
         };
         if !numbers(handle).any(|number| number == stat.stx_ino) {
             let remedy = "serve a directory of another filesystem";
-            return Err(refused("handles do not contain inode numbers there", None, remedy));
+            return Err(Refusal::new("file handles do not contain inode numbers there", remedy));
         }
         let source = Source::new(root).map_err(|errno| {
             let remedy = match errno {
                 Errno::PERM => "it takes CAP_SYS_ADMIN: serve it as root",
                 Errno::INVAL => "it takes Linux 5.17",
+                Errno::MFILE => "end other mounts, or raise /proc/sys/fs/fanotify/max_user_groups",
                 _ => "the filesystem cannot be watched: serve a directory of a local filesystem",
             };
-            refused("fanotify", Some(errno), remedy)
+            Refusal { errno: Some(errno), ..Refusal::new("fanotify", remedy) }
         })?;
         let feed = Self {
             source,
@@ -194,6 +211,7 @@ impl Feed {
             later: Later::default(),
             buffer: Vec::new(),
             era: Instant::now(),
+            gathers: false,
         };
         let spawned = thread::Builder::new().name("changes".into()).spawn(move || reader.run());
         if let Err(error) = spawned {
@@ -217,6 +235,8 @@ struct Reader {
     buffer: Vec<u8>,
     /// When this era began.
     era: Instant,
+    /// The last events concerned nobody.
+    gathers: bool,
 }
 
 impl Reader {
@@ -228,7 +248,7 @@ impl Reader {
                 self.feed.is_deaf.store(true, Ordering::SeqCst);
                 // Now, and once what is on its way has arrived.
                 _ = self.drop_everything();
-                thread::sleep(news::TIMES[1]);
+                thread::sleep(news::TIMES.iter().sum());
                 _ = self.drop_everything();
             }
         }
@@ -238,7 +258,12 @@ impl Reader {
         loop {
             match self.feed.source.wait(self.later.next())? {
                 Waited::Stopped => return Ok(()),
-                Waited::Events => self.take_events()?,
+                Waited::Events => {
+                    if std::mem::take(&mut self.gathers) {
+                        thread::sleep(GATHER);
+                    }
+                    self.take_events()?;
+                }
                 Waited::Nothing => {}
             }
             match self.later.take() {
@@ -267,6 +292,8 @@ impl Reader {
             self.tell(news)?;
             // So that no more is read than the kernel takes; events meanwhile are merged in the queue, which is bounded.
             self.notifier.flush();
+        } else {
+            self.gathers = any;
         }
         let took = read_at.elapsed().as_micros() as u64;
         self.feed.counts.longest_us.fetch_max(took, Ordering::Relaxed);

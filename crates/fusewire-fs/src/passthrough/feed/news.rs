@@ -102,9 +102,14 @@ pub struct Later {
 /// How many are kept.
 const MOST: usize = 16 << 10;
 
-/// After which times it is told once more. The first is for callers that run, the second for those that had to wait long for a
-/// processor.
-pub const TIMES: [Duration; 2] = [Duration::from_millis(40), Duration::from_secs(1)];
+/// After which times it is told once more, each from the one before. The first is for callers that run, the others for those that had
+/// to wait long for a processor: whatever time that was, what they bring lives for about twice as long again, and for a second at most.
+pub const TIMES: [Duration; 4] = [
+    Duration::from_millis(40),
+    Duration::from_millis(80),
+    Duration::from_millis(240),
+    Duration::from_millis(700),
+];
 
 impl Later {
     fn put(&mut self, subject: Subject, time: usize) {
@@ -184,13 +189,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_later_is_told_twice_and_bounded() {
+    fn what_is_told_later_is_told_again_and_bounded() {
         let mut later = Later::default();
         later.node(NodeId::new(2), What::Attributes);
         assert_eq!(later.take().expect("not all").len(), 0);
         std::thread::sleep(TIMES[0]);
         assert_eq!(later.take().expect("not all").len(), 1);
         assert!(later.next().is_some());
+        std::thread::sleep(TIMES[1]);
+        assert_eq!(later.take().expect("not all").len(), 1);
         for node in 0..2 * MOST as u64 {
             later.node(NodeId::new(node + 2), What::Content);
         }
