@@ -3,6 +3,7 @@
 use super::{
     Passthrough,
     feed::{Feed, FeedStats, Refusal, Since, Subject},
+    lease::Tenant,
     mounts::Mount,
     options::{CacheProfile, Options, Timeouts},
     sys,
@@ -37,6 +38,8 @@ pub enum Coherence {
 #[derive(Debug)]
 pub struct Coherent {
     feed: Option<Arc<Feed>>,
+    /// A guest, which cannot be told anything.
+    pub tenant: Option<Tenant>,
     refusal: Option<Refusal>,
     /// The kernel cannot be told everything.
     is_old_kernel: AtomicBool,
@@ -74,7 +77,13 @@ impl Coherent {
     /// As `options` ask for. Turns extended attributes off where the directory has none: the kernel then asks once and no more.
     pub fn new(options: &mut Options, root: &Mount, stat: &Statx) -> Self {
         let short = options.timeouts(CacheProfile::Auto);
-        let none = |refusal| Self { feed: None, refusal, is_old_kernel: AtomicBool::new(false), short };
+        let none = |refusal| Self {
+            feed: None,
+            tenant: None,
+            refusal,
+            is_old_kernel: AtomicBool::new(false),
+            short,
+        };
         if options.cache != CacheProfile::Coherent {
             return none(None);
         }
@@ -143,6 +152,9 @@ impl Coherent {
         if let Some(feed) = &self.feed {
             feed.acting();
         }
+        if let Some(tenant) = &self.tenant {
+            tenant.acting();
+        }
     }
 }
 
@@ -200,6 +212,12 @@ impl Passthrough {
 
     /// For how long attributes are to be remembered that were read since `reading` began.
     pub(super) fn attr_ttl(&self, stat: &Statx, reading: &Reading<'_>) -> Duration {
+        if let Some(tenant) = &self.coherent.tenant {
+            return match self.nodes.mounts.device(stat) {
+                0 => tenant.lease(stat.stx_ino),
+                _ => tenant.unheard(),
+            };
+        }
         if self.coherent.feed().is_none() {
             return self.timeouts.attr;
         }
@@ -216,6 +234,10 @@ impl Passthrough {
 
     /// For how long a name is to be remembered that leads to a file with the attributes `stat`.
     pub(super) fn entry_ttl(&self, stat: &Statx, reading: Reading<'_>) -> Duration {
+        if let Some(tenant) = &self.coherent.tenant {
+            let dir = reading.under.and_then(|(dir, _)| self.nodes.ino_on_root_device(dir));
+            return dir.map_or_else(|| tenant.unheard(), |dir| tenant.lease(dir));
+        }
         if self.coherent.feed().is_none() {
             return self.timeouts.entry;
         }
@@ -228,6 +250,9 @@ impl Passthrough {
 
     /// For how long it is to be remembered that there is no such name.
     pub(super) fn absence_ttl(&self, reading: Reading<'_>) -> Duration {
+        if let Some(tenant) = &self.coherent.tenant {
+            return tenant.absence(reading.under.and_then(|(dir, _)| self.nodes.ino_on_root_device(dir)));
+        }
         match self.coherent.feed() {
             None => self.timeouts.negative,
             Some(_) => self.name_ttl(reading, self.timeouts.negative, self.coherent.short.negative),

@@ -15,15 +15,15 @@ mod news;
 mod source;
 mod stamps;
 
+pub use actors::Actors;
+pub use event::{Event, numbers};
+pub use source::{Source, Waited};
 pub use stamps::{Since, Subject};
 
-use actors::Actors;
-use event::{Event, numbers};
 use fusewire::{Errno, NodeId, Result, notify::Notifier};
 use index::Index;
 use news::{Later, Name, News, What, patiently};
 use rustix::fs::Statx;
-use source::{Source, Waited};
 use stamps::Stamps;
 use std::{
     os::fd::AsFd,
@@ -86,6 +86,26 @@ impl std::fmt::Display for Refusal {
     }
 }
 
+/// Hear of changes to the filesystem of `root`, whose attributes are `stat` and whose handle is `handle`.
+pub fn watch(root: impl AsFd, stat: &Statx, handle: Option<&[u8]>) -> std::result::Result<Source, Refusal> {
+    let refused = |what, errno, remedy| Refusal { what, errno, remedy };
+    let Some(handle) = handle else {
+        return Err(refused("files have no handles there", None, "serve a directory of a local filesystem"));
+    };
+    if !numbers(handle).any(|number| number == stat.stx_ino) {
+        let remedy = "serve a directory of another filesystem";
+        return Err(refused("handles do not contain inode numbers there", None, remedy));
+    }
+    Source::new(root).map_err(|errno| {
+        let remedy = match errno {
+            Errno::PERM => "it takes CAP_SYS_ADMIN: serve it as root",
+            Errno::INVAL => "it takes Linux 5.17",
+            _ => "the filesystem cannot be watched: serve a directory of a local filesystem",
+        };
+        refused("fanotify", Some(errno), remedy)
+    })
+}
+
 /// Hears of changes to the lower filesystem and tells the kernel.
 #[derive(Debug)]
 pub struct Feed {
@@ -106,26 +126,7 @@ impl Feed {
         stat: &Statx,
         handle: Option<&[u8]>,
     ) -> std::result::Result<Arc<Self>, Refusal> {
-        let refused = |what, errno, remedy| Refusal { what, errno, remedy };
-        let Some(handle) = handle else {
-            return Err(refused(
-                "files have no handles there",
-                None,
-                "serve a directory of a local filesystem",
-            ));
-        };
-        if !numbers(handle).any(|number| number == stat.stx_ino) {
-            let remedy = "serve a directory of another filesystem";
-            return Err(refused("handles do not contain inode numbers there", None, remedy));
-        }
-        let source = Source::new(root).map_err(|errno| {
-            let remedy = match errno {
-                Errno::PERM => "it takes CAP_SYS_ADMIN: serve it as root",
-                Errno::INVAL => "it takes Linux 5.17",
-                _ => "the filesystem cannot be watched: serve a directory of a local filesystem",
-            };
-            refused("fanotify", Some(errno), remedy)
-        })?;
+        let source = watch(root, stat, handle)?;
         let feed = Self {
             source,
             index: Index::default(),
