@@ -1,18 +1,16 @@
 //! Who changed what last: of each directory and each file, the last two who did, and when.
 //!
-//! Two suffice to tell everybody when somebody *else* changed it last. Places are found by a hash and shared: who shares one gets
-//! shorter leases than he could have.
+//! Two suffice to tell everybody when somebody *else* changed it last. What was changed long ago is forgotten when there is too much, and
+//! then everything that is not known counts as changed at the time that the latest of what is forgotten was.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    collections::HashMap,
+    sync::{PoisonError, RwLock, RwLockReadGuard},
+    time::Instant,
 };
 
-/// A power of two.
-const PLACES: usize = 1 << 12;
+/// How many files are known at most in each of two generations.
+const MOST: usize = 32 << 10;
 
 /// Somebody who changes things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,52 +37,55 @@ struct Place {
 }
 
 /// Changes by inode number.
-#[derive(Debug)]
-pub struct Heat {
-    places: Box<[Mutex<Place>]>,
-    began: Instant,
-    /// Anything may have been changed by anybody then, in milliseconds since the beginning; 0: never.
-    all: AtomicU64,
-}
+#[derive(Debug, Default)]
+pub struct Heat(RwLock<Known>);
 
-impl Default for Heat {
-    fn default() -> Self {
-        let places = (0..PLACES).map(|_| Mutex::default()).collect();
-        Self { places, began: Instant::now(), all: AtomicU64::new(0) }
-    }
+#[derive(Debug, Default)]
+struct Known {
+    young: HashMap<u64, Place>,
+    old: HashMap<u64, Place>,
+    /// Anything may have been changed by anybody up to then.
+    all: Option<Instant>,
+    /// When `young` took the place of an earlier one, which is `old`.
+    turned: Option<Instant>,
 }
 
 impl Heat {
-    fn place(&self, ino: u64) -> std::sync::MutexGuard<'_, Place> {
-        let mixed = ino.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let place = (mixed >> 40) as usize & (PLACES - 1);
-        self.places[place].lock().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, write: impl FnOnce(&mut Known)) {
+        write(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// `who` has changed the file or directory with this number.
     pub fn changed(&self, ino: u64, who: Who, now: Instant) {
-        let mut place = self.place(ino);
-        if place.latest.is_some_and(|(last, _)| last != who) {
-            place.before = place.latest;
-        }
-        place.latest = Some((who, now));
+        self.write(|known| {
+            let mut place = known.young.get(&ino).or(known.old.get(&ino)).copied().unwrap_or_default();
+            if place.latest.is_some_and(|(last, _)| last != who) {
+                place.before = place.latest;
+            }
+            place.latest = Some((who, now));
+            if known.young.len() >= MOST {
+                known.old = std::mem::take(&mut known.young);
+                known.all = known.turned.replace(now).max(known.all);
+            }
+            known.young.insert(ino, place);
+        });
     }
 
     /// Anybody may have changed anything.
     pub fn everything_changed(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.began).as_millis() as u64;
-        self.all.store(since.max(1), Ordering::SeqCst);
+        self.write(|known| known.all = Some(now));
     }
 
     /// When it was last changed by somebody other than `who`; `None`: not once.
     pub fn by_others(&self, ino: u64, who: Who) -> Option<Instant> {
-        let place = *self.place(ino);
+        let known = self.read();
+        let place = known.young.get(&ino).or(known.old.get(&ino)).copied().unwrap_or_default();
         let of_others = |change: Change| change.filter(|(other, _)| *other != who).map(|(_, at)| at);
-        let all = match self.all.load(Ordering::SeqCst) {
-            0 => None,
-            millis => Some(self.began + Duration::from_millis(millis)),
-        };
-        of_others(place.latest).or(of_others(place.before)).max(all)
+        of_others(place.latest).or(of_others(place.before)).max(known.all)
     }
 }
 
@@ -118,12 +119,26 @@ mod tests {
 
     #[test]
     fn lost_news_are_news_of_everything() {
-        let (heat, one) = (Heat::default(), Who::guest(0));
-        let now = Instant::now() + SECOND;
+        let (heat, one, now) = (Heat::default(), Who::guest(0), Instant::now());
         heat.everything_changed(now);
-        let at = heat.by_others(7, one).expect("changed");
-        assert!(now.duration_since(at) < Duration::from_millis(2));
+        assert_eq!(heat.by_others(7, one), Some(now));
         heat.changed(7, Who::OTHER, now + SECOND);
         assert_eq!(heat.by_others(7, one), Some(now + SECOND));
+    }
+
+    #[test]
+    fn what_is_forgotten_counts_as_changed_by_others() {
+        let (heat, one, now) = (Heat::default(), Who::guest(0), Instant::now());
+        let turns = |ino: u64| 1 + (ino / MOST as u64) as u32;
+        for ino in 0..4 * MOST as u64 {
+            heat.changed(ino, one, now + turns(ino) * SECOND);
+        }
+        assert!(heat.read().young.len() + heat.read().old.len() <= 2 * MOST);
+        for ino in [0, MOST as u64, 3 * MOST as u64, u64::MAX] {
+            let latest = heat.by_others(ino, one).expect("something was forgotten");
+            assert!(latest >= now + 2 * SECOND, "{ino} may have been among the forgotten");
+        }
+        heat.changed(5, Who::OTHER, now + 9 * SECOND);
+        assert_eq!(heat.by_others(5, one), Some(now + 9 * SECOND));
     }
 }
