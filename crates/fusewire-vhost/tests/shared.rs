@@ -3,7 +3,6 @@
 mod support;
 
 use fusewire::types::Errno;
-use fusewire_abi::{self as abi, Opcode};
 use fusewire_fs::passthrough::{self, Leases, Passthrough};
 use fusewire_vhost::{
     Options,
@@ -17,7 +16,6 @@ use std::{
     time::{Duration, Instant},
 };
 use support::Guest;
-use zerocopy::{FromBytes, IntoBytes};
 
 const ROOT: u64 = 1;
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -160,103 +158,4 @@ fn after_a_time_of_silence_leases_come_back_and_grow() {
     assert!(changed.elapsed() >= 10 * SECOND && seen >= SECOND && seen < 2 * SECOND, "{seen:?}");
     std::thread::sleep(2 * SECOND);
     assert!(leases(driver, "file").1 > seen + 100 * MILLISECOND);
-}
-
-/// A guest's cache of one file: as Linux has it, an answer is used until its time is up.
-struct Cached {
-    name: CString,
-    entry: abi::EntryOut,
-    names_until: Instant,
-    attributes_until: Instant,
-}
-
-impl Cached {
-    fn new(driver: &mut Driver, name: &str) -> Self {
-        let name = CString::new(name).expect("name");
-        let now = Instant::now();
-        let mut cached =
-            Self { name, entry: abi::EntryOut::default(), names_until: now, attributes_until: now };
-        cached.resolve(driver);
-        cached
-    }
-
-    fn resolve(&mut self, driver: &mut Driver) {
-        self.entry = driver.lookup(ROOT, &self.name).expect("lookup");
-        let now = Instant::now();
-        self.names_until = now + time(self.entry.entry_valid, self.entry.entry_valid_nsec);
-        self.attributes_until = now + time(self.entry.attr_valid, self.entry.attr_valid_nsec);
-    }
-
-    /// The size, and whether the device was asked.
-    fn size(&mut self, driver: &mut Driver) -> (u64, bool) {
-        let now = Instant::now();
-        if now >= self.names_until {
-            self.resolve(driver);
-            return (self.entry.attr.size, true);
-        }
-        if now < self.attributes_until {
-            return (self.entry.attr.size, false);
-        }
-        let args = abi::GetattrIn::default();
-        let bytes = driver.call(Opcode::Getattr, self.entry.nodeid, &[args.as_bytes()]).expect("getattr");
-        let out = abi::AttrOut::read_from_bytes(&bytes).expect("attributes");
-        self.entry.attr = out.attr;
-        self.attributes_until = Instant::now() + time(out.attr_valid, out.attr_valid_nsec);
-        (self.entry.attr.size, true)
-    }
-}
-
-/// What is written: the file grows by a byte each time, so that its size tells when it was seen.
-fn history(start: Instant, writes: &[(Instant, u64)], size: u64) -> Duration {
-    // It is old from the beginning of the write that replaced it.
-    let replaced = writes.iter().find(|(_, newer)| *newer > size).map(|(at, _)| *at);
-    replaced.map_or(Duration::ZERO, |at| at.saturating_duration_since(start))
-}
-
-#[test]
-fn nothing_is_older_than_the_longest_lease_whoever_writes() {
-    const LONGEST: Duration = Duration::from_millis(400);
-    let Some(share) = Share::new(LONGEST, &["file"]) else { return };
-    let (mut reader, mut writer) = (share.guest(), share.guest());
-    let (reader, writer) = (reader.monitor.driver(), writer.monitor.driver());
-    let (start, path) = (Instant::now(), share.path("file"));
-    let (writes, seen) = std::thread::scope(|scope| {
-        let writing = scope.spawn(move || {
-            let node = writer.lookup(ROOT, c"file").expect("lookup").nodeid;
-            let fh = writer.open(node, 2).expect("open");
-            let host = fs::File::options().write(true).open(path).expect("file");
-            let mut writes = Vec::new();
-            for size in 1..=60u64 {
-                // Sometimes at once, sometimes after a while, in which leases are given.
-                std::thread::sleep([1, 7, 90, 200][size as usize % 4] * MILLISECOND);
-                let begun = Instant::now();
-                match size % 3 {
-                    0 => std::os::unix::fs::FileExt::write_all_at(&host, b"h", size - 1).expect("write"),
-                    _ => assert_eq!(writer.write(node, fh, size - 1, b"g"), Ok(1)),
-                }
-                writes.push((begun, size));
-            }
-            writes
-        });
-        let mut cached = Cached::new(reader, "file");
-        let mut seen = Vec::new();
-        while !writing.is_finished() {
-            let asked_at = Instant::now();
-            let (size, asked) = cached.size(reader);
-            seen.push((asked_at, size, asked));
-            std::thread::sleep(MILLISECOND);
-        }
-        (writing.join().expect("writer"), seen)
-    });
-    // How long before it was used the answer had become old.
-    let age = |&(at, size, _): &(Instant, u64, bool)| {
-        (at - start).saturating_sub(history(start, &writes, size).min(at - start))
-    };
-    let stale = |entry: &&(Instant, u64, bool)| history(start, &writes, entry.1) > Duration::ZERO;
-    let oldest = seen.iter().filter(stale).map(age).max().unwrap_or_default();
-    let remembered = seen.iter().filter(|(_, _, asked)| !asked).count();
-    eprintln!("{} looks, {remembered} without a request; the oldest answer was {oldest:?} old", seen.len());
-    assert!(remembered > 0, "nothing was remembered");
-    assert!(oldest < LONGEST + 100 * MILLISECOND, "an answer was {oldest:?} old");
-    assert!(seen.windows(2).all(|pair| pair[0].1 <= pair[1].1), "a guest never sees time go back");
 }

@@ -7,6 +7,7 @@ mod examples;
 mod faults;
 mod forward;
 mod harness;
+mod leases;
 mod limits;
 mod locks;
 mod lower;
