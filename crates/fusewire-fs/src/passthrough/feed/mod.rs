@@ -15,11 +15,11 @@ mod news;
 mod source;
 mod stamps;
 
-pub use actors::Actors;
 pub use event::{Event, numbers};
 pub use source::{Source, Waited};
 pub use stamps::{Since, Subject};
 
+use actors::Actors;
 use fusewire::{Errno, NodeId, Result, notify::Notifier};
 use index::Index;
 use news::{Later, Name, News, What, patiently};

@@ -6,13 +6,15 @@
 //! bound is the promise: nothing a guest sees is older than the longest lease.
 //!
 //! * `heat.rs`: who changed what last, as the same feed of changes tells that mounts have (fanotify on the lower filesystem).
+//! * `threads.rs`: whose threads did it.
 //!
 //! See `docs/adr/0020-shared.md`.
 
 mod heat;
+mod threads;
 
 use super::{
-    feed::{Actors, Event, Refusal, Source, Waited, numbers, watch},
+    feed::{Event, Refusal, Source, Waited, numbers, watch},
     sys,
 };
 use heat::{Heat, Who};
@@ -22,12 +24,13 @@ use std::{
     io,
     path::Path,
     sync::{
-        Arc, PoisonError, RwLock, Weak,
+        Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
+use threads::Threads;
 
 /// How long a lease is where nobody else was ever seen to change anything: what `--cache auto` gives.
 const FIRST: Duration = Duration::from_secs(1);
@@ -55,8 +58,8 @@ pub struct Leases {
 struct Changes {
     source: Source,
     heat: Heat,
-    guests: RwLock<Vec<(Who, Weak<Actors>)>>,
-    /// How many there were, by others than guests or by guests.
+    threads: Arc<Threads>,
+    /// How many there were, by whomever.
     count: AtomicU64,
     /// Nothing is heard any more.
     is_deaf: AtomicBool,
@@ -95,13 +98,7 @@ impl Leases {
     /// A guest that has mounted the directory.
     pub(super) fn guest(self: &Arc<Self>) -> Tenant {
         let who = Who::guest(self.guests.fetch_add(1, Ordering::Relaxed));
-        let actors = Arc::<Actors>::default();
-        if let Some(changes) = &self.changes {
-            let mut guests = changes.guests.write().unwrap_or_else(PoisonError::into_inner);
-            guests.retain(|(_, actors)| actors.strong_count() > 0);
-            guests.push((who, Arc::downgrade(&actors)));
-        }
-        Tenant { leases: self.clone(), actors, who, since: Instant::now() }
+        Tenant { leases: self.clone(), who, since: Instant::now() }
     }
 }
 
@@ -119,7 +116,7 @@ impl Changes {
         let changes = Arc::new(Self {
             source,
             heat: Heat::default(),
-            guests: RwLock::default(),
+            threads: Arc::default(),
             count: AtomicU64::new(0),
             is_deaf: AtomicBool::new(false),
         });
@@ -149,7 +146,7 @@ impl Changes {
 
     fn understand(&self, event: &Event<'_>, now: Instant) {
         self.count.fetch_add(1, Ordering::Relaxed);
-        let who = self.who(event.tid);
+        let who = self.threads.whose(event.tid);
         for object in event.objects() {
             // What happens to content tells the directory for the name's sake alone.
             let concerns = match object.name {
@@ -161,20 +158,12 @@ impl Changes {
             }
         }
     }
-
-    /// Whose thread is it?
-    fn who(&self, tid: i32) -> Who {
-        let guests = self.guests.read().unwrap_or_else(PoisonError::into_inner);
-        let serves = |actors: &Weak<Actors>| actors.upgrade().is_some_and(|actors| actors.has(tid));
-        guests.iter().find(|(_, actors)| serves(actors)).map_or(Who::OTHER, |(who, _)| *who)
-    }
 }
 
 /// One guest, from its mounting of the directory until it unmounts it.
 #[derive(Debug)]
 pub struct Tenant {
     leases: Arc<Leases>,
-    actors: Arc<Actors>,
     who: Who,
     since: Instant,
 }
@@ -182,7 +171,9 @@ pub struct Tenant {
 impl Tenant {
     /// This thread is about to change something for the guest.
     pub fn acting(&self) {
-        self.actors.enter();
+        if let Some(changes) = &self.leases.changes {
+            changes.threads.enter(self.who);
+        }
     }
 
     /// How long it may remember what is read now of the file or directory with this number on the root's filesystem.
