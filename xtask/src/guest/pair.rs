@@ -81,7 +81,7 @@ fn observe(kit: &Kit, profile: &[&str], pause: u64) -> Result<std::collections::
         let device = Device::start(&share, &["a", "b"], profile)?;
         let report = Arc::<Mutex<sight::Report>>::default();
         let guest = |socket: usize, word: &str| {
-            let mut command = kit.uml(&initrd, &device.sockets[socket], word)?;
+            let mut command = kit.uml(&initrd, Some(&device.sockets[socket]), word)?;
             let report = report.clone();
             Ok::<_, anyhow::Error>(thread::spawn(move || {
                 machine::watch(&mut command, 120, |line| {
