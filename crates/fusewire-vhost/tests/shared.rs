@@ -155,7 +155,7 @@ fn after_a_time_of_silence_leases_come_back_and_grow() {
         seen = leases(driver, "file").1;
         assert!(changed.elapsed() < 30 * SECOND, "leases do not come back");
     }
-    assert!(changed.elapsed() >= 10 * SECOND && seen >= SECOND && seen < 2 * SECOND, "{seen:?}");
+    assert!(changed.elapsed() >= 10 * SECOND && seen >= SECOND && seen < 3 * SECOND, "{seen:?}");
     std::thread::sleep(2 * SECOND);
     assert!(leases(driver, "file").1 > seen + 100 * MILLISECOND);
 }

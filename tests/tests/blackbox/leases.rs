@@ -87,44 +87,54 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) {
 struct Remembered {
     name: CString,
     entry: EntryOut,
+    /// When the request was sent that brought the attributes.
+    asked_at: Instant,
+    longest: Duration,
     name_until: Instant,
     attributes_until: Instant,
-}
-
-/// A time is over.
-fn until(seconds: u64, nanos: u32) -> Instant {
-    Instant::now() + Duration::new(seconds, nanos)
 }
 
 impl Remembered {
     fn new(driver: &mut Driver, name: &str) -> Self {
         let (name, now) = (CString::new(name).expect("name"), Instant::now());
-        let mut remembered =
-            Self { name, entry: EntryOut::default(), name_until: now, attributes_until: now };
+        let mut remembered = Self {
+            name,
+            entry: EntryOut::default(),
+            asked_at: now,
+            longest: Duration::ZERO,
+            name_until: now,
+            attributes_until: now,
+        };
         remembered.resolve(driver);
         remembered
     }
 
-    fn resolve(&mut self, driver: &mut Driver) {
-        self.entry = driver.lookup(ROOT, &self.name).expect("lookup");
-        self.name_until = until(self.entry.entry_valid, self.entry.entry_valid_nsec);
-        self.attributes_until = until(self.entry.attr_valid, self.entry.attr_valid_nsec);
+    fn until(&mut self, seconds: u64, nanos: u32) -> Instant {
+        let lease = Duration::new(seconds, nanos);
+        self.longest = self.longest.max(lease);
+        Instant::now() + lease
     }
 
-    /// The size, and whether it took a request.
-    fn size(&mut self, driver: &mut Driver) -> (u64, bool) {
+    fn resolve(&mut self, driver: &mut Driver) {
+        self.asked_at = Instant::now();
+        let entry = driver.lookup(ROOT, &self.name).expect("lookup");
+        self.name_until = self.until(entry.entry_valid, entry.entry_valid_nsec);
+        self.attributes_until = self.until(entry.attr_valid, entry.attr_valid_nsec);
+        self.entry = entry;
+    }
+
+    /// The size.
+    fn size(&mut self, driver: &mut Driver) -> u64 {
         let now = Instant::now();
         if now >= self.name_until {
             self.resolve(driver);
-            return (self.entry.attr.size, true);
+        } else if now >= self.attributes_until {
+            self.asked_at = now;
+            let out = driver.attributes(self.entry.nodeid).expect("attributes");
+            self.attributes_until = self.until(out.attr_valid, out.attr_valid_nsec);
+            self.entry.attr = out.attr;
         }
-        if now < self.attributes_until {
-            return (self.entry.attr.size, false);
-        }
-        let out = driver.attributes(self.entry.nodeid).expect("attributes");
-        self.entry.attr = out.attr;
-        self.attributes_until = until(out.attr_valid, out.attr_valid_nsec);
-        (out.attr.size, true)
+        self.entry.attr.size
     }
 }
 
@@ -152,36 +162,36 @@ fn nothing_that_a_guest_sees_is_older_than_the_longest_lease() {
     let share = shared.share.clone();
     let [reader, writer] = shared.drivers();
     // First what nobody knows to be shared; then at short intervals; then after so long that there are leases again.
-    let pauses = [[400].as_slice(), &[1, 7, 90, 30].repeat(20), &[11_500, 100, 100, 100]].concat();
+    let pauses = [[100].as_slice(), &[1, 7, 90, 30].repeat(20), &[11_500, 100, 100, 100]].concat();
     let mut remembered = Remembered::new(reader, "file");
     let (written, looks) = thread::scope(|scope| {
         let writing = scope.spawn(|| write(writer, &share, &pauses));
         let mut looks = Vec::new();
         while !writing.is_finished() {
             let at = Instant::now();
-            let (size, asked) = remembered.size(reader);
-            looks.push((at, size as usize, asked));
+            looks.push((at, remembered.size(reader) as usize, remembered.asked_at));
             thread::sleep(MILLISECOND);
         }
         (writing.join().expect("writer"), looks)
     });
-    // A size is old from when the next write was complete.
-    let age = |&(at, size, _): &(Instant, usize, bool)| {
+    assert!(remembered.longest <= LONGEST, "there was a lease of {:?}", remembered.longest);
+    // Of what was complete when the guest asked, nothing is missing: so it is no older than its lease.
+    for (_, size, asked_at) in &looks {
+        let complete = written.iter().filter(|at| *at < asked_at).count();
+        assert!(*size >= complete, "the answer {size} to a request after {complete} writes");
+    }
+    assert!(looks.windows(2).all(|pair| pair[0].1 <= pair[1].1), "a guest has seen time go back");
+    // And the writes did meet leases.
+    let age = |&(at, size, _): &(Instant, usize, Instant)| {
         written.get(size).map_or(Duration::ZERO, |newer| at.saturating_duration_since(*newer))
     };
     let oldest = looks.iter().map(age).max().unwrap_or_default();
-    let kept = looks.iter().filter(|(.., asked)| !asked).count();
+    let kept = looks.iter().filter(|(at, _, asked_at)| asked_at < at).count();
     eprintln!(
         "{} looks, {kept} of them without a request; the oldest answer was {oldest:?} old",
         looks.len()
     );
-    assert!(kept > 100, "nothing was remembered: {kept}");
-    assert!(
-        oldest > 50 * MILLISECOND,
-        "the writes never met a lease, so this test shows nothing: {oldest:?}"
-    );
-    assert!(oldest < LONGEST + 150 * MILLISECOND, "an answer was {oldest:?} old");
-    assert!(looks.windows(2).all(|pair| pair[0].1 <= pair[1].1), "a guest has seen time go back");
+    assert!(kept > 10 && oldest > 20 * MILLISECOND, "nothing was remembered: {kept}, {oldest:?}");
     shared.end();
 }
 

@@ -31,8 +31,11 @@ const PROFILES: [(&[&str], u64, Duration); 3] = [
     (&["shared", "--lease", LEASE], 13_000, Duration::from_secs(2)),
 ];
 
-/// How much later than that something may be seen: guests are machines among others, and count in ticks of 10 ms.
-const SLACK: Duration = Duration::from_millis(250);
+/// How much later than that something may be seen: clocks differ a little; and where things are remembered, a guest that gets no
+/// processor begins to count late.
+fn slack(bound: Duration) -> Duration {
+    Duration::from_millis(if bound.is_zero() { 50 } else { 500 })
+}
 
 /// Both guests, for each profile.
 pub fn run(kit: &Kit) -> Result<()> {
@@ -47,7 +50,7 @@ pub fn run(kit: &Kit) -> Result<()> {
             told.join(", "),
             start.elapsed().as_secs()
         );
-        if let Some((what, age)) = oldest.iter().find(|(_, age)| **age > bound + SLACK) {
+        if let Some((what, age)) = oldest.iter().find(|(_, age)| **age > bound + slack(bound)) {
             bail!(
                 "--cache {name}: the {what} was still seen {age:?} after it had changed; {bound:?} are promised"
             );
