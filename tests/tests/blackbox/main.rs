@@ -8,6 +8,7 @@ mod examples;
 mod faults;
 mod forward;
 mod harness;
+mod leases;
 mod limits;
 mod locks;
 mod lower;

@@ -67,25 +67,25 @@ impl Guest {
         let line =
             "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
         command.args(["-append", &format!("{line} maxcpus={cpus}")]);
-        watch(&mut command, seconds)?;
+        watch(&mut command, seconds, |_| {})?;
         eprintln!("xtask: guest: done in {} s", start.elapsed().as_secs());
         Ok(())
     }
 }
 
-/// Start a machine, show what its guest says, and insist on a job that succeeds.
-pub fn watch(command: &mut Command, seconds: u64) -> Result<()> {
+/// Start a machine, show what its guest says, line by line, to `hear` as well, and insist on a job that succeeds.
+pub fn watch(command: &mut Command, seconds: u64, hear: impl FnMut(&str)) -> Result<()> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-    let outcome = follow(&mut child, deadline);
+    let outcome = follow(&mut child, deadline, hear);
     // Does nothing to one that has ended.
     _ = child.kill();
     _ = child.wait();
     outcome?.judge()
 }
 
-fn follow(child: &mut Child, deadline: Instant) -> Result<Report> {
+fn follow(child: &mut Child, deadline: Instant, mut hear: impl FnMut(&str)) -> Result<Report> {
     let output = child.stdout.take().context("a pipe")?;
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || read(output, &sender));
@@ -95,6 +95,7 @@ fn follow(child: &mut Child, deadline: Instant) -> Result<Report> {
             Ok(line) => {
                 println!("guest| {line}");
                 report.read(&line);
+                hear(&line);
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(report),
             Err(mpsc::RecvTimeoutError::Timeout) => bail!("the guest did not end in time: see --timeout"),

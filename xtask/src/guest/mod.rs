@@ -7,6 +7,8 @@
 mod image;
 mod machine;
 mod packages;
+mod pair;
+mod sight;
 mod virtio;
 
 use crate::{ci, run};
@@ -15,6 +17,9 @@ use image::Program;
 use machine::Guest;
 use packages::{Qemu, Store};
 use std::path::PathBuf;
+
+/// What runs in guests of `--virtio`.
+pub use sight::{look, write};
 
 /// What to say where a guest cannot be had.
 pub use packages::Unavailable;
@@ -35,10 +40,10 @@ cargo xtask guest [OPTION...] -- COMMAND...
 Boots Linux in QEMU and runs the black-box tests there over the ring: those of data and of the ring, with --all many more,
 or those with NAME in their names; or a command of the guest's shell, which finds `fusewire` in its PATH.
 
-cargo xtask guest --virtio [--all]
+cargo xtask guest --virtio [--all | --two]
 
 Boots User Mode Linux, which mounts a directory that `fusewire vhost` shares, and runs the POSIX suite, pjdfstest and fsx there, on
-each caching profile with --all.
+each caching profile with --all; then two guests that share a directory, which the host writes to as well. --two does that alone.
 
   --kernel VERSION   a kernel of Debian 13 or its backports, such as 7.3, 7.2 or 6.12   [7.3]
   --cpus N           CPUs that are there                                               [2]
@@ -94,7 +99,8 @@ pub fn run(words: &[&str]) -> Result<()> {
 
 /// The short form, as CI runs it: whoever cannot have a guest learns why and is not held up.
 pub fn short() -> Result<()> {
-    skip(run(&[]))
+    skip(run(&[]))?;
+    skip(run(&["--virtio"]))
 }
 
 fn skip(outcome: Result<()>) -> Result<()> {

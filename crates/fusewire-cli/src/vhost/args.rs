@@ -1,6 +1,7 @@
 //! What `fusewire vhost` takes: the options of virtiofsd, as far as they mean something here.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
@@ -24,6 +25,9 @@ Examples:
     fusewire vhost --socket-path /run/share.sock --shared-dir /srv/share --tag share
     linux.uml ... virtio_uml.device=/run/share.sock:26
 
+  Two machines that share a directory, what they remember of it no older than 2 s:
+    fusewire vhost --socket-path /run/a.sock --socket-path /run/b.sock --shared-dir /srv/share --cache shared --lease 2
+
 Queues:
   A queue of 128 entries, QEMU's default, holds requests of 496 KiB; one of 1024 holds 1 MiB. From Linux 6.12 on a guest has one \
   request queue for each CPU, up to num-request-queues; older ones use one.
@@ -42,6 +46,9 @@ pub enum Cache {
     Auto,
     /// Everything, until it is changed by this guest: DIR must not be changed in other ways
     Always,
+    /// What others have not changed for long, no longer than --lease says, and nothing of what others are changing: for guests, one
+    /// --socket-path each, and programs of the host that share DIR
+    Shared,
 }
 
 /// How the daemon shuts itself in.
@@ -74,9 +81,9 @@ pub struct VhostArgs {
     /// Directory to share
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "print_capabilities")]
     pub shared_dir: Option<PathBuf>,
-    /// Socket to make, where the virtual machine connects
+    /// Socket to make, where the virtual machine connects; once for each machine that DIR is shared with
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, required_unless_present_any = ["fd", "print_capabilities"])]
-    pub socket_path: Option<PathBuf>,
+    pub socket_path: Vec<PathBuf>,
     /// Listening socket that the caller has made, by its descriptor
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["socket_path", "socket_group"])]
     pub fd: Option<i32>,
@@ -92,6 +99,9 @@ pub struct VhostArgs {
     /// What the guest may remember
     #[arg(long, value_name = "WHAT", default_value = "auto")]
     pub cache: Cache,
+    /// How old at most what a guest sees may be with --cache shared, seconds [default: 5]
+    #[arg(long, value_name = "SECONDS", value_parser = lease)]
+    pub lease: Option<Duration>,
     /// Refuse every change
     #[arg(long)]
     pub readonly: bool,
@@ -121,6 +131,15 @@ pub struct VhostArgs {
     pub print_capabilities: bool,
     #[command(flatten)]
     pub later: Later,
+}
+
+/// Seconds, with a fraction if wanted.
+fn lease(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "seconds are a number, such as 5 or 0.5".to_owned())?;
+    match (0.0..=3600.0).contains(&seconds) {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err("from 0 to 3600 seconds are possible".into()),
+    }
 }
 
 /// virtiofsd's options that are not there yet.

@@ -1,6 +1,7 @@
-//! `fusewire vhost`: a directory as a virtio-fs device for one virtual machine.
+//! `fusewire vhost`: a directory as a virtio-fs device for a virtual machine, or one for each of several.
 
 mod args;
+mod guests;
 mod socket;
 mod sys;
 
@@ -8,22 +9,24 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use fusewire_fs::passthrough::{self, Passthrough};
-use fusewire_vhost::{Device, Options, Server};
+use fusewire_fs::passthrough;
+use fusewire_vhost::Options;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 
 pub use args::{NOTES, VhostArgs};
 
-use crate::failure::{Failure, Outcome, with_causes};
+use crate::failure::{Failure, Outcome};
 use crate::mount::raise_file_limit;
 use args::{Cache, InodeFileHandles, Sandbox, not_yet};
+use guests::Share;
+use socket::Socket;
 
 /// What `--print-capabilities` prints: the format is libvirt's and QEMU's.
 const CAPABILITIES: &str = "{\n  \"type\": \"fs\",\n  \"features\": [\n    \"separate-options\"\n  ]\n}";
 
-/// Serves one virtual machine, until it is gone.
+/// Serves virtual machines, one for each socket, until they are gone.
 ///
 /// # Errors
 /// Whatever keeps the directory from being shared.
@@ -43,28 +46,24 @@ pub fn run(args: &VhostArgs) -> Outcome<()> {
         return Err(Failure::usage("a directory is needed: --shared-dir DIR"));
     };
     let source = Source::open(dir, args.readonly)?;
-    let options = passthrough_options(args);
-    // What can be found out before somebody connects is to be said before.
-    Passthrough::new(source.path(), options.clone()).map_err(|error| Failure::new(error.to_string()))?;
+    let longest = match (args.cache, args.lease) {
+        (Cache::Shared, lease) => Some(lease.unwrap_or(guests::LEASE)),
+        (_, None) => None,
+        (_, Some(_)) => return Err(Failure::usage("--lease says something with --cache shared alone")),
+    };
+    let share = Share::new(source.path(), passthrough_options(args), longest)?;
     let defaults = Options::default();
-    let device = Device::new(
-        move || Passthrough::new(source.path(), options.clone()),
-        Options { queues: args.queues.unwrap_or(defaults.queues), tag: args.tag.clone(), ..defaults },
-    )
-    .map_err(|error| Failure::usage(error.to_string()))?;
-    let listener = socket::listen(args)?;
-    let name =
-        args.socket_path.as_deref().unwrap_or(Path::new("the socket that was passed")).display().to_string();
+    let options =
+        Options { queues: args.queues.unwrap_or(defaults.queues), tag: args.tag.clone(), ..defaults };
+    let sockets = socket::listen(args)?;
+    let names: Vec<_> = args.socket_path.iter().map(|path| path.display().to_string()).collect();
+    let name = if names.is_empty() { "the socket that was passed".to_owned() } else { names.join(", ") };
     tracing::info!("{} is waiting for a virtual machine at {name}", dir.display());
     let ready = format!("Waiting at {name}");
     _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&ready)]);
     socket::end_on_signals(args.socket_path.clone())?;
-    let server =
-        Server::accept(device, listener.socket()?).map_err(|error| Failure::new(with_causes(&error)))?;
-    tracing::info!("a virtual machine has connected");
-    let ended = server.wait().map_err(|error| Failure::new(with_causes(&error)));
-    tracing::info!("the virtual machine is gone");
-    ended
+    let listeners = sockets.iter().map(Socket::socket).collect::<Outcome<_>>()?;
+    guests::serve(share, &options, listeners)
 }
 
 /// The directory to share, or a copy of its mount that nothing can be written through.
@@ -104,7 +103,7 @@ fn passthrough_options(args: &VhostArgs) -> passthrough::Options {
     passthrough::Options {
         cache: match args.cache {
             Cache::Never => passthrough::CacheProfile::None,
-            Cache::Auto => passthrough::CacheProfile::Auto,
+            Cache::Auto | Cache::Shared => passthrough::CacheProfile::Auto,
             Cache::Always => passthrough::CacheProfile::Always,
         },
         file_handles: match args.inode_file_handles {

@@ -38,21 +38,25 @@ impl Socket {
     }
 }
 
-/// Listens where the command line says.
+/// Listens where the command line says, at one place for each guest.
 ///
 /// # Errors
 /// If that is not possible; the reason names the place.
-pub fn listen(args: &VhostArgs) -> Outcome<Socket> {
+pub fn listen(args: &VhostArgs) -> Outcome<Vec<Socket>> {
     if let Some(number) = args.fd {
         let fd = sys::inherited(number).map_err(|error| {
             Failure::usage(format!("--fd {number}: {error}"))
                 .or_try("the number of a listening socket that fusewire inherits")
         })?;
-        return Ok(Socket { listener: fd.into(), path: None });
+        return Ok(vec![Socket { listener: fd.into(), path: None }]);
     }
-    let Some(path) = &args.socket_path else {
+    if args.socket_path.is_empty() {
         return Err(Failure::usage("a place to listen at is needed: --socket-path PATH or --fd NUMBER"));
-    };
+    }
+    args.socket_path.iter().map(|path| listen_at(path, args.socket_group.as_deref())).collect()
+}
+
+fn listen_at(path: &Path, group: Option<&str>) -> Outcome<Socket> {
     let failed = |error: io::Error| Failure::new(format!("cannot listen at {}: {error}", path.display()));
     // One that was left behind. Anything else stays.
     if fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
@@ -62,8 +66,8 @@ pub fn listen(args: &VhostArgs) -> Outcome<Socket> {
     let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(path);
     rustix::process::umask(mask);
-    let socket = Socket { listener: listener.map_err(failed)?, path: Some(path.clone()) };
-    if let Some(group) = &args.socket_group {
+    let socket = Socket { listener: listener.map_err(failed)?, path: Some(path.to_owned()) };
+    if let Some(group) = group {
         give(path, group)?;
     }
     Ok(socket)
@@ -86,16 +90,16 @@ fn give(path: &Path, group: &str) -> Outcome<()> {
     fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed)
 }
 
-/// Ends the process at signals that ask for it; the socket's name goes first. The guest sees its device break.
+/// Ends the process at signals that ask for it; the sockets' names go first. The guests see their device break.
 ///
 /// # Errors
 /// If signals cannot be caught.
-pub fn end_on_signals(path: Option<PathBuf>) -> Outcome<()> {
+pub fn end_on_signals(paths: Vec<PathBuf>) -> Outcome<()> {
     let failed = |error| Failure::new(format!("cannot catch signals: {error}"));
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
     let obey = move || {
         if signals.forever().next().is_some() {
-            if let Some(path) = path {
+            for path in paths {
                 _ = fs::remove_file(path);
             }
             std::process::exit(0);

@@ -4,6 +4,7 @@ use super::{
     Passthrough, attr,
     fds::explain,
     feed::{Feed, FeedStats, Refusal, Since, Subject},
+    lease::Tenant,
     mounts::{Mount, Mounts},
     options::{CacheProfile, Options, Timeouts},
     sys,
@@ -92,6 +93,8 @@ pub fn try_coherence(dir: &Path, mut options: Options) -> io::Result<Coherence> 
 #[derive(Clone, Debug)]
 pub struct Coherent {
     feed: Option<Arc<Feed>>,
+    /// A guest, which cannot be told anything.
+    pub tenant: Option<Tenant>,
     refusal: Option<Refusal>,
     /// It was asked for by name.
     is_asked: bool,
@@ -133,7 +136,14 @@ impl Coherent {
     pub fn new(options: &mut Options, root: &Mount, stat: &Statx) -> Self {
         let short = options.timeouts(CacheProfile::Auto);
         let is_asked = options.cache == CacheProfile::Coherent;
-        let none = |refusal| Self { feed: None, refusal, is_asked, is_old_kernel: Arc::default(), short };
+        let none = |refusal| Self {
+            feed: None,
+            tenant: None,
+            refusal,
+            is_asked,
+            is_old_kernel: Arc::default(),
+            short,
+        };
         let feed = match Self::feed_for(options, root, stat) {
             None => return none(None),
             Some(Ok(feed)) => feed,
@@ -220,6 +230,9 @@ impl Coherent {
         if let Some(feed) = &self.feed {
             feed.acting();
         }
+        if let Some(tenant) = &self.tenant {
+            tenant.acting();
+        }
     }
 }
 
@@ -275,6 +288,12 @@ impl Passthrough {
 
     /// For how long attributes are to be remembered that were read since `reading` began.
     pub(super) fn attr_ttl(&self, stat: &Statx, reading: &Reading<'_>) -> Duration {
+        if let Some(tenant) = &self.coherent.tenant {
+            return match self.nodes.mounts.device(stat) {
+                0 => tenant.lease(stat.stx_ino),
+                _ => tenant.unheard(),
+            };
+        }
         if self.coherent.feed().is_none() {
             return self.timeouts.attr;
         }
@@ -291,6 +310,10 @@ impl Passthrough {
 
     /// For how long a name is to be remembered that leads to a file with the attributes `stat`.
     pub(super) fn entry_ttl(&self, stat: &Statx, reading: Reading<'_>) -> Duration {
+        if let Some(tenant) = &self.coherent.tenant {
+            let dir = reading.under.and_then(|(dir, _)| self.nodes.ino_on_root_device(dir));
+            return dir.map_or_else(|| tenant.unheard(), |dir| tenant.lease(dir));
+        }
         if self.coherent.feed().is_none() {
             return self.timeouts.entry;
         }
@@ -303,6 +326,9 @@ impl Passthrough {
 
     /// For how long it is to be remembered that there is no such name.
     pub(super) fn absence_ttl(&self, reading: Reading<'_>) -> Duration {
+        if let Some(tenant) = &self.coherent.tenant {
+            return tenant.absence(reading.under.and_then(|(dir, _)| self.nodes.ino_on_root_device(dir)));
+        }
         match self.coherent.feed() {
             None => self.timeouts.negative,
             Some(_) => self.name_ttl(reading, self.timeouts.negative, self.coherent.short.negative),

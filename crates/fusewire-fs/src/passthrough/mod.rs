@@ -22,6 +22,7 @@ mod forward;
 mod handle;
 mod identity;
 mod inode;
+mod lease;
 mod locks;
 mod mounts;
 mod names;
@@ -34,6 +35,7 @@ mod xattr;
 
 pub use coherence::{COHERENT_MINOR, Caching, Coherence, try_coherence};
 pub use feed::{FeedStats, Refusal};
+pub use lease::Leases;
 pub use options::{CacheProfile, FileHandles, Forward, LockScope, Opens, Options, ZeroCopy};
 
 use coherence::Coherent;
@@ -50,6 +52,7 @@ use fusewire::{
 };
 use handle::{Content, Open};
 use inode::Nodes;
+use lease::Tenant;
 use locks::Locks;
 use mounts::Mounts;
 use options::Timeouts;
@@ -59,7 +62,7 @@ use std::{
     io,
     path::Path,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -105,8 +108,18 @@ impl Passthrough {
     ///
     /// Raises the process's limit on open files. Fails if `source` is no directory, cannot be opened, or has no file
     /// handles although [`FileHandles::Always`] asks for them.
-    pub fn new(source: impl AsRef<Path>, mut options: Options) -> io::Result<Self> {
-        let source = source.as_ref();
+    pub fn new(source: impl AsRef<Path>, options: Options) -> io::Result<Self> {
+        Self::open(source.as_ref(), options, None)
+    }
+
+    /// The same for one of several virtual machines that it is shared with: how long this one may remember things is told by
+    /// `leases`, which it has in common with the others. For the rest it is as with [`CacheProfile::Auto`].
+    pub fn leased(source: impl AsRef<Path>, options: Options, leases: &Arc<Leases>) -> io::Result<Self> {
+        let options = Options { cache: CacheProfile::Auto, ..options };
+        Self::open(source.as_ref(), options, Some(leases.guest()))
+    }
+
+    fn open(source: &Path, mut options: Options, tenant: Option<Tenant>) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(source, flags, Mode::empty())
             .map_err(|error| explain("cannot open the directory", source, error))?;
@@ -119,7 +132,8 @@ impl Passthrough {
         })?;
         let root_stat = attr::stat(&mounts.root().fd)
             .map_err(|error| explain("cannot read attributes of", source, error))?;
-        let coherent = Coherent::new(&mut options, mounts.root(), &root_stat);
+        let mut coherent = Coherent::new(&mut options, mounts.root(), &root_stat);
+        coherent.tenant = tenant;
         let nodes = Nodes::new(mounts, budget, proc, coherent.feed().cloned())
             .map_err(|error| explain("cannot open the directory", source, error))?;
         Ok(Self {

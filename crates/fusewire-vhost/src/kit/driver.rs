@@ -217,8 +217,12 @@ impl Driver {
 
     /// Read attributes.
     pub fn getattr(&mut self, node: u64) -> Result<abi::Attr> {
-        let out: abi::AttrOut = self.ask(Opcode::Getattr, node, &[abi::GetattrIn::default().as_bytes()])?;
-        Ok(out.attr)
+        self.attributes(node).map(|out| out.attr)
+    }
+
+    /// Read attributes, and for how long they may be remembered.
+    pub fn attributes(&mut self, node: u64) -> Result<abi::AttrOut> {
+        self.ask(Opcode::Getattr, node, &[abi::GetattrIn::default().as_bytes()])
     }
 
     /// Make a directory.

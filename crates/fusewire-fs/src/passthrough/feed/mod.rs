@@ -15,15 +15,15 @@ mod news;
 mod source;
 mod stamps;
 
+pub use event::{Event, numbers};
+pub use source::{Source, Waited};
 pub use stamps::{Since, Subject};
 
 use actors::Actors;
-use event::{Event, numbers};
 use fusewire::{Errno, NodeId, Result, notify::Notifier};
 use index::Index;
 use news::{Later, Name, News, What, patiently};
 use rustix::fs::Statx;
-use source::{Source, Waited};
 use stamps::Stamps;
 use std::{
     os::fd::AsFd,
@@ -104,6 +104,29 @@ impl std::fmt::Display for Refusal {
     }
 }
 
+/// Hear of changes to the filesystem of `root`, whose attributes are `stat` and whose handle is `handle`.
+pub fn watch(root: impl AsFd, stat: &Statx, handle: Option<&[u8]>) -> std::result::Result<Source, Refusal> {
+    let Some(handle) = handle else {
+        return Err(Refusal::new(
+            "files have no handles",
+            "serve a directory of a local filesystem, as root",
+        ));
+    };
+    if !numbers(handle).any(|number| number == stat.stx_ino) {
+        let remedy = "serve a directory of another filesystem";
+        return Err(Refusal::new("file handles do not contain inode numbers there", remedy));
+    }
+    Source::new(root).map_err(|errno| {
+        let remedy = match errno {
+            Errno::PERM => "it takes CAP_SYS_ADMIN: serve it as root",
+            Errno::INVAL => "it takes Linux 5.17",
+            Errno::MFILE => "end other mounts, or raise /proc/sys/fs/fanotify/max_user_groups",
+            _ => "the filesystem cannot be watched: serve a directory of a local filesystem",
+        };
+        Refusal { errno: Some(errno), ..Refusal::new("fanotify", remedy) }
+    })
+}
+
 /// Hears of changes to the lower filesystem and tells the kernel.
 #[derive(Debug)]
 pub struct Feed {
@@ -124,25 +147,7 @@ impl Feed {
         stat: &Statx,
         handle: Option<&[u8]>,
     ) -> std::result::Result<Arc<Self>, Refusal> {
-        let Some(handle) = handle else {
-            return Err(Refusal::new(
-                "files have no handles",
-                "serve a directory of a local filesystem, as root",
-            ));
-        };
-        if !numbers(handle).any(|number| number == stat.stx_ino) {
-            let remedy = "serve a directory of another filesystem";
-            return Err(Refusal::new("file handles do not contain inode numbers there", remedy));
-        }
-        let source = Source::new(root).map_err(|errno| {
-            let remedy = match errno {
-                Errno::PERM => "it takes CAP_SYS_ADMIN: serve it as root",
-                Errno::INVAL => "it takes Linux 5.17",
-                Errno::MFILE => "end other mounts, or raise /proc/sys/fs/fanotify/max_user_groups",
-                _ => "the filesystem cannot be watched: serve a directory of a local filesystem",
-            };
-            Refusal { errno: Some(errno), ..Refusal::new("fanotify", remedy) }
-        })?;
+        let source = watch(root, stat, handle)?;
         let feed = Self {
             source,
             index: Index::default(),
