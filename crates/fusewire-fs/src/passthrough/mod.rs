@@ -15,6 +15,7 @@ mod attr;
 mod coherence;
 mod creds;
 mod data;
+mod dax;
 mod dir;
 mod fds;
 mod feed;
@@ -34,10 +35,11 @@ mod xattr;
 
 pub use coherence::Coherence;
 pub use feed::FeedStats;
-pub use options::{CacheProfile, FileHandles, Forward, LockScope, Opens, Options, ZeroCopy};
+pub use options::{CacheProfile, Dax, FileHandles, Forward, LockScope, Opens, Options, ZeroCopy};
 
 use coherence::Coherent;
 use creds::Creds;
+use dax::Daxing;
 use fds::{Budget, explain};
 use forward::Forwarding;
 use fusewire::{
@@ -76,6 +78,7 @@ pub struct Passthrough {
     locks: Locks,
     forwarding: Forwarding,
     stateless: Stateless,
+    dax: Daxing,
     notifier: OnceLock<Notifier>,
     creds: Creds,
     root_ino: u64,
@@ -125,6 +128,7 @@ impl Passthrough {
         Ok(Self {
             timeouts: options.timeouts(coherent.profile(options.cache)),
             coherent,
+            dax: Daxing::new(options.dax.clone()),
             options,
             nodes,
             handles: HandleTable::new(),
@@ -212,13 +216,14 @@ impl FileSystem for Passthrough {
             want |= InitFlags::PASSTHROUGH;
             config.max_stack_depth = self.nodes.mounts.stack_depth();
         }
-        config.want(want);
+        config.want(want | self.dax.wanted());
         Ok(())
     }
 
     fn started(&self, session: &Started) {
         self.agreed.store(session.agreed.bits(), Ordering::Relaxed);
         self.forwarding.begin(session.backings.clone());
+        self.dax.begin(session.window.clone());
         _ = self.notifier.set(session.notifier.clone());
         self.coherent.begin(&session.notifier);
         self.tell_opens();
@@ -246,12 +251,14 @@ impl FileSystem for Passthrough {
         // number may be another node's already.)
         if self.nodes.forget(op.node, op.count) {
             self.stateless.forgotten(op.node);
+            self.dax.forgotten(op.node);
         }
     }
 
     async fn getattr(&self, _cx: &Context, op: Getattr) -> Result<Attr> {
         let reading = self.reading();
-        self.stat_node(op.node, op.handle).map(|stat| self.attr(op.node, &stat, &reading))
+        let stat = self.stat_node(op.node, op.handle)?;
+        Ok(self.attr(op.node, &stat, &reading))
     }
 
     async fn statx(&self, _cx: &Context, op: Statx) -> Result<(Attr, Extended)> {
@@ -327,7 +334,9 @@ impl FileSystem for Passthrough {
 
     async fn fsync(&self, cx: &Context, op: Fsync) -> Result<()> {
         let open = self.open_node(op.node, op.handle, Use::Read)?;
-        cx.sync(open.fd(&self.nodes)?, op.data_only).await
+        let fd = open.fd(&self.nodes)?;
+        self.dax.using(fd);
+        cx.sync(fd, op.data_only).await
     }
 
     async fn flush(&self, _cx: &Context, op: Flush) -> Result<()> {
@@ -411,6 +420,16 @@ impl FileSystem for Passthrough {
     async fn copy_file_range(&self, cx: &Context, op: CopyFileRange) -> Result<u64> {
         self.coherent.acting();
         self.copy(cx, &op)
+    }
+
+    async fn setupmapping(&self, _cx: &Context, op: Setupmapping) -> Result<()> {
+        self.coherent.acting();
+        self.map(&op)
+    }
+
+    async fn removemapping(&self, _cx: &Context, op: Removemapping<'_>) -> Result<()> {
+        self.coherent.acting();
+        self.unmap(&op)
     }
 
     async fn syncfs(&self, _cx: &Context, op: Syncfs) -> Result<()> {
