@@ -1,6 +1,7 @@
 //! `fusewire vhost`: a directory as a virtio-fs device for one virtual machine.
 
 mod args;
+mod dax;
 mod socket;
 mod sys;
 
@@ -43,13 +44,14 @@ pub fn run(args: &VhostArgs) -> Outcome<()> {
         return Err(Failure::usage("a directory is needed: --shared-dir DIR"));
     };
     let source = Source::open(dir, args.readonly)?;
-    let options = passthrough_options(args);
+    let mut options = passthrough_options(args);
+    options.dax = args.dax.options(args.readonly, args.tag.as_deref())?;
     // What can be found out before somebody connects is to be said before.
     Passthrough::new(source.path(), options.clone()).map_err(|error| Failure::new(error.to_string()))?;
     let defaults = Options::default();
     let device = Device::new(
         move || Passthrough::new(source.path(), options.clone()),
-        Options { queues: args.queues.unwrap_or(defaults.queues), tag: args.tag.clone(), ..defaults },
+        Options { queues: args.queues.unwrap_or(defaults.queues), tag: args.tag.clone(), window: args.dax.window(), ..defaults },
     )
     .map_err(|error| Failure::usage(error.to_string()))?;
     let listener = socket::listen(args)?;
