@@ -67,6 +67,11 @@ impl Daxing {
         }
     }
 
+    /// Is there to be a window?
+    pub fn is_wanted_at_all(&self) -> bool {
+        self.wanted.is_some()
+    }
+
     /// There is a window from now on, perhaps.
     pub fn begin(&self, window: Window) {
         if self.wanted.is_some() && window.size() > 0 {

@@ -216,7 +216,12 @@ impl FileSystem for Passthrough {
             want |= InitFlags::PASSTHROUGH;
             config.max_stack_depth = self.nodes.mounts.stack_depth();
         }
-        config.want(want | self.dax.wanted());
+        want |= self.dax.wanted();
+        if config.offered().contains(InitFlags::MAP_ALIGNMENT) && self.dax.is_wanted_at_all() {
+            // No write that goes through the window reaches us: the guest's kernel is to clear set-id bits by itself.
+            want -= InitFlags::HANDLE_KILLPRIV_V2;
+        }
+        config.want(want);
         Ok(())
     }
 
