@@ -8,7 +8,7 @@ use fusewire_abi::{self as abi, AttrFlags, Opcode, RemovemappingOne, Setupmappin
 use fusewire_fs::passthrough::{self, Dax, Passthrough};
 use fusewire_vhost::{
     Options, WINDOW,
-    kit::{Layout, Mapped},
+    kit::{Layout, Mapped, Maps},
 };
 use std::{
     fs::{self, File},
@@ -205,17 +205,39 @@ fn nothing_stays_mapped_after_a_session() {
         assert_eq!(window(&guest).list().len(), 2, "{end}");
         match end {
             0 => guest.monitor.driver().destroy().expect("destroy"),
-            1 => guest.monitor.frontend.reset_device().expect("reset"),
-            _ => _ = guest.monitor.driver().init().expect("init"),
+            1 => _ = guest.monitor.driver().init().expect("init"),
+            _ => guest.monitor.frontend.reset_device().expect("reset"),
         }
         // The monitor waits for a reset; so what it has mapped goes after that.
         let begin = std::time::Instant::now();
-        while end == 1 && !window(&guest).list().is_empty() && begin.elapsed().as_secs() < 10 {
+        while end == 2 && !window(&guest).list().is_empty() && begin.elapsed().as_secs() < 10 {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         assert_eq!(window(&guest).list(), [], "{end}");
-        guest.monitor.driver().init().expect("init");
+        if end < 2 {
+            guest.monitor.driver().init().expect("init");
+        }
     }
+    guest.end();
+}
+
+#[test]
+fn a_monitor_that_maps_what_is_not_there_is_not_asked_again() {
+    let dir = tempfile::tempdir().expect("directory");
+    let host = file(dir.path(), "a", 100);
+    let options = Options { window: WINDOW, ..Options::default() };
+    let layout = Layout { window: Maps::Beyond, ..Layout::default() };
+    let mut guest = Guest::start(make(dir.path().to_owned(), Dax::default()), options, layout);
+    let driver = guest.monitor.driver();
+    driver.init().expect("init");
+    let node = driver.lookup(ROOT, c"a").expect("lookup").nodeid;
+    let fh = driver.open(node, 2).expect("open");
+    driver.map(node, range(0, 0, WINDOW, WRITE)).expect("map");
+    driver.write(node, fh, 3 * PAGE, b"far").expect("write");
+    assert_eq!(window(&guest).list(), [(0, WINDOW, true)]);
+    window(&guest).write(50, b"guest").expect("mapped");
+    assert_eq!(bytes(&host, 50, 5), b"guest");
+    assert_eq!(window(&guest).read(3 * PAGE, 3).expect("mapped"), b"far");
     guest.end();
 }
 
@@ -241,7 +263,7 @@ fn files_are_marked_by_size_and_name() {
 fn without_a_window_nothing_is_mapped() {
     let dir = tempfile::tempdir().expect("directory");
     file(dir.path(), "a", WINDOW);
-    for (window, layout) in [(0, true), (WINDOW, false)] {
+    for (window, layout) in [(0, Maps::Exact), (WINDOW, Maps::Nothing)] {
         let options = Options { window, ..Options::default() };
         let layout = Layout { window: layout, ..Layout::default() };
         let mut guest = Guest::start(make(dir.path().to_owned(), Dax::default()), options, layout);

@@ -44,12 +44,23 @@ pub struct Layout {
     /// Requests are described in tables of their own.
     pub indirect: bool,
     /// Have a DAX window, if the device offers one.
-    pub window: bool,
+    pub window: Maps,
+}
+
+/// What a monitor maps into a DAX window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maps {
+    /// Nothing: there is none.
+    Nothing,
+    /// What lies within the file, as QEMU does.
+    Exact,
+    /// Also what lies behind its end.
+    Beyond,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { queues: 1, size: 128, depth: 8, data: 1 << 20, event_idx: true, indirect: true, window: true }
+        Self { queues: 1, size: 128, depth: 8, data: 1 << 20, event_idx: true, indirect: true, window: Maps::Exact }
     }
 }
 
@@ -88,7 +99,7 @@ impl Monitor {
         let mut frontend = Frontend::from_stream(stream, queues);
         frontend.set_owner().map_err(other)?;
         negotiate(&mut frontend, layout)?;
-        let window = window(&mut frontend)?;
+        let window = window(&mut frontend, layout.window == Maps::Exact)?;
         let per_queue = (Ring::bytes(layout.size) + Driver::bytes(&layout)).next_multiple_of(4096);
         let memory = Arc::new(memory(per_queue * queues)?);
         let region = memory.iter().next().ok_or_else(|| other("no memory"))?;
@@ -191,8 +202,8 @@ fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<()> {
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::RESET_DEVICE
         | match layout.window {
-            true => SHARED_MEMORY,
-            false => VhostUserProtocolFeatures::empty(),
+            Maps::Nothing => VhostUserProtocolFeatures::empty(),
+            Maps::Exact | Maps::Beyond => SHARED_MEMORY,
         };
     let offered = frontend.get_protocol_features().map_err(other)?;
     frontend.set_protocol_features(offered & wanted).map_err(other)?;
@@ -208,11 +219,11 @@ const SHARED_MEMORY: VhostUserProtocolFeatures = VhostUserProtocolFeatures::SHME
     .union(VhostUserProtocolFeatures::BACKEND_SEND_FD);
 
 /// The window that the device has, if it has one.
-fn window(frontend: &mut Frontend) -> io::Result<Option<Window>> {
+fn window(frontend: &mut Frontend, exact: bool) -> io::Result<Option<Window>> {
     let Ok(config) = frontend.get_shmem_config() else { return Ok(None) };
     match config.memory_sizes[0] {
         0 => Ok(None),
-        size => Window::open(frontend, size).map(Some),
+        size => Window::open(frontend, size, exact).map(Some),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The monitor's side of a DAX window: it maps what the device asks for, as strictly as QEMU does.
+//! The monitor's side of a DAX window: it maps what the device asks for, where nothing is mapped, from files that may be written to.
 
 use std::{
     collections::BTreeMap,
@@ -32,6 +32,7 @@ struct Piece {
 #[derive(Debug, Default)]
 pub struct Mapped {
     size: u64,
+    exact: bool,
     pieces: Mutex<BTreeMap<u64, Piece>>,
 }
 
@@ -105,7 +106,9 @@ impl VhostUserFrontendReqHandler for Mapped {
             return Err(refused("something is mapped there"));
         }
         let file = again(file)?;
-        // It must be writable, and reach that far.
+        if self.exact && file.metadata()?.len() < fd_offset + len {
+            return Err(refused("the file ends before that"));
+        }
         let memory = MmapRegion::from_file(FileOffset::new(file, fd_offset), len as usize)
             .map_err(io::Error::other)?;
         let writable = flags & VhostUserMMapFlags::WRITABLE.bits() != 0;
@@ -138,8 +141,8 @@ fn again(file: &dyn AsRawFd) -> io::Result<File> {
 
 impl Window {
     /// A window of so many bytes, which the device is told of.
-    pub(super) fn open(frontend: &mut Frontend, size: u64) -> io::Result<Self> {
-        let mapped = Arc::new(Mapped { size, pieces: Mutex::default() });
+    pub(super) fn open(frontend: &mut Frontend, size: u64, exact: bool) -> io::Result<Self> {
+        let mapped = Arc::new(Mapped { size, exact, pieces: Mutex::default() });
         let mut requests = FrontendReqHandler::new(mapped.clone()).map_err(io::Error::other)?;
         requests.set_reply_ack_flag(true);
         frontend.set_backend_request_fd(&requests.get_tx_raw_fd()).map_err(io::Error::other)?;
