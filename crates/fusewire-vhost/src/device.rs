@@ -213,7 +213,10 @@ impl<F: FileSystem> Device<F> {
             return wrong(format!("the tag {tag:?} must have 1 to 36 bytes, without NUL"));
         }
         if !options.window.is_multiple_of(WINDOW) {
-            return wrong(format!("a DAX window of {} bytes: it must be a multiple of {WINDOW}", options.window));
+            return wrong(format!(
+                "a DAX window of {} bytes: it must be a multiple of {WINDOW}",
+                options.window
+            ));
         }
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let watch = Arc::<Watch>::default();

@@ -180,9 +180,11 @@ impl State {
         let hit = self.ranges.range(first..end).filter(|(_, range)| range.map.at + range.map.length > at);
         let hit: Vec<u64> = hit.map(|(&at, _)| at).collect();
         for begin in hit {
-            let Some((id, whole, open)) = self.ranges.get(&begin).and_then(|range| {
-                Some((range.id, range.map, self.files.get(&range.id)?.open.clone()))
-            }) else {
+            let Some((id, whole, open)) = self
+                .ranges
+                .get(&begin)
+                .and_then(|range| Some((range.id, range.map, self.files.get(&range.id)?.open.clone())))
+            else {
                 continue;
             };
             let rest = without(whole, at, end);

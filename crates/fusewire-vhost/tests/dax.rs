@@ -75,9 +75,15 @@ fn a_mapped_file_is_the_same_on_both_sides() {
     let node = guest.monitor.driver().lookup(ROOT, c"a").expect("lookup").nodeid;
     let fh = guest.monitor.driver().open(node, 2).expect("open");
     guest.monitor.driver().map(node, range(WINDOW, 0, WINDOW, WRITE)).expect("map");
-    guest.monitor.driver().map(node, range(0, WINDOW, WINDOW, WRITE)).expect("map what reaches beyond the end");
+    guest
+        .monitor
+        .driver()
+        .map(node, range(0, WINDOW, WINDOW, WRITE))
+        .expect("map what reaches beyond the end");
     assert_eq!(window(&guest).list(), [(0, 3 * PAGE, true), (WINDOW, WINDOW, true)]);
-    assert!(window(&guest).read(WINDOW, WINDOW as usize).expect("mapped") == bytes(&host, 0, WINDOW as usize));
+    assert!(
+        window(&guest).read(WINDOW, WINDOW as usize).expect("mapped") == bytes(&host, 0, WINDOW as usize)
+    );
     assert_eq!(window(&guest).read(0, 100).expect("mapped"), bytes(&host, WINDOW, 100));
     host.write_all_at(b"host", 5000).expect("write");
     assert_eq!(window(&guest).read(WINDOW + 5000, 4).expect("mapped"), b"host");
@@ -133,7 +139,11 @@ fn the_last_page_is_the_files_whatever_happens_to_it() {
     assert_eq!(window(&guest).read(PAGE, 100).expect("mapped"), bytes(&host, PAGE, 100));
     // The guest stores, and the host has it once that is synced, closed, or read by a request.
     window(&guest).write(PAGE + 10, b"guest").expect("mapped");
-    guest.monitor.driver().request(Opcode::Fsync, node, &abi::FsyncIn { fh, ..Default::default() }).expect("fsync");
+    guest
+        .monitor
+        .driver()
+        .request(Opcode::Fsync, node, &abi::FsyncIn { fh, ..Default::default() })
+        .expect("fsync");
     assert_eq!(bytes(&host, PAGE + 10, 5), b"guest");
     window(&guest).write(PAGE + 20, b"again").expect("mapped");
     assert_eq!(guest.monitor.driver().read(node, fh, PAGE + 20, 5).expect("read"), b"again");
@@ -150,7 +160,10 @@ fn the_last_page_is_the_files_whatever_happens_to_it() {
     assert_eq!(window(&guest).read(PAGE, 104).expect("mapped"), bytes(&host, PAGE, 104));
     guest.monitor.driver().write(node, fh, 3 * PAGE + 5, b"far").expect("write");
     assert_eq!(bytes(&host, PAGE + 50, 4), b"kept");
-    assert_eq!(window(&guest).read(0, 3 * PAGE as usize + 8).expect("mapped"), bytes(&host, 0, 3 * PAGE as usize + 8));
+    assert_eq!(
+        window(&guest).read(0, 3 * PAGE as usize + 8).expect("mapped"),
+        bytes(&host, 0, 3 * PAGE as usize + 8)
+    );
     guest.monitor.driver().truncate(node, 50).expect("truncate");
     assert_eq!(window(&guest).read(0, 50).expect("mapped"), bytes(&host, 0, 50));
     // Others make it grow: the guest is told of the size only once it can have the bytes.
@@ -174,20 +187,18 @@ fn what_is_mapped_over_something_takes_its_place_and_no_more() {
     driver.map(nodes[0], range(0, 0, WINDOW, READ)).expect("map");
     driver.map(nodes[1], range(16 * PAGE, 5 * PAGE, 16 * PAGE, READ)).expect("map");
     let rest = WINDOW - 32 * PAGE;
-    assert_eq!(window(&guest).list(), [
-        (0, 16 * PAGE, false),
-        (16 * PAGE, 16 * PAGE, false),
-        (32 * PAGE, rest, false)
-    ]);
+    assert_eq!(
+        window(&guest).list(),
+        [(0, 16 * PAGE, false), (16 * PAGE, 16 * PAGE, false), (32 * PAGE, rest, false)]
+    );
     assert_eq!(window(&guest).read(32 * PAGE, 100).expect("mapped"), bytes(&a, 32 * PAGE, 100));
     assert_eq!(window(&guest).read(16 * PAGE, 100).expect("mapped"), bytes(&b, 5 * PAGE, 100));
     let all = RemovemappingOne { moffset: 8 * PAGE, len: 16 * PAGE };
     guest.monitor.driver().unmap(nodes[0], &[all]).expect("unmap");
-    assert_eq!(window(&guest).list(), [
-        (0, 8 * PAGE, false),
-        (24 * PAGE, 8 * PAGE, false),
-        (32 * PAGE, rest, false)
-    ]);
+    assert_eq!(
+        window(&guest).list(),
+        [(0, 8 * PAGE, false), (24 * PAGE, 8 * PAGE, false), (32 * PAGE, rest, false)]
+    );
     assert_eq!(window(&guest).read(24 * PAGE, 100).expect("mapped"), bytes(&b, 13 * PAGE, 100));
     guest.end();
 }
@@ -250,7 +261,8 @@ fn files_are_marked_by_size_and_name() {
     let mut guest = guest_with(dir.path(), Dax { min_size: 2 * PAGE, names: vec!["*.img".into()] });
     let driver = guest.monitor.driver();
     let is_marked = |attr: abi::Attr| AttrFlags::from_bits_retain(attr.flags).contains(AttrFlags::DAX);
-    let found = [c"large.img", c"small.img", c"large.txt"].map(|name| driver.lookup(ROOT, name).expect("lookup"));
+    let found =
+        [c"large.img", c"small.img", c"large.txt"].map(|name| driver.lookup(ROOT, name).expect("lookup"));
     assert_eq!(found.map(|entry| is_marked(entry.attr)), [true, false, false]);
     assert!(is_marked(driver.getattr(found[0].nodeid).expect("getattr")), "the name is remembered");
     driver.truncate(found[1].nodeid, 2 * PAGE).expect("truncate");
@@ -306,7 +318,11 @@ fn ranges_that_lie_get_an_errno_and_map_nothing() {
         (0, 1 << 63, PAGE),
         (u64::MAX, u64::MAX, u64::MAX),
     ] {
-        assert_eq!(driver.map(node, range(at, offset, len, READ)), Err(Errno::INVAL), "{at:#x} {offset:#x} {len:#x}");
+        assert_eq!(
+            driver.map(node, range(at, offset, len, READ)),
+            Err(Errno::INVAL),
+            "{at:#x} {offset:#x} {len:#x}"
+        );
         if offset == 0 {
             let one = RemovemappingOne { moffset: at, len };
             assert_eq!(driver.unmap(node, &[one]), Err(Errno::INVAL), "{at:#x} {len:#x}");
@@ -404,7 +420,10 @@ fn at_random_the_window_shows_the_file() {
             if len > 0 {
                 let found = window(&guest).read(at * PAGE, len);
                 assert!(found.is_some(), "{round}: page {from} of {size} bytes is not mapped at {at}");
-                assert!(found == Some(bytes(&host, from * PAGE, len)), "{round}: page {from} differs at {at}");
+                assert!(
+                    found == Some(bytes(&host, from * PAGE, len)),
+                    "{round}: page {from} differs at {at}"
+                );
             }
         }
     }

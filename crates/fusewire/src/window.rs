@@ -58,7 +58,10 @@ pub struct MappedFile {
 
 impl Debug for MappedFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MappedFile").field("file", &self.file.as_fd()).field("writable", &self.writable).finish()
+        f.debug_struct("MappedFile")
+            .field("file", &self.file.as_fd())
+            .field("writable", &self.writable)
+            .finish()
     }
 }
 
@@ -104,7 +107,12 @@ impl Window {
     /// # Errors
     /// `NOSYS` without a window; `INVAL` for a range that is empty, not of whole pages, or beyond the end of the window;
     /// `ACCES` if it shall be writable and what `open` returns is not; `IO` if the monitor refuses.
-    pub fn map(&self, id: FileId, range: MapRange, mut open: impl FnMut() -> Result<MappedFile>) -> Result<()> {
+    pub fn map(
+        &self,
+        id: FileId,
+        range: MapRange,
+        mut open: impl FnMut() -> Result<MappedFile>,
+    ) -> Result<()> {
         self.0.as_ref().ok_or(Errno::NOSYS)?.map(id, range, &mut open)
     }
 

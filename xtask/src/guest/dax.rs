@@ -101,16 +101,27 @@ pub fn run(words: &[&str]) -> Result<()> {
         .replace("OPERATIONS", &operations.to_string())
         .replace("SKIPPED", &skipped.join(" "));
     let pjdfstest = PJD.replace("ALLOW_REMOUNT", "false");
-    let script = format!("cat > /fsx.toml <<'END'\n{FSX}END\ncat > /pjdfstest.toml <<'END'\n{pjdfstest}END\n{job}");
+    let script =
+        format!("cat > /fsx.toml <<'END'\n{FSX}END\ncat > /pjdfstest.toml <<'END'\n{pjdfstest}END\n{job}");
     let initrd = image::build(&store, &programs()?, &script)?;
     let start = Instant::now();
     let daemon = Daemon::start(&share)?;
     let mut command = qemu.command();
-    command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35,memory-backend=mem", "-smp", "2"]);
+    command.args([
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+        "-machine",
+        "q35,memory-backend=mem",
+        "-smp",
+        "2",
+    ]);
     command.args(["-m", "1G", "-object", "memory-backend-memfd,id=mem,size=1G,share=on", "-nodefaults"]);
     command.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
     command.arg("-chardev").arg(format!("socket,id=share,path={}", daemon.socket.display()));
-    let device = "vhost-user-test-device-pci,chardev=share,virtio-id=26,num_vqs=3,vq_size=1024,config_size=44";
+    let device =
+        "vhost-user-test-device-pci,chardev=share,virtio-id=26,num_vqs=3,vq_size=1024,config_size=44";
     command.args(["-device", device]).arg("-kernel").arg(&kernel).arg("-initrd").arg(&initrd);
     let line = "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
     command.args(["-append", line]);

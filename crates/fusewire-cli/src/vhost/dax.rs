@@ -59,7 +59,8 @@ impl DaxArgs {
             return Err(Failure::usage(why).or_try("one of them without the other"));
         }
         if tag.is_none() {
-            let why = "--dax-window without --tag: the devices of QEMU that have a window ask for the tag here";
+            let why =
+                "--dax-window without --tag: the devices of QEMU that have a window ask for the tag here";
             return Err(Failure::usage(why).or_try("--tag NAME, and mount NAME in the guest"));
         }
         Ok(Some(match self.dax {

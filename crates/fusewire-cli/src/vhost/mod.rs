@@ -51,7 +51,12 @@ pub fn run(args: &VhostArgs) -> Outcome<()> {
     let defaults = Options::default();
     let device = Device::new(
         move || Passthrough::new(source.path(), options.clone()),
-        Options { queues: args.queues.unwrap_or(defaults.queues), tag: args.tag.clone(), window: args.dax.window(), ..defaults },
+        Options {
+            queues: args.queues.unwrap_or(defaults.queues),
+            tag: args.tag.clone(),
+            window: args.dax.window(),
+            ..defaults
+        },
     )
     .map_err(|error| Failure::usage(error.to_string()))?;
     let listener = socket::listen(args)?;

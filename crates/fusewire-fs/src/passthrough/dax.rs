@@ -134,7 +134,9 @@ impl Daxing {
 
     /// The guest learns of a node by this name.
     pub fn named(&self, node: NodeId, name: Option<&CStr>) {
-        let (Some(name), Some(wanted), true) = (name, &self.wanted, self.window.get().is_some()) else { return };
+        let (Some(name), Some(wanted), true) = (name, &self.wanted, self.window.get().is_some()) else {
+            return;
+        };
         if wanted.names.iter().any(|glob| name_matches(glob.as_bytes(), name.to_bytes())) {
             self.nodes().named.insert(node);
         }
@@ -161,7 +163,9 @@ impl Daxing {
 impl Passthrough {
     /// The guest is about to learn these attributes: what is mapped is to be like them. Returns whether the file is to be mapped.
     pub(super) fn follow(&self, node: NodeId, stat: &Statx) -> bool {
-        if self.dax.window.get().is_none() || FileType::from_mode(stat.stx_mode.into()) != Some(FileType::Regular) {
+        if self.dax.window.get().is_none()
+            || FileType::from_mode(stat.stx_mode.into()) != Some(FileType::Regular)
+        {
             return false;
         }
         if let Some(window) = self.dax.used() {
@@ -188,8 +192,7 @@ impl Passthrough {
         }
         // A later write needs no other mapping then, and nothing is unmapped under those who read.
         let writable = writable || is_open;
-        let range =
-            MapRange { at: op.window_offset, offset: op.file_offset, length: op.length, writable };
+        let range = MapRange { at: op.window_offset, offset: op.file_offset, length: op.length, writable };
         window.map(FileId::of(&path)?, range, || {
             let open = |flags| self.nodes.opening(|| self.nodes.reopen(&*path, flags));
             match open(OFlags::RDWR) {

@@ -60,7 +60,15 @@ pub enum Maps {
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { queues: 1, size: 128, depth: 8, data: 1 << 20, event_idx: true, indirect: true, window: Maps::Exact }
+        Self {
+            queues: 1,
+            size: 128,
+            depth: 8,
+            data: 1 << 20,
+            event_idx: true,
+            indirect: true,
+            window: Maps::Exact,
+        }
     }
 }
 

@@ -78,7 +78,8 @@ impl Range {
     /// Map what there is of a file of this size and is not mapped yet. `true` if its last page is of the range, and must be ours.
     pub(super) fn extend(&mut self, monitor: &Monitor, file: &impl AsFd, size: u64) -> Result<bool> {
         let (at, end) = (self.map.at, self.map.at + self.map.length);
-        let wanted = |offset: u64| self.place(offset.clamp(self.map.offset, self.map.offset + self.map.length));
+        let wanted =
+            |offset: u64| self.place(offset.clamp(self.map.offset, self.map.offset + self.map.length));
         let last = size - size % PAGE;
         let (whole, last_end) = (wanted(last), wanted(size.next_multiple_of(PAGE)));
         if !monitor.is_exact() {
@@ -138,10 +139,10 @@ mod tests {
         let whole = range(0x10_000, 0x4000, 0x8000);
         assert_eq!(without(whole, 0x10_000, 0x18_000), [None, None]);
         assert_eq!(without(whole, 0, u64::MAX), [None, None]);
-        assert_eq!(without(whole, 0x12_000, 0x13_000), [
-            Some(range(0x10_000, 0x4000, 0x2000)),
-            Some(range(0x13_000, 0x7000, 0x5000))
-        ]);
+        assert_eq!(
+            without(whole, 0x12_000, 0x13_000),
+            [Some(range(0x10_000, 0x4000, 0x2000)), Some(range(0x13_000, 0x7000, 0x5000))]
+        );
         assert_eq!(without(whole, 0x9000, 0x11_000), [None, Some(range(0x11_000, 0x5000, 0x7000))]);
         assert_eq!(without(whole, 0x17_000, 0x20_000), [Some(range(0x10_000, 0x4000, 0x7000)), None]);
     }

@@ -28,7 +28,10 @@ pub(crate) struct Monitor {
 
 impl std::fmt::Debug for Monitor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Monitor").field("size", &self.size).field("exact", &self.exact).finish_non_exhaustive()
+        f.debug_struct("Monitor")
+            .field("size", &self.size)
+            .field("exact", &self.exact)
+            .finish_non_exhaustive()
     }
 }
 
@@ -67,7 +70,9 @@ impl Monitor {
 
     pub(super) fn be_exact(&self) {
         if !self.exact.swap(true, Ordering::Relaxed) {
-            tracing::info!("the monitor maps only what lies within a file: the last page of others is a copy");
+            tracing::info!(
+                "the monitor maps only what lies within a file: the last page of others is a copy"
+            );
         }
     }
 
