@@ -18,9 +18,9 @@ use fusewire::{
 };
 use layout::{Range, without};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -46,6 +46,7 @@ struct State {
     tails: Tails,
     /// The session is over.
     closed: bool,
+    mapped: Arc<RwLock<HashSet<FileId>>>,
 }
 
 /// The window of one session.
@@ -54,15 +55,23 @@ pub(crate) struct SessionWindow {
     monitor: Arc<Monitor>,
     state: Mutex<State>,
     used: AtomicBool,
+    /// The files in `state`: for those who ask for others, and need not wait for the monitor.
+    mapped: Arc<RwLock<HashSet<FileId>>>,
 }
 
 impl SessionWindow {
     pub(crate) fn new(monitor: Arc<Monitor>) -> Self {
-        Self { monitor, state: Mutex::default(), used: AtomicBool::new(false) }
+        let state = State::default();
+        let mapped = state.mapped.clone();
+        Self { monitor, state: Mutex::new(state), used: AtomicBool::new(false), mapped }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_mapped(&self, id: FileId) -> bool {
+        self.mapped.read().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
     /// The session is over: nothing is mapped any more, nor will be. Waits for the monitor, so that whoever the monitor waits for must
@@ -138,18 +147,25 @@ impl Mapper for SessionWindow {
     }
 
     fn write_back(&self, id: FileId) {
-        let state = &mut *self.state();
-        if let Some(File { open, written: true, tail: Some(tail), .. }) = state.files.get_mut(&id)
-            && let Err(errno) = tail.write_back(&state.tails, &open.file)
-        {
-            tracing::error!(%errno, "the last page of a file, which the guest wrote to, cannot be written");
+        if self.is_mapped(id) {
+            let State { files, tails, .. } = &mut *self.state();
+            if let Some(file) = files.get_mut(&id) {
+                file.write_back(tails);
+            }
         }
     }
 
+    fn write_back_all(&self) {
+        let State { files, tails, .. } = &mut *self.state();
+        files.values_mut().for_each(|file| file.write_back(tails));
+    }
+
     fn follow(&self, id: FileId) {
+        if !self.is_mapped(id) {
+            return;
+        }
         let mut state = self.state();
-        if state.files.contains_key(&id)
-            && let Err(errno) = state.settle(&self.monitor, id)
+        if let Err(errno) = state.settle(&self.monitor, id)
         {
             tracing::error!(%errno, "a file has changed, and the guest cannot be shown all of it");
         }
@@ -159,6 +175,7 @@ impl Mapper for SessionWindow {
 impl State {
     /// A range that nothing is mapped of yet.
     fn insert(&mut self, id: FileId, range: MapRange, open: MappedFile) {
+        self.mapped.write().unwrap_or_else(PoisonError::into_inner).insert(id);
         let file = self.files.entry(id).or_insert_with(|| File {
             open: open.clone(),
             written: false,
@@ -227,6 +244,7 @@ impl State {
             && let Some(mut file) = self.files.remove(&id)
         {
             file.retire_tail(&mut self.tails);
+            self.mapped.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         }
     }
 
@@ -264,14 +282,21 @@ impl State {
 }
 
 impl File {
-    /// Its last page is none of ours any more.
-    fn retire_tail(&mut self, tails: &mut Tails) {
-        let Some(mut tail) = self.tail.take() else { return };
-        if self.written
+    /// What the guest has written to its last page goes to the file.
+    fn write_back(&mut self, tails: &Tails) {
+        if let Some(tail) = &mut self.tail
+            && self.written
             && let Err(errno) = tail.write_back(tails, &self.open.file)
         {
             tracing::error!(%errno, "the last page of a file, which the guest wrote to, cannot be written");
         }
-        tails.remove(tail);
+    }
+
+    /// Its last page is none of ours any more.
+    fn retire_tail(&mut self, tails: &mut Tails) {
+        self.write_back(tails);
+        if let Some(tail) = self.tail.take() {
+            tails.remove(tail);
+        }
     }
 }

@@ -8,9 +8,10 @@ use fusewire_abi::{self as abi, AttrFlags, Opcode, RemovemappingOne, Setupmappin
 use fusewire_fs::passthrough::{self, Dax, Passthrough};
 use fusewire_vhost::{
     Options, WINDOW,
-    kit::{Layout, Mapped, Maps},
+    kit::{Driver, Layout, Mapped, Maps},
 };
 use std::{
+    ffi::CStr,
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
@@ -61,6 +62,13 @@ fn file(dir: &Path, name: &str, size: u64) -> File {
     File::options().read(true).write(true).open(dir.join(name)).expect("file")
 }
 
+/// The node of a file, which is open for reading from now on.
+fn opened(driver: &mut Driver, name: &CStr) -> u64 {
+    let node = driver.lookup(ROOT, name).expect("lookup").nodeid;
+    driver.open(node, 0).expect("open");
+    node
+}
+
 fn bytes(file: &File, at: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, at).expect("read");
@@ -107,7 +115,9 @@ fn what_may_be_written_to_follows_what_is_open() {
     let node = driver.lookup(ROOT, c"a").expect("lookup").nodeid;
     let other = driver.lookup(ROOT, c"b").expect("lookup").nodeid;
     let write = range(0, 0, WINDOW, WRITE);
-    assert_eq!(driver.map(node, write), Err(Errno::ACCESS), "it is not open at all");
+    for flags in [READ, WRITE] {
+        assert_eq!(driver.map(node, range(0, 0, WINDOW, flags)), Err(Errno::ACCESS), "it is not open at all");
+    }
     let reader = driver.open(node, 0).expect("open");
     assert_eq!(driver.map(node, write), Err(Errno::ACCESS));
     assert_eq!(driver.map(node, SetupmappingIn { fh: reader, ..write }), Err(Errno::ACCESS));
@@ -183,7 +193,7 @@ fn what_is_mapped_over_something_takes_its_place_and_no_more() {
     let (a, b) = (file(dir.path(), "a", WINDOW), file(dir.path(), "b", WINDOW + 5 * PAGE));
     let mut guest = guest(dir.path());
     let driver = guest.monitor.driver();
-    let nodes = [c"a", c"b"].map(|name| driver.lookup(ROOT, name).expect("lookup").nodeid);
+    let nodes = [c"a", c"b"].map(|name| opened(driver, name));
     driver.map(nodes[0], range(0, 0, WINDOW, READ)).expect("map");
     driver.map(nodes[1], range(16 * PAGE, 5 * PAGE, 16 * PAGE, READ)).expect("map");
     let rest = WINDOW - 32 * PAGE;
@@ -210,7 +220,7 @@ fn nothing_stays_mapped_after_a_session() {
     let mut guest = guest(dir.path());
     for end in 0..3 {
         let driver = guest.monitor.driver();
-        let node = driver.lookup(ROOT, c"a").expect("lookup").nodeid;
+        let node = opened(driver, c"a");
         driver.map(node, range(0, 0, WINDOW, READ)).expect("map");
         driver.map(node, range(WINDOW, WINDOW, WINDOW, READ)).expect("map");
         assert_eq!(window(&guest).list().len(), 2, "{end}");
@@ -300,7 +310,7 @@ fn ranges_that_lie_get_an_errno_and_map_nothing() {
     std::os::unix::fs::symlink("a", dir.path().join("l")).expect("link");
     let mut guest = guest(dir.path());
     let driver = guest.monitor.driver();
-    let node = driver.lookup(ROOT, c"a").expect("lookup").nodeid;
+    let node = opened(driver, c"a");
     let end = 2 * WINDOW;
     for (at, offset, len) in [
         // Not of whole pages, empty, or beyond the window.

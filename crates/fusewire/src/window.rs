@@ -77,6 +77,8 @@ pub trait Mapper: Debug + Send + Sync {
     fn unmap(&self, at: u64, length: u64) -> Result<()>;
     /// See [`Window::write_back`].
     fn write_back(&self, id: FileId);
+    /// See [`Window::write_back_all`].
+    fn write_back_all(&self);
     /// See [`Window::follow`].
     fn follow(&self, id: FileId);
 }
@@ -127,6 +129,11 @@ impl Window {
     /// A file is about to be read or changed, other than by what is mapped of it.
     pub fn write_back(&self, id: FileId) {
         self.0.iter().for_each(|mapper| mapper.write_back(id));
+    }
+
+    /// All files are about to be synced.
+    pub fn write_back_all(&self) {
+        self.0.iter().for_each(|mapper| mapper.write_back_all());
     }
 
     /// A file may be of another size, or have other content: have the window show it, before the guest learns of it.

@@ -1,7 +1,7 @@
 //! Files in the DAX window of a virtual machine.
 //!
 //! A guest's kernel names no open file when it asks for a mapping: what it may map is what it has open, as everywhere else. So a range
-//! is mapped for writing only while the node is open for writing. The descriptor that the monitor gets is open for writing
+//! is mapped only while the node is open, and for writing while it is open for that. The descriptor that the monitor gets is open for writing
 //! wherever it can be, since QEMU takes no other; that is nothing that the guest could not have by opening the file.
 
 use super::{
@@ -37,8 +37,8 @@ pub struct Daxing {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// How often each is open for writing.
-    writers: HashMap<NodeId, usize>,
+    /// How often each is open, and how often of these for writing.
+    opens: HashMap<NodeId, (usize, usize)>,
     /// Those with a name that is wanted.
     named: HashSet<NodeId>,
 }
@@ -97,6 +97,11 @@ impl Daxing {
         }
     }
 
+    /// All is about to be synced.
+    pub fn using_all(&self) {
+        self.used().inspect(|window| window.write_back_all());
+    }
+
     /// A file is about to be changed, until what this returns is dropped.
     pub fn changing(&self, open: &Open) -> Changing<'_> {
         let begin = |window| {
@@ -109,27 +114,32 @@ impl Daxing {
 
     /// A file was opened.
     pub fn opened(&self, node: NodeId, flags: OFlags) {
-        if self.window.get().is_some() && flags.intersects(OFlags::RWMODE) {
-            *self.nodes().writers.entry(node).or_default() += 1;
+        if self.window.get().is_some() {
+            let mut nodes = self.nodes();
+            let (opens, writers) = nodes.opens.entry(node).or_default();
+            *opens += 1;
+            *writers += usize::from(flags.intersects(OFlags::RWMODE));
         }
     }
 
     /// A file was closed.
     pub fn released(&self, node: NodeId, writes: bool) {
-        if !writes || self.window.get().is_none() {
+        if self.window.get().is_none() {
             return;
         }
         let mut nodes = self.nodes();
-        if let Some(count) = nodes.writers.get_mut(&node) {
-            *count -= 1;
-            if *count == 0 {
-                nodes.writers.remove(&node);
+        if let Some((opens, writers)) = nodes.opens.get_mut(&node) {
+            *opens -= 1;
+            *writers -= usize::from(writes);
+            if *opens == 0 {
+                nodes.opens.remove(&node);
             }
         }
     }
 
-    fn is_open_for_writing(&self, node: NodeId) -> bool {
-        self.nodes().writers.contains_key(&node)
+    /// Is a node open, for writing? `None` if it is not open at all.
+    fn is_open(&self, node: NodeId) -> Option<bool> {
+        self.nodes().opens.get(&node).map(|(_, writers)| *writers > 0)
     }
 
     /// The guest learns of a node by this name.
@@ -180,18 +190,20 @@ impl Passthrough {
         let flags = SetupmappingFlags::from_bits(op.flags).filter(|flags| !flags.is_empty());
         let writable = flags.ok_or(Errno::INVAL)?.contains(SetupmappingFlags::WRITE);
         let path = self.nodes.file(op.node)?;
-        let is_open = match op.handle {
-            Handle(u64::MAX) => self.dax.is_open_for_writing(op.node) || self.stateless.is_on(),
+        let for_writing = match op.handle {
+            // Without handles nobody tells what is open.
+            Handle(u64::MAX) if self.stateless.is_on() => true,
+            Handle(u64::MAX) => self.dax.is_open(op.node).ok_or(Errno::ACCESS)?,
             handle => {
                 let open = self.handles.get(handle).filter(|open| open.node == op.node).ok_or(Errno::BADF)?;
                 matches!(&open.content, Content::File(file) if file.writes)
             }
         };
-        if writable && !is_open {
+        if writable && !for_writing {
             return Err(Errno::ACCESS);
         }
         // A later write needs no other mapping then, and nothing is unmapped under those who read.
-        let writable = writable || is_open;
+        let writable = writable || for_writing;
         let range = MapRange { at: op.window_offset, offset: op.file_offset, length: op.length, writable };
         window.map(FileId::of(&path)?, range, || {
             let open = |flags| self.nodes.opening(|| self.nodes.reopen(&*path, flags));

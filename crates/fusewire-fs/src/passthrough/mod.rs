@@ -439,6 +439,7 @@ impl FileSystem for Passthrough {
 
     async fn syncfs(&self, _cx: &Context, op: Syncfs) -> Result<()> {
         let mount = self.nodes.mount(op.node)?;
+        self.dax.using_all();
         // An `O_PATH` descriptor cannot be synced by; the root's never is one.
         match rustix::fs::syncfs(&mount.fd) {
             Err(Errno::BADF) => rustix::fs::syncfs(&self.nodes.mounts.root().fd),
