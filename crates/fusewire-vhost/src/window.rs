@@ -70,10 +70,6 @@ impl SessionWindow {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_mapped(&self, id: FileId) -> bool {
-        self.mapped.read().unwrap_or_else(PoisonError::into_inner).contains(&id)
-    }
-
     /// The session is over: nothing is mapped any more, nor will be. Waits for the monitor, so that whoever the monitor waits for must
     /// not call it.
     pub(crate) fn close(&self) {
@@ -101,6 +97,10 @@ impl Mapper for SessionWindow {
 
     fn is_used(&self) -> bool {
         self.used.load(Ordering::Acquire)
+    }
+
+    fn is_mapped(&self, id: FileId) -> bool {
+        self.mapped.read().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
     fn map(&self, id: FileId, range: MapRange, open: &mut dyn FnMut() -> Result<MappedFile>) -> Result<()> {
@@ -165,8 +165,7 @@ impl Mapper for SessionWindow {
             return;
         }
         let mut state = self.state();
-        if let Err(errno) = state.settle(&self.monitor, id)
-        {
+        if let Err(errno) = state.settle(&self.monitor, id) {
             tracing::error!(%errno, "a file has changed, and the guest cannot be shown all of it");
         }
     }

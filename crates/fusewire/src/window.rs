@@ -71,6 +71,8 @@ pub trait Mapper: Debug + Send + Sync {
     fn size(&self) -> u64;
     /// Is anything mapped?
     fn is_used(&self) -> bool;
+    /// See [`Window::is_mapped`].
+    fn is_mapped(&self, id: FileId) -> bool;
     /// See [`Window::map`].
     fn map(&self, id: FileId, range: MapRange, open: &mut dyn FnMut() -> Result<MappedFile>) -> Result<()>;
     /// See [`Window::unmap`].
@@ -101,6 +103,11 @@ impl Window {
     /// Is anything mapped? As long as nothing is there is nothing to write back or to follow.
     pub fn is_used(&self) -> bool {
         self.0.as_ref().is_some_and(|mapper| mapper.is_used())
+    }
+
+    /// Is any of this file mapped?
+    pub fn is_mapped(&self, id: FileId) -> bool {
+        self.0.as_ref().is_some_and(|mapper| mapper.is_mapped(id))
     }
 
     /// Map a range of the file `id`, in place of whatever is there. `open` opens the file; it is not called where that is

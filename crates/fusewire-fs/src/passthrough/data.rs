@@ -175,6 +175,11 @@ impl Passthrough {
             return Err(Errno::INVAL);
         }
         self.keep_set_ids_of(cx)?;
+        if self.dax.has(&to.path()) {
+            // Linux (7.3) frees what it has mapped of the target without waiting for those who use it, and warns of that. It copies by
+            // itself then.
+            return Err(Errno::OPNOTSUPP);
+        }
         self.dax.using(&from.path());
         let _change = self.dax.changing(&to);
         let (mut offset, mut to_offset) = (op.offset, op.to_offset);

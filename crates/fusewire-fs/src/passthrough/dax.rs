@@ -97,6 +97,11 @@ impl Daxing {
         }
     }
 
+    /// Is any of a file mapped?
+    pub fn has(&self, fd: &impl AsFd) -> bool {
+        self.used().is_some_and(|window| FileId::of(fd).is_ok_and(|id| window.is_mapped(id)))
+    }
+
     /// All is about to be synced.
     pub fn using_all(&self) {
         self.used().inspect(|window| window.write_back_all());
