@@ -1,9 +1,10 @@
 //! The device: what the monitor asks of it, and the session of its guest.
 
 use crate::{
-    limits::{MAX_QUEUES, QUEUE_SIZE},
+    limits::{MAX_QUEUES, QUEUE_SIZE, WINDOW},
     queue::Queue,
     spare::{Lookout, Spares},
+    window::{Monitor, SessionWindow},
     worker::{Work, Worker, waker},
 };
 use fusewire::{
@@ -14,6 +15,7 @@ use fusewire::{
     proto::{message::Message, negotiate::Bounds},
     session::{Session, Stats},
     types::{Errno, Result},
+    window::Window,
 };
 use fusewire_abi::{
     InitOut,
@@ -29,7 +31,10 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::{
+    Backend,
+    message::{VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserVirtioFeatures},
+};
 use vhost_user_backend::{VhostUserBackend, VringMutex};
 use virtio_bindings::bindings::{
     virtio_config::VIRTIO_F_VERSION_1,
@@ -55,12 +60,14 @@ pub struct Options {
     pub tag: Option<String>,
     /// Largest read and write, bytes. Guests may have less, depending on the size of their queues.
     pub max_write: u32,
+    /// Length of the DAX window, bytes: 0, which is none, or a multiple of [`WINDOW`]. The monitor must know of shared memory regions.
+    pub window: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { queues: cpus.min(8) as u16, tag: None, max_write: protocol_limits::MAX_WRITE }
+        Self { queues: cpus.min(8) as u16, tag: None, max_write: protocol_limits::MAX_WRITE, window: 0 }
     }
 }
 
@@ -68,6 +75,7 @@ impl Default for Options {
 struct Current<F: FileSystem> {
     generation: u64,
     session: Option<Arc<Session<F>>>,
+    window: Option<Arc<SessionWindow>>,
 }
 
 /// What all threads of a device share.
@@ -77,6 +85,7 @@ pub(crate) struct Shared<F: FileSystem> {
     pub queues: Vec<Arc<Queue>>,
     pub spares: Spares,
     watch: Arc<Watch>,
+    monitor: Arc<Monitor>,
     current: Mutex<Current<F>>,
     /// The number of the session, to be looked at cheaply.
     generation: AtomicU64,
@@ -115,23 +124,55 @@ impl<F: FileSystem> Shared<F> {
         if let Ok(session) = session {
             // Linux has no queue for them.
             session.without_notifications();
-            session.started(Backings::default());
+            let window = self.monitor.is_there().then(|| Arc::new(SessionWindow::new(self.monitor.clone())));
+            // Before anything of this session is mapped.
+            self.close_window();
+            let offered = window.clone().map_or_else(Window::default, |window| Window::new(window));
+            session.started_with(Backings::default(), offered);
             session.join();
-            self.replace(Some(Arc::new(session)));
+            self.replace(Some(Arc::new(session)), window);
         }
         Ok(out)
     }
 
-    /// A guest's DESTROY, or the end of the guest.
+    /// A guest's DESTROY, or the end of the guest. Waits for the monitor.
     pub(crate) fn end(&self) {
-        self.replace(None);
+        self.close_window();
+        self.replace(None, None);
     }
 
-    fn replace(&self, session: Option<Arc<Session<F>>>) {
+    /// The end of the guest as the monitor has it, which waits for us.
+    fn end_by_monitor(&self) {
+        let window = lock(&self.current).window.take();
+        self.replace(None, None);
+        // Asking the monitor to unmap what it may have unmapped already does no harm, but has to wait.
+        let close = window.map(|window| {
+            std::thread::Builder::new().name("fusewire-window".into()).spawn(move || window.close())
+        });
+        if let Some(Err(error)) = close {
+            tracing::warn!(%error, "what is mapped in the DAX window stays until the monitor unmaps it");
+        }
+    }
+
+    /// The monitor is gone.
+    pub(crate) fn gone(&self) {
+        self.monitor.gone();
+        self.end();
+    }
+
+    fn close_window(&self) {
+        let window = lock(&self.current).window.take();
+        if let Some(window) = window {
+            window.close();
+        }
+    }
+
+    fn replace(&self, session: Option<Arc<Session<F>>>, window: Option<Arc<SessionWindow>>) {
         let last = {
             let mut current = lock(&self.current);
             current.generation += 1;
             self.generation.store(current.generation, Ordering::Release);
+            current.window = window;
             std::mem::replace(&mut current.session, session)
         };
         if let Some(last) = last {
@@ -171,6 +212,12 @@ impl<F: FileSystem> Device<F> {
         {
             return wrong(format!("the tag {tag:?} must have 1 to 36 bytes, without NUL"));
         }
+        if !options.window.is_multiple_of(WINDOW) {
+            return wrong(format!(
+                "a DAX window of {} bytes: it must be a multiple of {WINDOW}",
+                options.window
+            ));
+        }
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let watch = Arc::<Watch>::default();
         let queues = (0..=options.queues)
@@ -181,7 +228,8 @@ impl<F: FileSystem> Device<F> {
             spares: Spares::new(queues.len()),
             queues,
             watch,
-            current: Mutex::new(Current { generation: 1, session: None }),
+            monitor: Arc::new(Monitor::new(options.window)),
+            current: Mutex::new(Current { generation: 1, session: None, window: None }),
             generation: AtomicU64::new(1),
             options,
         });
@@ -252,6 +300,10 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
             | VhostUserProtocolFeatures::RESET_DEVICE;
+        let window = VhostUserProtocolFeatures::SHMEM
+            | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::BACKEND_SEND_FD;
+        let features = if self.shared.options.window > 0 { features | window } else { features };
         match self.shared.options.tag {
             // The monitor asks for all of the configuration then.
             Some(_) => features | VhostUserProtocolFeatures::CONFIG,
@@ -260,7 +312,20 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
     }
 
     fn reset_device(&self) {
-        self.shared.end();
+        self.shared.end_by_monitor();
+    }
+
+    fn set_backend_req_fd(&self, backend: Backend) {
+        if self.shared.options.window > 0 {
+            self.shared.monitor.connected(backend);
+        }
+    }
+
+    fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
+        match self.shared.options.window {
+            0 => Ok(VhostUserShMemConfig::default()),
+            size => Ok(VhostUserShMemConfig::new(1, &[size])),
+        }
     }
 
     fn set_event_idx(&self, _enabled: bool) {}

@@ -7,6 +7,7 @@
 //! * Each queue has a thread (`queue.rs`); if it is stuck in a system call, others stand in for it (`spare.rs`).
 //! * The header, the arguments and names of a request are copied once and then looked at, since the guest may change its memory at
 //!   any time. File data is not copied: it is read into the guest's memory and written from there (`chain.rs`).
+//! * A guest that uses DAX has files of the host in a window of its memory (`window.rs`).
 //! * A guest that breaks the rules of the queue has its queue stopped until it resets the device; one that breaks those of the
 //!   protocol gets an errno.
 #![deny(unsafe_code)]
@@ -20,8 +21,9 @@ mod server;
 mod slot;
 mod spare;
 mod sys;
+mod window;
 mod worker;
 
 pub use device::{Device, Options};
-pub use limits::{MAX_QUEUES, QUEUE_SIZE};
+pub use limits::{MAX_QUEUES, QUEUE_SIZE, WINDOW};
 pub use server::{Error, Server};

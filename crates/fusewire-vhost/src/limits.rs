@@ -18,3 +18,9 @@ pub const ANSWERS_PER_SIGNAL: usize = 8;
 /// Longest request beside the data of a WRITE, bytes: the longest value of an extended attribute, or a BATCH_FORGET, with room to
 /// spare.
 pub const LONGEST_REQUEST: usize = 256 << 10;
+
+/// Smallest DAX window, bytes, of which every other is a multiple: Linux maps ranges of this size.
+pub const WINDOW: u64 = 2 << 20;
+
+/// Most ranges in a DAX window: each costs the monitor a descriptor and memory. Linux has one per 2 MiB, so that this is enough for 128 GiB.
+pub const MAPPINGS: usize = 65_536;

@@ -69,7 +69,7 @@ impl<F: FileSystem> Server<F> {
     /// If it went because it said something that is not vhost-user.
     pub fn wait(mut self) -> Result<(), Error> {
         let ended = self.daemon.wait();
-        self.device.shared.end();
+        self.device.shared.gone();
         use vhost_user_backend::Error::HandleRequest;
         match ended {
             Ok(())

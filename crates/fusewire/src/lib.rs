@@ -23,6 +23,7 @@ pub mod session;
 mod sys;
 pub mod table;
 pub mod types;
+pub mod window;
 
 pub use context::Context;
 pub use fs::FileSystem;

@@ -4,6 +4,7 @@
 //! root filesystem of the guest is an archive in its memory. So a guest boots in seconds, and whatever happens to its
 //! kernel happens to nobody else's.
 
+mod dax;
 mod image;
 mod machine;
 mod packages;
@@ -45,6 +46,11 @@ cargo xtask guest --virtio [--all | --two]
 Boots User Mode Linux, which mounts a directory that `fusewire vhost` shares, and runs the POSIX suite, pjdfstest and fsx there, on
 each caching profile with --all; then two guests that share a directory, which the host writes to as well. --two does that alone.
 
+cargo xtask guest --dax [--all]
+
+Boots QEMU with a DAX window and a directory that `fusewire vhost` shares: what each side sees of what the other writes, a file larger
+than the window, how much the guest caches, the POSIX suite and fsx; with --all more of it, and pjdfstest.
+
   --kernel VERSION   a kernel of Debian 13 or its backports, such as 7.3, 7.2 or 6.12   [7.3]
   --cpus N           CPUs that are there                                               [2]
   --possible N       CPUs that there may ever be: so many queues the ring has          [as --cpus]
@@ -70,6 +76,9 @@ pub fn run(words: &[&str]) -> Result<()> {
     }
     if let ["--virtio", rest @ ..] = words {
         return virtio::run(rest);
+    }
+    if let ["--dax", rest @ ..] = words {
+        return dax::run(rest);
     }
     let order = parse(words)?;
     // Before anything is built: it may not be possible.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::dax::DaxArgs;
+
 use crate::failure::{Failure, Outcome};
 
 /// What stands below the help of `fusewire vhost`.
@@ -31,6 +33,12 @@ Examples:
 Queues:
   A queue of 128 entries, QEMU's default, holds requests of 496 KiB; one of 1024 holds 1 MiB. From Linux 6.12 on a guest has one \
   request queue for each CPU, up to num-request-queues; older ones use one.
+
+DAX:
+  With --dax-window a guest reads and writes files in the host's page cache, without one of its own and without requests. It takes   CONFIG_FUSE_DAX in the guest and a monitor with vhost-user's shared memory regions, such as QEMU 11.1 with its generic device:
+    fusewire vhost --socket-path /run/share.sock --shared-dir /srv/share --tag share --dax-window 8G
+    qemu-system-x86_64 ... -device vhost-user-test-device-pci,chardev=share,virtio-id=26,num_vqs=5,vq_size=1024,config_size=44
+  num_vqs is the request queues and one more. In the guest: mount -t virtiofs share /mnt, which maps what --dax says, or with   -o dax=always all files, or with -o dax=never none. While a guest has a file mapped the host cannot execute it, and must not   truncate it: QEMU ends when its guest touches what is gone.
 
 Coming from virtiofsd:
   Its options have the same names here. What is not there yet is refused, not passed over.";
@@ -129,6 +137,8 @@ pub struct VhostArgs {
     /// Print what there is, as JSON, for libvirt and its like
     #[arg(long)]
     pub print_capabilities: bool,
+    #[command(flatten)]
+    pub dax: DaxArgs,
     #[command(flatten)]
     pub later: Later,
 }

@@ -1,6 +1,7 @@
 //! `fusewire vhost`: a directory as a virtio-fs device for a virtual machine, or one for each of several.
 
 mod args;
+mod dax;
 mod guests;
 mod socket;
 mod sys;
@@ -51,10 +52,16 @@ pub fn run(args: &VhostArgs) -> Outcome<()> {
         (_, None) => None,
         (_, Some(_)) => return Err(Failure::usage("--lease says something with --cache shared alone")),
     };
-    let share = Share::new(source.path(), passthrough_options(args), longest)?;
+    let dax = args.dax.options(args.readonly, args.tag.as_deref())?;
+    let share =
+        Share::new(source.path(), passthrough::Options { dax, ..passthrough_options(args) }, longest)?;
     let defaults = Options::default();
-    let options =
-        Options { queues: args.queues.unwrap_or(defaults.queues), tag: args.tag.clone(), ..defaults };
+    let options = Options {
+        queues: args.queues.unwrap_or(defaults.queues),
+        tag: args.tag.clone(),
+        window: args.dax.window(),
+        ..defaults
+    };
     let sockets = socket::listen(args)?;
     let names: Vec<_> = args.socket_path.iter().map(|path| path.display().to_string()).collect();
     let name = if names.is_empty() { "the socket that was passed".to_owned() } else { names.join(", ") };

@@ -58,6 +58,7 @@ pub fn unpack_device(packed: u32) -> (u32, u32) {
 impl Passthrough {
     /// Attributes for the kernel. Those of a file that may be mapped and written without our knowing are not to be remembered.
     pub(super) fn attr(&self, node: NodeId, stat: &Statx, reading: &Reading<'_>) -> Attr {
+        let dax = self.follow(node, stat);
         let mode = u32::from(stat.stx_mode);
         let kind = FileType::from_mode(mode).unwrap_or(FileType::Regular);
         let ttl =
@@ -74,12 +75,13 @@ impl Passthrough {
         attr.atime = time(&stat.stx_atime);
         attr.mtime = time(&stat.stx_mtime);
         attr.ctime = time(&stat.stx_ctime);
-        attr.flags = AttrFlags::empty();
+        attr.flags = if dax { AttrFlags::DAX } else { AttrFlags::empty() };
         attr
     }
 
     /// Of a name that was looked up or made since `reading` began.
     pub(super) fn entry(&self, found: &Found, reading: Reading<'_>) -> Entry {
+        self.dax.named(found.node, reading.name());
         Entry::new(found.node, self.attr(found.node, &found.stat, &reading))
             .with_ttl(self.entry_ttl(&found.stat, reading))
             .with_generation(found.generation)
@@ -125,6 +127,7 @@ impl Passthrough {
         if let Some(size) = changes.size {
             let mark = if changes.kill_suid_gid { self.mark_to_keep(cx, &target)? } else { None };
             self.creds.keep_set_ids(!changes.kill_suid_gid)?;
+            self.dax.using(&target);
             self.change_size(&target, size)?;
             self.set_mark(&target, mark)?;
         }

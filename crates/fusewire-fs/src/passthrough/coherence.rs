@@ -117,6 +117,11 @@ impl Reading<'_> {
     pub fn under(self, dir: NodeId, name: &CStr) -> Reading<'_> {
         Reading { since: self.since, under: Some((dir, name)) }
     }
+
+    /// The name it is read under.
+    pub fn name(&self) -> Option<&CStr> {
+        self.under.map(|(_, name)| name)
+    }
 }
 
 /// A directory is being listed: the feed knows of that from the beginning to the end.

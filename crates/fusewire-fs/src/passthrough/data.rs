@@ -83,6 +83,7 @@ impl Passthrough {
     pub(super) async fn read_file(&self, op: Read, out: &mut Sink<'_>) -> Result<()> {
         let open = self.open_node(op.node, op.handle, Use::Read)?;
         let file = open.as_file()?;
+        self.dax.using(&open.path());
         match out.put_file(open.fd(&self.nodes)?, op.offset).await {
             Err(Errno::INVAL) if file.direct && aligned(op.offset, op.size as usize) => {
                 out.put_file(self.plain(&open, file)?, op.offset).await?;
@@ -98,6 +99,7 @@ impl Passthrough {
         let how = if appends(&op) { Use::Append } else { Use::Write };
         let open = self.open_node(op.node, op.handle, how)?;
         let file = open.as_file()?;
+        let _change = self.dax.changing(&open);
         if op.kill_suid_gid
             && file.is_marked(open.fd(&self.nodes)?, self.mode_changes.load(Ordering::Relaxed))?
         {
@@ -151,6 +153,7 @@ impl Passthrough {
         let open = self.file(op.node, op.handle, Use::Write)?;
         self.keep_set_ids_of(cx)?;
         let mode = FallocateFlags::from_bits_retain(op.mode);
+        let _change = self.dax.changing(&open);
         rustix::fs::fallocate(open.fd(&self.nodes)?, mode, op.offset, op.length)
     }
 
@@ -172,6 +175,13 @@ impl Passthrough {
             return Err(Errno::INVAL);
         }
         self.keep_set_ids_of(cx)?;
+        if self.dax.has(&to.path()) {
+            // Linux (7.3) frees what it has mapped of the target without waiting for those who use it, and warns of that. It copies by
+            // itself then.
+            return Err(Errno::OPNOTSUPP);
+        }
+        self.dax.using(&from.path());
+        let _change = self.dax.changing(&to);
         let (mut offset, mut to_offset) = (op.offset, op.to_offset);
         let length = op.length.min(COPY) as usize;
         let to_fd = match to.as_file()? {

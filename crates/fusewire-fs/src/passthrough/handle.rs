@@ -91,6 +91,8 @@ pub enum Content {
 /// How a file is open.
 #[derive(Debug)]
 pub struct File {
+    /// It is open for writing.
+    pub writes: bool,
     /// Writes go to its end.
     pub append: bool,
     /// Past the lower page cache.
@@ -112,6 +114,7 @@ impl Open {
         (flush_errors, counted): (bool, Option<Counted>),
     ) -> Self {
         let file = File {
+            writes: flags.intersects(OFlags::RWMODE),
             append: flags.contains(OFlags::APPEND),
             direct: flags.contains(OFlags::DIRECT),
             plain: OnceLock::new(),
@@ -279,6 +282,7 @@ impl Passthrough {
         if self.options.locks == LockScope::Mount && !mount.flush_errors {
             opened.flags |= FopenFlags::NOFLUSH;
         }
+        self.dax.opened(node, flags);
         opened.handle = self.insert(open, !mount.handles);
         Ok(opened)
     }
@@ -358,6 +362,7 @@ impl Passthrough {
         }
         let open = self.open_node(op.node, op.handle, Use::Read)?;
         self.locks.release(op.node, op.lock_owner);
+        self.dax.using(&open.path());
         if !open.flush_errors {
             return Ok(());
         }
@@ -377,8 +382,9 @@ impl Passthrough {
         self.locks.ended(node, handle);
         // A flock lock is the lower open file's, and ends with it.
         let open = self.handles.remove(handle).ok_or(Errno::BADF)?;
-        if let Content::File(File { counted: Some(counted), .. }) = open.content {
-            self.forwarding.released(open.node, counted);
+        if let Content::File(File { counted, writes, .. }) = open.content {
+            counted.inspect(|&counted| self.forwarding.released(open.node, counted));
+            self.dax.released(open.node, writes);
         }
         self.nodes.open_files.remove(open.node, handle);
         if open.node == node { Ok(()) } else { Err(Errno::BADF) }

@@ -15,6 +15,7 @@ mod attr;
 mod coherence;
 mod creds;
 mod data;
+mod dax;
 mod dir;
 mod fds;
 mod feed;
@@ -36,10 +37,11 @@ mod xattr;
 pub use coherence::{COHERENT_MINOR, Caching, Coherence, try_coherence};
 pub use feed::{FeedStats, Refusal};
 pub use lease::Leases;
-pub use options::{CacheProfile, FileHandles, Forward, LockScope, Opens, Options, ZeroCopy};
+pub use options::{CacheProfile, Dax, FileHandles, Forward, LockScope, Opens, Options, ZeroCopy};
 
 use coherence::Coherent;
 use creds::Creds;
+use dax::Daxing;
 use fds::{Budget, explain};
 use forward::Forwarding;
 use fusewire::{
@@ -79,6 +81,7 @@ pub struct Passthrough {
     locks: Locks,
     forwarding: Forwarding,
     stateless: Stateless,
+    dax: Daxing,
     notifier: OnceLock<Notifier>,
     creds: Creds,
     root_ino: u64,
@@ -139,6 +142,7 @@ impl Passthrough {
         Ok(Self {
             timeouts: options.timeouts(coherent.profile(options.cache)),
             coherent,
+            dax: Daxing::new(options.dax.clone()),
             options,
             nodes,
             handles: HandleTable::new(),
@@ -226,6 +230,11 @@ impl FileSystem for Passthrough {
             want |= InitFlags::PASSTHROUGH;
             config.max_stack_depth = self.nodes.mounts.stack_depth();
         }
+        want |= self.dax.wanted();
+        if config.offered().contains(InitFlags::MAP_ALIGNMENT) && self.dax.is_wanted_at_all() {
+            // No write that goes through the window reaches us: the guest's kernel is to clear set-id bits by itself.
+            want -= InitFlags::HANDLE_KILLPRIV_V2;
+        }
         config.want(want);
         Ok(())
     }
@@ -233,6 +242,7 @@ impl FileSystem for Passthrough {
     fn started(&self, session: &Started) {
         self.agreed.store(session.agreed.bits(), Ordering::Relaxed);
         self.forwarding.begin(session.backings.clone());
+        self.dax.begin(session.window.clone());
         _ = self.notifier.set(session.notifier.clone());
         self.coherent.begin(&session.notifier);
         self.tell_opens();
@@ -260,12 +270,14 @@ impl FileSystem for Passthrough {
         // number may be another node's already.)
         if self.nodes.forget(op.node, op.count) {
             self.stateless.forgotten(op.node);
+            self.dax.forgotten(op.node);
         }
     }
 
     async fn getattr(&self, _cx: &Context, op: Getattr) -> Result<Attr> {
         let reading = self.reading();
-        self.stat_node(op.node, op.handle).map(|stat| self.attr(op.node, &stat, &reading))
+        let stat = self.stat_node(op.node, op.handle)?;
+        Ok(self.attr(op.node, &stat, &reading))
     }
 
     async fn statx(&self, _cx: &Context, op: Statx) -> Result<(Attr, Extended)> {
@@ -341,7 +353,9 @@ impl FileSystem for Passthrough {
 
     async fn fsync(&self, cx: &Context, op: Fsync) -> Result<()> {
         let open = self.open_node(op.node, op.handle, Use::Read)?;
-        cx.sync(open.fd(&self.nodes)?, op.data_only).await
+        let fd = open.fd(&self.nodes)?;
+        self.dax.using(fd);
+        cx.sync(fd, op.data_only).await
     }
 
     async fn flush(&self, _cx: &Context, op: Flush) -> Result<()> {
@@ -427,8 +441,19 @@ impl FileSystem for Passthrough {
         self.copy(cx, &op)
     }
 
+    async fn setupmapping(&self, _cx: &Context, op: Setupmapping) -> Result<()> {
+        self.coherent.acting();
+        self.map(&op)
+    }
+
+    async fn removemapping(&self, _cx: &Context, op: Removemapping<'_>) -> Result<()> {
+        self.coherent.acting();
+        self.unmap(&op)
+    }
+
     async fn syncfs(&self, _cx: &Context, op: Syncfs) -> Result<()> {
         let mount = self.nodes.mount(op.node)?;
+        self.dax.using_all();
         // An `O_PATH` descriptor cannot be synced by; the root's never is one.
         match rustix::fs::syncfs(&mount.fd) {
             Err(Errno::BADF) => rustix::fs::syncfs(&self.nodes.mounts.root().fd),

@@ -86,6 +86,17 @@ pub enum Opens {
     Handles,
 }
 
+/// Which files a guest with a DAX window is to map, if it leaves that to us (`dax=inode`, or nothing, at its mount). A guest that mounts with
+/// `dax=always` maps all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dax {
+    /// Those of at least so many bytes.
+    pub min_size: u64,
+    /// Those among them with a name that one of these matches, by `*` and `?`; all, if there are none. It is the name by which the
+    /// guest came to know the file.
+    pub names: Vec<String>,
+}
+
 /// How a directory is to be re-exported; [`Default`] suits a directory that others may change as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -112,6 +123,8 @@ pub struct Options {
     pub xattr: bool,
     /// For which files to do without copies.
     pub zero_copy: ZeroCopy,
+    /// Which files are to be mapped into a DAX window; `None`: none, and there is no window.
+    pub dax: Option<Dax>,
     /// How many descriptors to use at most; `None`: as many as the process may have. The process's own limit is raised
     /// as far as it may be either way.
     pub fd_limit: Option<u64>,
@@ -131,6 +144,7 @@ impl Default for Options {
             opens: Opens::default(),
             xattr: true,
             zero_copy: ZeroCopy::default(),
+            dax: None,
             fd_limit: None,
         }
     }

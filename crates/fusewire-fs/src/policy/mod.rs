@@ -23,4 +23,5 @@ mod tests;
 pub use file::PolicyError;
 pub use in_kernel::{InKernel, Moment};
 pub use policed::{Policed, PolicySwitch};
+pub(crate) use rules::matches;
 pub use rules::{Action, Because, Decision, Effect, Policy, Standing, Subject, Subjects};

@@ -446,7 +446,7 @@ pub(super) fn fold(name: &[u8]) -> Box<[u8]> {
 }
 
 /// Does a pattern with `*` and `?` match the whole name? `?` is one character if the name is UTF-8, else one byte.
-pub(super) fn matches(glob: &[u8], name: &[u8]) -> bool {
+pub(crate) fn matches(glob: &[u8], name: &[u8]) -> bool {
     let (mut g, mut n) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
     while n < name.len() {

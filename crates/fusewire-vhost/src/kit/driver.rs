@@ -295,6 +295,23 @@ impl Driver {
         Ok(out.size)
     }
 
+    /// Have part of a file mapped into the DAX window, in the name of an open file or (`u64::MAX`, as Linux does) of the node.
+    pub fn map(&mut self, node: u64, args: abi::SetupmappingIn) -> Result<()> {
+        self.request(Opcode::Setupmapping, node, &args).map(drop)
+    }
+
+    /// Unmap ranges of the DAX window.
+    pub fn unmap(&mut self, node: u64, ranges: &[abi::RemovemappingOne]) -> Result<()> {
+        let count = abi::RemovemappingIn { count: ranges.len() as u32 };
+        self.call(Opcode::Removemapping, node, &[count.as_bytes(), ranges.as_bytes()]).map(drop)
+    }
+
+    /// Change the size of a file.
+    pub fn truncate(&mut self, node: u64, size: u64) -> Result<()> {
+        let args = abi::SetattrIn { valid: abi::SetattrValid::SIZE.bits(), size, ..Default::default() };
+        self.request(Opcode::Setattr, node, &args).map(drop)
+    }
+
     /// Names in a directory that is open.
     pub fn readdir(&mut self, node: u64, fh: u64) -> Result<Vec<Vec<u8>>> {
         let (mut names, mut offset) = (Vec::new(), 0);

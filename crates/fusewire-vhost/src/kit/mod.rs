@@ -5,9 +5,11 @@
 
 mod driver;
 pub mod ring;
+mod window;
 
 pub use driver::{Driver, Reply};
 pub use ring::Ring;
+pub use window::{Mapped, Window};
 
 use ring::Used;
 use std::{io, os::fd::AsRawFd, os::unix::net::UnixStream, path::Path, sync::Arc};
@@ -41,11 +43,32 @@ pub struct Layout {
     pub event_idx: bool,
     /// Requests are described in tables of their own.
     pub indirect: bool,
+    /// Have a DAX window, if the device offers one.
+    pub window: Maps,
+}
+
+/// What a monitor maps into a DAX window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maps {
+    /// Nothing: there is none.
+    Nothing,
+    /// What lies within the file, as QEMU does.
+    Exact,
+    /// Also what lies behind its end.
+    Beyond,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { queues: 1, size: 128, depth: 8, data: 1 << 20, event_idx: true, indirect: true }
+        Self {
+            queues: 1,
+            size: 128,
+            depth: 8,
+            data: 1 << 20,
+            event_idx: true,
+            indirect: true,
+            window: Maps::Exact,
+        }
     }
 }
 
@@ -57,6 +80,8 @@ pub struct Monitor {
     pub memory: Arc<GuestMemoryMmap>,
     /// A driver for each queue, the one for FORGET first.
     pub drivers: Vec<Driver>,
+    /// The DAX window.
+    pub window: Option<Window>,
     layout: Layout,
 }
 
@@ -82,6 +107,7 @@ impl Monitor {
         let mut frontend = Frontend::from_stream(stream, queues);
         frontend.set_owner().map_err(other)?;
         negotiate(&mut frontend, layout)?;
+        let window = window(&mut frontend, layout.window == Maps::Exact)?;
         let per_queue = (Ring::bytes(layout.size) + Driver::bytes(&layout)).next_multiple_of(4096);
         let memory = Arc::new(memory(per_queue * queues)?);
         let region = memory.iter().next().ok_or_else(|| other("no memory"))?;
@@ -93,7 +119,7 @@ impl Monitor {
             let ring = Ring::new(memory.clone(), base, layout.size, layout.event_idx)?;
             drivers.push(Driver::new(ring, GuestAddress(base.0 + Ring::bytes(layout.size)), &layout));
         }
-        let mut monitor = Self { frontend, memory, drivers, layout };
+        let mut monitor = Self { frontend, memory, drivers, window, layout };
         for queue in 0..monitor.drivers.len() {
             monitor.attach(queue)?;
         }
@@ -182,13 +208,31 @@ fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<()> {
     let wanted = VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::REPLY_ACK
-        | VhostUserProtocolFeatures::RESET_DEVICE;
+        | VhostUserProtocolFeatures::RESET_DEVICE
+        | match layout.window {
+            Maps::Nothing => VhostUserProtocolFeatures::empty(),
+            Maps::Exact | Maps::Beyond => SHARED_MEMORY,
+        };
     let offered = frontend.get_protocol_features().map_err(other)?;
     frontend.set_protocol_features(offered & wanted).map_err(other)?;
     if offered.contains(VhostUserProtocolFeatures::REPLY_ACK) {
         frontend.set_hdr_flags(vhost::vhost_user::message::VhostUserHeaderFlag::NEED_REPLY);
     }
     Ok(())
+}
+
+/// What a DAX window takes.
+const SHARED_MEMORY: VhostUserProtocolFeatures = VhostUserProtocolFeatures::SHMEM
+    .union(VhostUserProtocolFeatures::BACKEND_REQ)
+    .union(VhostUserProtocolFeatures::BACKEND_SEND_FD);
+
+/// The window that the device has, if it has one.
+fn window(frontend: &mut Frontend, exact: bool) -> io::Result<Option<Window>> {
+    let Ok(config) = frontend.get_shmem_config() else { return Ok(None) };
+    match config.memory_sizes[0] {
+        0 => Ok(None),
+        size => Window::open(frontend, size, exact).map(Some),
+    }
 }
 
 /// So much memory, which can be handed to another process.

@@ -114,6 +114,7 @@ pub fn negotiate(
         congestion_threshold: limits::MAX_BACKGROUND / 4 * 3,
         time_gran: 1,
         max_stack_depth: 0,
+        map_alignment: 12,
         request_timeout: 0,
     };
     if bounds.ring {
@@ -215,6 +216,7 @@ fn answer(
         max_write,
         time_gran: config.time_gran,
         max_pages,
+        map_alignment: if flags.contains(InitFlags::MAP_ALIGNMENT) { config.map_alignment } else { 0 },
         flags2: (flags.bits() >> 32) as u32,
         max_stack_depth: if flags.contains(InitFlags::PASSTHROUGH) { config.max_stack_depth } else { 0 },
         request_timeout: config.request_timeout,

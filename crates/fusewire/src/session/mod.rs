@@ -10,7 +10,7 @@ pub use latency::Latency;
 pub use serve::{Session, Slot};
 pub use stats::{OpenStats, OperationStats, Stats};
 
-use crate::{backing::Backings, notify::Notifier};
+use crate::{backing::Backings, notify::Notifier, window::Window};
 use fusewire_abi::InitFlags;
 
 /// What a filesystem wants of what the kernel offers; filled in by [`FileSystem::init`](crate::FileSystem::init).
@@ -31,6 +31,8 @@ pub struct Config {
     pub time_gran: u32,
     /// How deep filesystems are stacked under a backing file, 1 or 2; with `PASSTHROUGH` only.
     pub max_stack_depth: u32,
+    /// Binary logarithm of what DAX mappings are aligned to; counts if `MAP_ALIGNMENT` is asked for. Default 12.
+    pub map_alignment: u16,
     /// After how many seconds without an answer the kernel gives the connection up; 0: never. Rounded up to 15.
     pub request_timeout: u16,
 }
@@ -76,4 +78,6 @@ pub struct Started {
     pub notifier: Notifier,
     /// Where files are registered that the kernel is to read and write by itself. Refuses all unless `PASSTHROUGH` was agreed on.
     pub backings: Backings,
+    /// Where files are mapped for a guest that uses DAX. Refuses all unless the channel is a device with a window.
+    pub window: Window,
 }

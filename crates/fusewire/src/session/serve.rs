@@ -14,6 +14,7 @@ use crate::{
         operations::{OPERATIONS, Operation},
     },
     types::*,
+    window::Window,
 };
 use fusewire_abi::{InitFlags, InitOut, Opcode};
 use std::{
@@ -141,9 +142,14 @@ impl<F: FileSystem> Session<F> {
 
     /// The answer to INIT has reached the kernel: tell the filesystem. `backings`: where it may register files.
     pub fn started(&self, backings: Backings) {
+        self.started_with(backings, Window::default());
+    }
+
+    /// The same where there is a DAX window.
+    pub fn started_with(&self, backings: Backings, window: Window) {
         let Agreed { flags, minor, max_write, .. } = self.agreed;
         let notifier = self.notifier.clone();
-        self.fs.started(&Started { agreed: flags, minor, max_write, notifier, backings });
+        self.fs.started(&Started { agreed: flags, minor, max_write, notifier, backings, window });
     }
 
     /// A further thread is going to serve slots.

@@ -1,0 +1,276 @@
+//! A directory in a guest that has no pages of its own for it: `fusewire vhost --dax-window` here, QEMU's generic vhost-user device
+//! there, since its virtio-fs device has no window.
+
+use super::{
+    image::{self, Program},
+    machine,
+    packages::Store,
+};
+use crate::{ci, run};
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    fs,
+    io::{Seek, SeekFrom, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The name that the guest mounts by.
+const TAG: &str = "share";
+/// The window, and a file that is twice as long and ends within a page.
+const WINDOW: &str = "64M";
+const BIG: u64 = (128 << 20) + 1234;
+/// What one side writes and the other finds, and where.
+const FROM_HOST: (&str, u64) = ("the host was here", 5 << 20);
+const FROM_GUEST: (&str, u64) = ("the guest was here", (9 << 20) + 77);
+/// Where the file ends: on the page that the monitor does not map.
+const LATE: (&str, u64) = ("near the end", (128 << 20) + 500);
+
+/// What the guest does first, and then `SUITES`. With `--cache always` nobody but DAX shows it what the host writes.
+const JOB: &str = "\
+cached() { awk '/^Cached:/ { print $2 }' /proc/meminfo; }
+fail() { echo \"FAILED: $*\"; exit 1; }
+at() { dd if=/mnt/big bs=1 skip=$1 count=$2 2>/dev/null; }
+put() { printf \"$2\" | dd of=/mnt/big bs=1 seek=$1 conv=notrunc 2>/dev/null || fail \"writing $2\"; }
+read_all() { # OPTIONS LEAST MOST: how much more is cached afterwards, KiB
+    mount -t virtiofs -o $1 share /mnt || fail \"mount -o $1\"
+    before=$(cached); sum=$(md5sum < /mnt/big); after=$(cached); grown=$((after - before))
+    echo \"$1: reading 128 MiB through a window of 64 MiB left $grown KiB in the guest's page cache\"
+    [ \"$sum\" = \"SUM  -\" ] || fail \"$1: $sum\"
+    [ $grown -ge $2 ] && [ $grown -le $3 ] || fail \"$1: $grown KiB cached, not $2 to $3\"
+    umount /mnt || fail umount; }
+mount -t tmpfs tmp /root; mkdir -p /other && mount -t tmpfs other /other
+read_all dax=always 0 8192
+read_all rw 0 8192
+read_all dax=never 100000 200000
+mount -t virtiofs -o dax=always share /mnt || fail mount
+at HOST_AT HOST_LEN > /dev/null; at LATE_AT LATE_LEN > /dev/null
+: > /mnt/ask
+n=0; while [ \"$(at HOST_AT HOST_LEN)\" != 'HOST_TEXT' ]; do n=$((n+1)); [ $n -lt 400 ] || fail 'the guest does not see what the host writes'; usleep 50000; done
+put GUEST_AT 'GUEST_TEXT'; put LATE_AT 'LATE_TEXT'; sync /mnt/big; : > /mnt/done
+n=0; while [ \"$(at HOST_AT HOST_LEN)\" = 'HOST_TEXT' ]; do n=$((n+1)); [ $n -lt 400 ] || fail 'the host does not see what the guest writes'; usleep 50000; done
+rm /mnt/big
+SUITES
+umount /mnt || fail umount
+exit 0";
+
+/// The POSIX suite maps files, truncates them under their mappings, and more; fsx does so at random.
+const SUITES: &str = "\
+fusewire-posix --quiet SKIPPED /mnt || fail fusewire-posix
+if [ -e /usr/bin/fsx ]; then
+    fsx -f /fsx.toml -P /tmp -N OPERATIONS -S 1 /mnt/fsx > /tmp/fsx.log 2>&1 || { tail -n 50 /tmp/fsx.log; fail fsx; }
+    tail -n 1 /tmp/fsx.log
+fi";
+
+const PJDFSTEST: &str = "
+if [ -e /usr/bin/pjdfstest ]; then
+    mkdir /mnt/pjdfstest && pjdfstest -c /pjdfstest.toml -p /mnt/pjdfstest -s /other > /tmp/pjdfstest.log 2>&1 || {
+        grep -v -e success -e skipped /tmp/pjdfstest.log | tail -n 100; fail pjdfstest; }
+    tail -n 1 /tmp/pjdfstest.log
+fi";
+
+/// Cases of the POSIX suite that ask for what this guest is not, whatever it mounts.
+const SKIPPED: [(&str, &str); 5] = [
+    ("times-of-a-new-file", "guest and host have a clock each"),
+    ("times-btime", "guest and host have a clock each"),
+    ("times-write", "Linux changes no times when it writes by DAX"),
+    ("map-executed", "a copy of busybox under another name is no program"),
+    ("exec-text-busy", "a copy of busybox under another name is no program"),
+];
+
+/// As the black-box tests have them.
+const FSX: &str = include_str!("../../../tests/src/fsx.toml");
+const PJD: &str = include_str!("../../../tests/src/pjdfstest.toml");
+
+/// `cargo xtask guest --dax`.
+pub fn run(words: &[&str]) -> Result<()> {
+    let (operations, all) = match words {
+        [] => (500, false),
+        ["--all"] => (20_000, true),
+        _ => bail!("unknown words {words:?}: there is --all"),
+    };
+    let store = Store::open(&run::target_dir()?.join("guest"))?;
+    let (kernel, qemu) = (store.kernel(super::KERNEL)?, store.qemu()?);
+    let share = Share::new(&store.dir().join("dax"))?;
+    let skipped: Vec<_> = SKIPPED.iter().map(|(case, why)| format!("--skip '{case}={why}'")).collect();
+    let suites = if all { [SUITES, PJDFSTEST].concat() } else { SUITES.into() };
+    let job = fill(&JOB.replace("SUITES", &suites), &share.sum)?
+        .replace("OPERATIONS", &operations.to_string())
+        .replace("SKIPPED", &skipped.join(" "));
+    let pjdfstest = PJD.replace("ALLOW_REMOUNT", "false");
+    let script =
+        format!("cat > /fsx.toml <<'END'\n{FSX}END\ncat > /pjdfstest.toml <<'END'\n{pjdfstest}END\n{job}");
+    let initrd = image::build(&store, &programs()?, &script)?;
+    let start = Instant::now();
+    let daemon = Daemon::start(&share)?;
+    let mut command = qemu.command();
+    command.args([
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+        "-machine",
+        "q35,memory-backend=mem",
+        "-smp",
+        "2",
+    ]);
+    command.args(["-m", "1G", "-object", "memory-backend-memfd,id=mem,size=1G,share=on", "-nodefaults"]);
+    command.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+    command.arg("-chardev").arg(format!("socket,id=share,path={}", daemon.socket.display()));
+    let device =
+        "vhost-user-test-device-pci,chardev=share,virtio-id=26,num_vqs=3,vq_size=1024,config_size=44";
+    command.args(["-device", device]).arg("-kernel").arg(&kernel).arg("-initrd").arg(&initrd);
+    let line = "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
+    command.args(["-append", line]);
+    eprintln!("xtask: guest with {}, a DAX window of {WINDOW}", kernel.display());
+    let host = share.answer();
+    machine::watch(&mut command, if all { 1800 } else { 600 })?;
+    host.join().map_err(|_| anyhow::anyhow!("the host's side has panicked"))??;
+    daemon.end()?;
+    eprintln!("xtask: guest: DAX: done in {} s", start.elapsed().as_secs());
+    Ok(())
+}
+
+/// The job with what it is to read and write.
+fn fill(job: &str, sum: &str) -> Result<String> {
+    let mut job = job.replace("SUM", sum);
+    for (name, (text, at)) in [("HOST", FROM_HOST), ("GUEST", FROM_GUEST), ("LATE", LATE)] {
+        job = job
+            .replace(&format!("{name}_AT"), &at.to_string())
+            .replace(&format!("{name}_LEN"), &text.len().to_string())
+            .replace(&format!("{name}_TEXT"), text);
+    }
+    Ok(job)
+}
+
+/// What runs in the guest.
+fn programs() -> Result<Vec<Program>> {
+    let mut programs = vec![Program { from: binary("fusewire-posix")?, to: "usr/bin/fusewire-posix".into() }];
+    for tool in ["pjdfstest", "fsx"] {
+        let from = run::target_dir()?.join("tools/bin").join(tool);
+        if from.is_file() {
+            programs.push(Program { from, to: Path::new("usr/bin").join(tool) });
+        } else {
+            eprintln!("xtask: {tool} is not there and does not run: `cargo xtask setup` installs it");
+        }
+    }
+    Ok(programs)
+}
+
+/// One of our programs: beside the one that FUSEWIRE_BIN names, else the release build.
+fn binary(name: &str) -> Result<PathBuf> {
+    if let Some(fusewire) = std::env::var_os("FUSEWIRE_BIN") {
+        return Ok(PathBuf::from(fusewire).with_file_name(name));
+    }
+    match name {
+        "fusewire" => ci::build()?,
+        name => run::must(&mut run::cargo(&["build", "--release", "--quiet", "--package", name]))?,
+    }
+    Ok(run::target_dir()?.join("release").join(name))
+}
+
+/// The directory, with the host's side of what is done to its large file.
+struct Share {
+    dir: PathBuf,
+    sum: String,
+}
+
+impl Share {
+    fn new(dir: &Path) -> Result<Self> {
+        _ = fs::remove_dir_all(dir);
+        fs::create_dir_all(dir)?;
+        let mut file = fs::File::create(dir.join("big"))?;
+        let mut block = vec![0u8; 1 << 20];
+        let mut seed = 1u64;
+        for at in (0..BIG).step_by(block.len()) {
+            for word in block.chunks_exact_mut(8) {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                word.copy_from_slice(&seed.to_ne_bytes());
+            }
+            let len = block.len().min((BIG - at) as usize);
+            file.seek(SeekFrom::Start(at))?;
+            file.write_all(&block[..len])?;
+        }
+        let output = Command::new("md5sum").arg(dir.join("big")).output().context("md5sum")?;
+        let sum = String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap_or_default().to_owned();
+        ensure!(sum.len() == 32, "md5sum says {sum:?}");
+        Ok(Self { dir: dir.to_owned(), sum })
+    }
+
+    /// Write when the guest asks, look for what it has written, and take back what was written.
+    fn answer(&self) -> thread::JoinHandle<Result<()>> {
+        let dir = self.dir.clone();
+        thread::spawn(move || {
+            let file = fs::File::options().read(true).write(true).open(dir.join("big"))?;
+            let there = |name: &str| {
+                let deadline = Instant::now() + Duration::from_secs(300);
+                while !dir.join(name).exists() {
+                    ensure!(Instant::now() < deadline, "the guest never made {name}");
+                    thread::sleep(Duration::from_millis(10));
+                }
+                Ok(())
+            };
+            there("ask")?;
+            file.write_all_at(FROM_HOST.0.as_bytes(), FROM_HOST.1)?;
+            there("done")?;
+            for (text, at) in [FROM_GUEST, LATE] {
+                let mut bytes = vec![0; text.len()];
+                file.read_exact_at(&mut bytes, at)?;
+                let found = String::from_utf8_lossy(&bytes);
+                ensure!(found == text, "the host finds {found:?} at {at}, where the guest wrote {text:?}");
+            }
+            file.write_all_at(b"the end of it all", FROM_HOST.1)?;
+            Ok(())
+        })
+    }
+}
+
+/// A running `fusewire vhost`.
+struct Daemon {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Daemon {
+    fn start(share: &Share) -> Result<Self> {
+        let socket = share.dir.with_extension("sock");
+        let mut command = Command::new(binary("fusewire")?);
+        command.args(["vhost", "--xattr", "--tag", TAG, "--queues", "2", "--cache", "always"]);
+        command.args(["--dax-window", WINDOW, "--socket-path"]).arg(&socket);
+        command.arg("--shared-dir").arg(&share.dir).stdin(Stdio::null());
+        let mut child = command.spawn().context("cannot start fusewire")?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !socket.exists() {
+            if let Some(status) = child.try_wait()? {
+                bail!("fusewire vhost ended at once: {status}");
+            }
+            ensure!(Instant::now() < deadline, "fusewire vhost does not listen at {}", socket.display());
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Self { child, socket })
+    }
+
+    /// It ends by itself, and well, once the guest is gone.
+    fn end(mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("fusewire vhost ended with {status}"),
+                None if Instant::now() > deadline => bail!("fusewire vhost does not end with its guest"),
+                None => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Does nothing to one that has ended.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
