@@ -127,7 +127,7 @@ pub fn run(words: &[&str]) -> Result<()> {
     command.args(["-append", line]);
     eprintln!("xtask: guest with {}, a DAX window of {WINDOW}", kernel.display());
     let host = share.answer();
-    machine::watch(&mut command, if all { 1800 } else { 600 })?;
+    machine::watch(&mut command, if all { 1800 } else { 600 }, |_| ())?;
     host.join().map_err(|_| anyhow::anyhow!("the host's side has panicked"))??;
     daemon.end()?;
     eprintln!("xtask: guest: DAX: done in {} s", start.elapsed().as_secs());

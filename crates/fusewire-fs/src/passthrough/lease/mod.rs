@@ -24,7 +24,7 @@ use std::{
     io,
     path::Path,
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread,
@@ -57,6 +57,8 @@ pub struct Leases {
 #[derive(Debug)]
 struct Changes {
     source: Source,
+    /// It is listened.
+    begin: Once,
     heat: Heat,
     threads: Arc<Threads>,
     /// How many there were, by whomever.
@@ -79,7 +81,7 @@ impl Leases {
         let handle = sys::name_to_handle_at(&root, c"", AtFlags::EMPTY_PATH.bits() as c_int).ok();
         let watched = watch(&root, &stat, handle.as_ref().map(|(handle, _)| handle.bytes()));
         let (changes, refusal) = match watched {
-            Ok(source) => (Some(Changes::begin(source)?), None),
+            Ok(source) => (Some(Arc::new(Changes::new(source))), None),
             Err(refusal) => (None, Some(refusal)),
         };
         Ok(Self { changes, refusal, longest, guests: AtomicU32::new(0) })
@@ -95,8 +97,12 @@ impl Leases {
         self.changes.as_ref().map_or(0, |changes| changes.count.load(Ordering::Relaxed))
     }
 
-    /// A guest that has mounted the directory.
+    /// A guest that has mounted the directory. The first one starts the thread that hears of changes, so that a daemon that shuts
+    /// itself in before it serves anybody has no thread outside.
     pub(super) fn guest(self: &Arc<Self>) -> Tenant {
+        if let Some(changes) = &self.changes {
+            changes.begin.call_once(|| Changes::begin(changes));
+        }
         let who = Who::guest(self.guests.fetch_add(1, Ordering::Relaxed));
         Tenant { leases: self.clone(), who, since: Instant::now() }
     }
@@ -111,23 +117,33 @@ impl Drop for Leases {
 }
 
 impl Changes {
-    /// Hear of changes, on a thread of its own.
-    fn begin(source: Source) -> io::Result<Arc<Self>> {
-        let changes = Arc::new(Self {
+    fn new(source: Source) -> Self {
+        Self {
             source,
+            begin: Once::new(),
             heat: Heat::default(),
             threads: Arc::default(),
             count: AtomicU64::new(0),
             is_deaf: AtomicBool::new(false),
-        });
-        let reader = changes.clone();
-        thread::Builder::new().name("changes".into()).spawn(move || {
+        }
+    }
+
+    /// Hear of changes, on a thread of its own.
+    fn begin(self: &Arc<Self>) {
+        let reader = self.clone();
+        let started = thread::Builder::new().name("changes".into()).spawn(move || {
             if let Err(error) = reader.listen() {
-                tracing::error!(%error, "changes are not heard of any more: guests remember for a second from now on");
-                reader.is_deaf.store(true, Ordering::SeqCst);
+                reader.end(&error.into());
             }
-        })?;
-        Ok(changes)
+        });
+        if let Err(error) = started {
+            self.end(&error);
+        }
+    }
+
+    fn end(&self, error: &io::Error) {
+        tracing::error!(%error, "changes are not heard of any more: guests remember for a second from now on");
+        self.is_deaf.store(true, Ordering::SeqCst);
     }
 
     fn listen(&self) -> rustix::io::Result<()> {
