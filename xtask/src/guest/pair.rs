@@ -78,7 +78,9 @@ fn observe(kit: &Kit, profile: &[&str], pause: u64) -> Result<std::collections::
     let place = place()?;
     let share = place.join("share");
     fs::create_dir(&share)?;
-    fs::write(share.join(sight::GROWN), "")?;
+    let grown = share.join(sight::GROWN);
+    fs::create_dir_all(grown.parent().context("it is in a directory")?)?;
+    fs::write(grown, "")?;
     fs::write(share.join(sight::MOVED), "")?;
     let observed = (|| {
         let device = Device::start(&share, &["a", "b"], profile)?;

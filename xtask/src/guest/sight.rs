@@ -11,8 +11,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Grows by a byte each time the other guest writes to it.
-pub const GROWN: &str = "grown";
+/// Grows by a byte each time the other guest writes to it. In a directory of its own, whose names nobody changes.
+pub const GROWN: &str = "quiet/grown";
 /// Is replaced each time by a file that is a byte longer, by the host.
 pub const MOVED: &str = "moved";
 /// Files with a number behind the name are made one after the other, by the host.
