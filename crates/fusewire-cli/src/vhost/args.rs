@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::sandbox::caps::Changes;
+use super::sandbox::ids::Range;
+use super::sandbox::seccomp::Action;
+
 use crate::failure::{Failure, Outcome};
 
 /// What stands below the help of `fusewire vhost`.
@@ -47,12 +51,12 @@ pub enum Cache {
 /// How the daemon shuts itself in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Sandbox {
-    /// Namespaces of its own, with DIR as root
+    /// In namespaces of its own, without root in a user namespace: nothing but DIR is there
+    #[default]
     Namespace,
-    /// DIR as root
+    /// With DIR as its root directory: for containers that may not make namespaces; takes root
     Chroot,
     /// Not at all
-    #[default]
     None,
 }
 
@@ -111,8 +115,20 @@ pub struct VhostArgs {
     #[arg(long, value_name = "N")]
     pub rlimit_nofile: Option<u64>,
     /// How the daemon shuts itself in
-    #[arg(long, value_name = "HOW", default_value = "none")]
+    #[arg(long, value_name = "HOW", default_value = "namespace")]
     pub sandbox: Sandbox,
+    /// Users of the sandbox, several times if need be: INSIDE is OUTSIDE on this machine, and so on, COUNT of them
+    #[arg(long, value_name = ":INSIDE:OUTSIDE:COUNT:")]
+    pub uid_map: Vec<Range>,
+    /// Groups of the sandbox
+    #[arg(long, value_name = ":INSIDE:OUTSIDE:COUNT:")]
+    pub gid_map: Vec<Range>,
+    /// Capabilities to keep or drop, with colons between: +sys_admin:-mknod
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
+    pub modcaps: Option<Changes>,
+    /// What happens at system calls that serving does not take
+    #[arg(long, value_name = "ACTION", default_value = "kill")]
+    pub seccomp: Action,
     /// Taken for the sake of virtiofsd's users: threads come and go here as they are needed
     #[arg(long, value_name = "N")]
     pub thread_pool_size: Option<u32>,
@@ -127,9 +143,6 @@ pub struct VhostArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Not there yet")]
 pub struct Later {
-    /// Kill the process at system calls that are not on a list
-    #[arg(long, value_name = "ACTION", hide = true)]
-    seccomp: Option<String>,
     /// Tell the guest which directories are mounts
     #[arg(long, hide = true)]
     announce_submounts: bool,
@@ -148,15 +161,6 @@ pub struct Later {
     /// Groups of the guest and of the host
     #[arg(long, value_name = "MAP", hide = true)]
     translate_gid: Vec<String>,
-    /// Users of the sandbox
-    #[arg(long, value_name = "MAP", hide = true)]
-    uid_map: Vec<String>,
-    /// Groups of the sandbox
-    #[arg(long, value_name = "MAP", hide = true)]
-    gid_map: Vec<String>,
-    /// Capabilities to keep or drop
-    #[arg(long, value_name = "LIST", hide = true)]
-    modcaps: Option<String>,
     /// Keep access times
     #[arg(long, hide = true)]
     preserve_noatime: bool,
@@ -169,10 +173,8 @@ impl Later {
     /// # Errors
     /// If one of them is asked for.
     pub fn refuse(&self) -> Outcome<()> {
-        let seccomp = self.seccomp.as_deref().is_some_and(|action| action != "none");
         let label = self.security_label.as_deref().is_some_and(|when| when != "never");
         let asked = [
-            ("--seccomp", seccomp, "--seccomp none"),
             (
                 "--announce-submounts",
                 self.announce_submounts,
@@ -183,9 +185,6 @@ impl Later {
             ("--security-label", label, "without it"),
             ("--translate-uid", !self.translate_uid.is_empty(), "without it, or an idmapped mount of DIR"),
             ("--translate-gid", !self.translate_gid.is_empty(), "without it, or an idmapped mount of DIR"),
-            ("--uid-map", !self.uid_map.is_empty(), "without it"),
-            ("--gid-map", !self.gid_map.is_empty(), "without it"),
-            ("--modcaps", self.modcaps.is_some(), "without it"),
             ("--preserve-noatime", self.preserve_noatime, "without it"),
             ("--migration-mode", self.migration_mode.is_some(), "without it"),
         ];

@@ -1,24 +1,24 @@
 //! `fusewire vhost`: a directory as a virtio-fs device for one virtual machine.
 
 mod args;
+mod sandbox;
 mod socket;
 mod sys;
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use fusewire_fs::passthrough::{self, Passthrough};
 use fusewire_vhost::{Device, Options, Server};
-use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sd_notify::NotifyState;
 
 pub use args::{NOTES, VhostArgs};
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::mount::raise_file_limit;
-use args::{Cache, InodeFileHandles, Sandbox, not_yet};
+use args::{Cache, InodeFileHandles, Sandbox};
+use sandbox::{Inside, Locks, Side};
+use socket::{Name, Socket};
 
 /// What `--print-capabilities` prints: the format is libvirt's and QEMU's.
 const CAPABILITIES: &str = "{\n  \"type\": \"fs\",\n  \"features\": [\n    \"separate-options\"\n  ]\n}";
@@ -33,70 +33,71 @@ pub fn run(args: &VhostArgs) -> Outcome<()> {
         return Ok(());
     }
     args.later.refuse()?;
-    match args.sandbox {
-        Sandbox::None => {}
-        Sandbox::Namespace => return Err(not_yet("--sandbox namespace").or_try("--sandbox none")),
-        Sandbox::Chroot => return Err(not_yet("--sandbox chroot").or_try("--sandbox none")),
-    }
-    limit_files(args.rlimit_nofile)?;
     let Some(dir) = &args.shared_dir else {
         return Err(Failure::usage("a directory is needed: --shared-dir DIR"));
     };
-    let source = Source::open(dir, args.readonly)?;
+    limit_files(args.rlimit_nofile)?;
     let options = passthrough_options(args);
+    let handles = options.file_handles != passthrough::FileHandles::Never;
+    let watches = options.cache == passthrough::CacheProfile::Coherent;
+    let capabilities = sandbox::caps::Kept::new(handles, watches, args.modcaps)?;
+    let locks = Locks { capabilities, seccomp: args.seccomp, handles };
+    let ids = sandbox::ids::Ids { users: args.uid_map.clone(), groups: args.gid_map.clone() };
+    let plan = sandbox::Plan { how: args.sandbox, dir, read_only: args.readonly, ids: &ids };
     // What can be found out before somebody connects is to be said before.
-    Passthrough::new(source.path(), options.clone()).map_err(|error| Failure::new(error.to_string()))?;
+    if !dir.is_dir() {
+        let why =
+            std::fs::metadata(dir).err().map_or("it is not a directory".into(), |error| error.to_string());
+        return Err(Failure::new(format!("cannot share {}: {why}", dir.display())));
+    }
+    let Socket { listener, name } = socket::listen(args)?;
+    match sandbox::enter(&plan)? {
+        Side::Outside(warden) => {
+            drop(listener);
+            warden.wait()
+        }
+        Side::Inside(inside) => {
+            let name = if args.sandbox == Sandbox::None {
+                Some(name)
+            } else {
+                name.leave();
+                None
+            };
+            serve(args, options, (inside, &locks), (listener, name))
+        }
+    }
+}
+
+/// Serves whoever connects, until that is gone.
+fn serve(
+    args: &VhostArgs,
+    options: passthrough::Options,
+    (mut inside, locks): (Inside, &Locks),
+    (listener, name): (UnixListener, Option<Name>),
+) -> Outcome<()> {
+    inside.lock(locks)?;
+    let options = passthrough::Options { descriptors: inside.descriptors, ..options };
+    let path = inside.dir.clone();
+    Passthrough::new(&path, options.clone()).map_err(|error| Failure::new(error.to_string()))?;
     let defaults = Options::default();
     let device = Device::new(
-        move || Passthrough::new(source.path(), options.clone()),
+        move || Passthrough::new(&path, options.clone()),
         Options { queues: args.queues.unwrap_or(defaults.queues), tag: args.tag.clone(), ..defaults },
     )
     .map_err(|error| Failure::usage(error.to_string()))?;
-    let listener = socket::listen(args)?;
-    let name =
+    let place =
         args.socket_path.as_deref().unwrap_or(Path::new("the socket that was passed")).display().to_string();
-    tracing::info!("{} is waiting for a virtual machine at {name}", dir.display());
-    let ready = format!("Waiting at {name}");
-    _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&ready)]);
-    socket::end_on_signals(args.socket_path.clone())?;
-    let server =
-        Server::accept(device, listener.socket()?).map_err(|error| Failure::new(with_causes(&error)))?;
+    let dir = args.shared_dir.as_deref().unwrap_or(Path::new("/"));
+    tracing::info!("{} is waiting for a virtual machine at {place}", dir.display());
+    inside.tell_ready(&format!("Waiting at {place}"));
+    if let Some(name) = &name {
+        socket::end_on_signals(name.path().map(Path::to_owned))?;
+    }
+    let server = Server::accept(device, listener).map_err(|error| Failure::new(with_causes(&error)))?;
     tracing::info!("a virtual machine has connected");
     let ended = server.wait().map_err(|error| Failure::new(with_causes(&error)));
     tracing::info!("the virtual machine is gone");
     ended
-}
-
-/// The directory to share, or a copy of its mount that nothing can be written through.
-struct Source {
-    path: PathBuf,
-    tree: Option<OwnedFd>,
-}
-
-impl Source {
-    fn open(dir: &Path, read_only: bool) -> Outcome<Self> {
-        let path = dir.to_owned();
-        if !read_only {
-            return Ok(Self { path, tree: None });
-        }
-        let failed = |error: io::Error| {
-            Failure::new(format!("cannot share {} read-only: {error}", dir.display()))
-                .or_try("as root, on Linux 5.12 or newer; or a directory that is mounted read-only")
-        };
-        let flags =
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        let tree = open_tree(rustix::fs::CWD, dir, flags).map_err(|error| failed(error.into()))?;
-        sys::make_read_only(tree.as_fd()).map_err(failed)?;
-        Ok(Self { path, tree: Some(tree) })
-    }
-
-    /// Where it is found.
-    fn path(&self) -> PathBuf {
-        match &self.tree {
-            Some(tree) => format!("/proc/self/fd/{}", tree.as_raw_fd()).into(),
-            None => self.path.clone(),
-        }
-    }
 }
 
 fn passthrough_options(args: &VhostArgs) -> passthrough::Options {

@@ -34,7 +34,7 @@ mod xattr;
 
 pub use coherence::Coherence;
 pub use feed::FeedStats;
-pub use options::{CacheProfile, FileHandles, Forward, LockScope, Opens, Options, ZeroCopy};
+pub use options::{CacheProfile, Descriptors, FileHandles, Forward, LockScope, Opens, Options, ZeroCopy};
 
 use coherence::Coherent;
 use creds::Creds;
@@ -49,7 +49,7 @@ use fusewire::{
     table::HandleTable,
 };
 use handle::{Content, Open};
-use inode::Nodes;
+use inode::{Nodes, Proc};
 use locks::Locks;
 use mounts::Mounts;
 use options::Timeouts;
@@ -111,9 +111,11 @@ impl Passthrough {
         let root = rustix::fs::open(source, flags, Mode::empty())
             .map_err(|error| explain("cannot open the directory", source, error))?;
         let proc_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = rustix::fs::open(c"/proc/self/fd", proc_flags, Mode::empty())
-            .map_err(|error| explain("is proc mounted? cannot open", Path::new("/proc/self/fd"), error))?;
-        let budget = Budget::new(options.fd_limit);
+        let place = options.descriptors.place();
+        let proc = rustix::fs::open(place, proc_flags, Mode::empty())
+            .map_err(|error| explain("is proc mounted? cannot open", place, error))?;
+        let proc = Proc { fd: proc, descriptors: options.descriptors };
+        let budget = Budget::new(options.fd_limit, place);
         let mounts = Mounts::new(root, options.file_handles).map_err(|error| {
             explain("no file handles (leave --file-handles at auto to do without) on", source, error)
         })?;

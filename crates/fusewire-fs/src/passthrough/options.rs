@@ -86,6 +86,16 @@ pub enum Opens {
     Handles,
 }
 
+/// Where the process finds its own descriptors by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Descriptors {
+    /// In `/proc/self/fd`.
+    #[default]
+    InProc,
+    /// In its working directory, for a process that has gone to `/proc/self/fd` before it changed its root directory. It stays there.
+    InWorkingDirectory,
+}
+
 /// How a directory is to be re-exported; [`Default`] suits a directory that others may change as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -112,6 +122,26 @@ pub struct Options {
     /// How many descriptors to use at most; `None`: as many as the process may have. The process's own limit is raised
     /// as far as it may be either way.
     pub fd_limit: Option<u64>,
+    /// Where the process finds its own descriptors.
+    pub descriptors: Descriptors,
+}
+
+impl Descriptors {
+    /// The directory that they are in.
+    pub(super) fn place(self) -> &'static std::path::Path {
+        std::path::Path::new(match self {
+            Self::InProc => "/proc/self/fd",
+            Self::InWorkingDirectory => ".",
+        })
+    }
+
+    /// What comes before the number of one.
+    pub(super) fn prefix(self) -> &'static [u8] {
+        match self {
+            Self::InProc => b"/proc/self/fd/",
+            Self::InWorkingDirectory => b"",
+        }
+    }
 }
 
 impl Default for Options {
@@ -128,6 +158,7 @@ impl Default for Options {
             xattr: true,
             zero_copy: ZeroCopy::default(),
             fd_limit: None,
+            descriptors: Descriptors::default(),
         }
     }
 }
