@@ -21,6 +21,7 @@ mod feed;
 mod forward;
 mod handle;
 mod identity;
+mod ids;
 mod inode;
 mod locks;
 mod mounts;
@@ -31,10 +32,15 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod xattr;
+mod xattr_map;
 
 pub use coherence::Coherence;
 pub use feed::FeedStats;
-pub use options::{CacheProfile, Descriptors, FileHandles, Forward, LockScope, Opens, Options, ZeroCopy};
+pub use ids::{IdMap, IdRule};
+pub use options::{
+    CacheProfile, Descriptors, FileHandles, Forward, LockScope, Offer, Opens, Options, ZeroCopy,
+};
+pub use xattr_map::XattrMap;
 
 use coherence::Coherent;
 use creds::Creds;
@@ -157,6 +163,11 @@ impl Passthrough {
         self.nodes.len()
     }
 
+    /// Are there access control lists?
+    fn has_acls(&self) -> bool {
+        self.options.xattr && self.options.acl != Offer::Never
+    }
+
     /// Does the kernel leave the mask of new files to us? It must where the directory has default ACLs, which take the
     /// mask's place.
     fn masks(&self) -> bool {
@@ -180,14 +191,37 @@ impl FileSystem for Passthrough {
             | InitFlags::DIRECT_IO_ALLOW_MMAP
             | InitFlags::ASYNC_DIO
             | InitFlags::PARALLEL_DIROPS;
+        if self.options.xattr_map.as_ref().is_some_and(|map| !map.keeps_capabilities()) {
+            // The lower filesystem does not know of them, so the kernel has to drop them by itself.
+            want -= InitFlags::HANDLE_KILLPRIV_V2;
+        }
         if self.options.xattr {
-            want |= InitFlags::POSIX_ACL | InitFlags::SETXATTR_EXT;
+            want |= InitFlags::SETXATTR_EXT;
+        }
+        if self.has_acls() {
+            want |= InitFlags::POSIX_ACL;
+        }
+        if self.options.submounts {
+            want |= InitFlags::SUBMOUNTS;
         }
         if self.options.locks == LockScope::Directory {
             want |= InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS;
         }
-        if labels() {
+        let labelled = match self.options.labels {
+            Offer::Machine => labels(),
+            offer => offer != Offer::Never,
+        };
+        if labelled {
             want |= InitFlags::SECURITY_CTX;
+        }
+        for (offer, flag, what) in [
+            (self.options.labels, InitFlags::SECURITY_CTX, "security labels"),
+            (self.options.acl, InitFlags::POSIX_ACL, "access control lists"),
+        ] {
+            if offer == Offer::Always && !config.offered().contains(flag) {
+                tracing::error!("the client has no {what}, which it must have");
+                return Err(Errno::PROTO);
+            }
         }
         self.coherent.negotiate(config);
         want |= match self.cache() {

@@ -1,5 +1,6 @@
 //! How a directory is to be re-exported.
 
+use super::{ids::IdMap, xattr_map::XattrMap};
 use std::time::Duration;
 
 /// Long enough for «for ever»; the kernel counts in clock ticks, so the largest `Duration` would overflow.
@@ -96,6 +97,20 @@ pub enum Descriptors {
     InWorkingDirectory,
 }
 
+/// Whether something is offered to the client's kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offer {
+    /// As this machine has it.
+    #[default]
+    Machine,
+    /// It is not.
+    Never,
+    /// It is, to kernels that want it.
+    Auto,
+    /// It is, and a kernel that does not want it cannot mount.
+    Always,
+}
+
 /// How a directory is to be re-exported; [`Default`] suits a directory that others may change as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -124,6 +139,19 @@ pub struct Options {
     pub fd_limit: Option<u64>,
     /// Where the process finds its own descriptors.
     pub descriptors: Descriptors,
+    /// Access control lists; without `xattr` there are none.
+    pub acl: Offer,
+    /// Labels of security modules for what is made.
+    pub labels: Offer,
+    /// Whether clients are told which directories are mounts, so that each has a device number of its own there. Only virtio-fs can.
+    pub submounts: bool,
+    /// Names of extended attributes.
+    pub xattr_map: Option<XattrMap>,
+    /// Users as clients see them, and as the directory has them. It cannot be used together with access control lists, whose
+    /// ids are not translated.
+    pub users: IdMap,
+    /// The same for groups.
+    pub groups: IdMap,
 }
 
 impl Descriptors {
@@ -159,6 +187,12 @@ impl Default for Options {
             zero_copy: ZeroCopy::default(),
             fd_limit: None,
             descriptors: Descriptors::default(),
+            acl: Offer::default(),
+            labels: Offer::default(),
+            submounts: false,
+            xattr_map: None,
+            users: IdMap::default(),
+            groups: IdMap::default(),
         }
     }
 }
