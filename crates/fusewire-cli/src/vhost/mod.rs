@@ -1,6 +1,8 @@
 //! `fusewire vhost`: a directory as a virtio-fs device for one virtual machine.
 
 mod args;
+mod backend;
+pub mod former;
 mod sandbox;
 mod socket;
 mod sys;
@@ -8,7 +10,7 @@ mod sys;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use fusewire_fs::passthrough::{self, Passthrough};
+use fusewire_fs::passthrough::{self, IdMap, IdRule, Passthrough};
 use fusewire_vhost::{Device, Options, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -16,28 +18,27 @@ pub use args::{NOTES, VhostArgs};
 
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::mount::raise_file_limit;
-use args::{Cache, InodeFileHandles, Sandbox};
+use args::{Cache, InodeFileHandles, Sandbox, When};
 use sandbox::{Inside, Locks, Side};
 use socket::{Name, Socket};
-
-/// What `--print-capabilities` prints: the format is libvirt's and QEMU's.
-const CAPABILITIES: &str = "{\n  \"type\": \"fs\",\n  \"features\": [\n    \"separate-options\"\n  ]\n}";
 
 /// Serves one virtual machine, until it is gone.
 ///
 /// # Errors
 /// Whatever keeps the directory from being shared.
-pub fn run(args: &VhostArgs) -> Outcome<()> {
+pub fn run(mut args: VhostArgs) -> Outcome<()> {
     if args.print_capabilities {
-        println!("{CAPABILITIES}");
+        print!("{}", backend::CAPABILITIES);
         return Ok(());
     }
+    former::translate(&mut args)?;
+    let args = &args;
     args.later.refuse()?;
     let Some(dir) = &args.shared_dir else {
         return Err(Failure::usage("a directory is needed: --shared-dir DIR"));
     };
     limit_files(args.rlimit_nofile)?;
-    let options = passthrough_options(args);
+    let options = passthrough_options(args)?;
     let handles = options.file_handles != passthrough::FileHandles::Never;
     let watches = options.cache == passthrough::CacheProfile::Coherent;
     let capabilities = sandbox::caps::Kept::new(handles, watches, args.modcaps)?;
@@ -100,9 +101,25 @@ fn serve(
     ended
 }
 
-fn passthrough_options(args: &VhostArgs) -> passthrough::Options {
-    let acl = args.posix_acl.as_deref().is_some_and(|when| when != "never");
-    passthrough::Options {
+fn passthrough_options(args: &VhostArgs) -> Outcome<passthrough::Options> {
+    let offer = |when| match when {
+        When::Never => passthrough::Offer::Never,
+        When::Auto => passthrough::Offer::Auto,
+        When::Always => passthrough::Offer::Always,
+    };
+    let ids = |rules: &[IdRule], option| {
+        IdMap::new(rules).map_err(|why| Failure::usage(format!("{option}: {why}")))
+    };
+    let (users, groups) =
+        (ids(&args.translate_uid, "--translate-uid")?, ids(&args.translate_gid, "--translate-gid")?);
+    if args.posix_acl != When::Never && !(users.is_empty() && groups.is_empty()) {
+        return Err(Failure::usage(
+            "--translate-uid and --translate-gid do not translate the ids in access control lists",
+        )
+        .or_try("without --posix-acl; or an idmapped mount of the directory instead"));
+    }
+    let named = args.xattr || args.xattrmap.is_some();
+    Ok(passthrough::Options {
         cache: match args.cache {
             Cache::Never => passthrough::CacheProfile::None,
             Cache::Auto => passthrough::CacheProfile::Auto,
@@ -118,11 +135,17 @@ fn passthrough_options(args: &VhostArgs) -> passthrough::Options {
             // A guest cannot interrupt those who wait.
             false => passthrough::LockScope::Mount,
         },
-        xattr: args.xattr || acl,
+        xattr: named || args.posix_acl != When::Never || args.security_label != When::Never,
+        acl: offer(args.posix_acl),
+        labels: offer(args.security_label),
+        submounts: !args.no_announce_submounts,
+        xattr_map: args.xattrmap.clone(),
+        users,
+        groups,
         // The guest's kernel cannot be given files of this one.
         forward: passthrough::Forward::Off,
         ..passthrough::Options::default()
-    }
+    })
 }
 
 /// Sets how many files may be open.

@@ -76,7 +76,7 @@ fn build(plan: &Plan<'_>) -> Step<()> {
     step("mounts of its own", mount_change("/", downwards))?;
     let share = share(plan)?;
     // While the proc that there was is still seen: without that, a user namespace gets none.
-    let proc = filesystem("proc", &[])?;
+    let proc = filesystem("proc", &[("subset", "pid")])?;
     let root = filesystem("tmpfs", &[("mode", "0755"), ("size", "64k")])?;
     // Any directory would do; that one is never the one to share, nor the root.
     step("a root directory", attach(&root, CWD, "/proc"))?;
