@@ -24,3 +24,4 @@ mod suites;
 mod top;
 mod users;
 mod vhost;
+mod vhost_operators;
