@@ -12,7 +12,7 @@ use std::path::Path;
 
 use fusewire_fs::passthrough::{self, IdMap, IdRule, Passthrough};
 use fusewire_vhost::{Device, Options, Server};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 pub use args::{NOTES, VhostArgs};
 
@@ -154,8 +154,8 @@ fn limit_files(wanted: Option<u64>) -> Outcome<()> {
         None => raise_file_limit(),
         Some(0) => {}
         Some(wanted) => {
-            let maximum = getrlimit(Resource::Nofile).maximum.map_or(wanted, |most| most.max(wanted));
-            let limit = Rlimit { current: Some(wanted), maximum: Some(maximum) };
+            // The hard limit, too: up to that the passthrough would raise the other one.
+            let limit = Rlimit { current: Some(wanted), maximum: Some(wanted) };
             setrlimit(Resource::Nofile, limit).map_err(|error| {
                 Failure::new(format!("cannot allow {wanted} open files: {error}")).or_try(
                     "a smaller --rlimit-nofile, or a larger limit of whoever starts fusewire (ulimit -Hn)",

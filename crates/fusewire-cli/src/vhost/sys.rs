@@ -140,3 +140,33 @@ pub fn become_root() -> io::Result<()> {
         check(libc::setresuid(0, 0, 0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sandbox::seccomp::{Action, apply};
+    use std::io;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::process::Command;
+
+    /// How a program ends that is begun under the list of system calls: beginning a program is not on it.
+    fn begin_under(action: Action) -> std::process::ExitStatus {
+        let mut line = Command::new("true");
+        let filter = move || {
+            rustix::thread::set_no_new_privs(true)?;
+            apply(action).map_err(|failure| io::Error::other(failure.to_string()))
+        };
+        // SAFETY: what runs between fork and exec asks for memory; the C library sees to it that its allocator works after a fork.
+        unsafe { line.pre_exec(filter) };
+        line.status().expect("a program")
+    }
+
+    #[test]
+    fn what_is_not_on_the_list_is_the_end() {
+        for action in [Action::Kill, Action::Trap] {
+            assert_eq!(begin_under(action).signal(), Some(libc::SIGSYS), "{action:?}");
+        }
+        for action in [Action::Log, Action::None] {
+            assert!(begin_under(action).success(), "{action:?}");
+        }
+    }
+}

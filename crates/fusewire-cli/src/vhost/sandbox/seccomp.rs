@@ -29,6 +29,7 @@ const ALLOWED: &[i64] = &[
     // Memory.
     libc::SYS_brk,
     libc::SYS_madvise,
+    libc::SYS_memfd_create,
     libc::SYS_mremap,
     libc::SYS_munmap,
     // Threads, time and chance.
@@ -39,6 +40,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_futex,
+    libc::SYS_getcpu,
     libc::SYS_getpid,
     libc::SYS_getrandom,
     libc::SYS_gettid,
@@ -209,6 +211,8 @@ fn conditional() -> Result<Vec<(i64, Vec<Rule>)>, seccompiler::BackendError> {
                 ],
             )?,
         ),
+        // To tell systemd.
+        (libc::SYS_socket, one_of(0, &[libc::AF_UNIX as u64])?),
         // Its own limits, never another process's.
         (libc::SYS_prlimit64, one_of(0, &[0])?),
         // What `ioctl`s a guest may do to files is decided where they are decoded; terminals are out of reach of all of them.
