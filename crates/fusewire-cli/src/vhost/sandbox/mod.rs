@@ -96,7 +96,7 @@ pub fn enter(plan: &Plan<'_>) -> Outcome<Side> {
                 how,
                 one_user: false,
                 ready: Some(ready),
-                _tree: None,
+                _tree: tree,
             }))
         }
     }
