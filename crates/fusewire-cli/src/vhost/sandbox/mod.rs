@@ -1,4 +1,4 @@
-//! How the daemon shuts itself in before a guest can talk to it ([decision 21](../../../../../docs/adr/0021-sandbox.md)).
+//! How the daemon shuts itself in before a guest can talk to it (`docs/adr/0021-sandbox.md`).
 //!
 //! It forks. The parent, the warden, stays outside: it removes the socket, answers signals and systemd, and ends as its child does.
 //! The child goes inside, gives up what it does not need, and serves.
