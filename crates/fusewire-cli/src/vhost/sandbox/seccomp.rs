@@ -174,6 +174,9 @@ const OLDER: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[i64] = &[];
 
+/// `PR_GET_AUXV`: where the kernel has put its clock; rustix asks when it first needs to know.
+const PR_GET_AUXV: u64 = 0x4155_5856;
+
 /// System calls that are let through if an argument is right.
 fn conditional() -> Result<Vec<(i64, Vec<Rule>)>, seccompiler::BackendError> {
     let bits_clear = |index, mask| Condition::new(index, Len::Dword, Op::MaskedEq(mask), 0);
@@ -206,6 +209,7 @@ fn conditional() -> Result<Vec<(i64, Vec<Rule>)>, seccompiler::BackendError> {
                     libc::PR_SET_NAME as u64,
                     libc::PR_GET_NAME as u64,
                     libc::PR_SET_TIMERSLACK as u64,
+                    PR_GET_AUXV,
                     // What the allocator calls its memory.
                     libc::PR_SET_VMA as u64,
                 ],
