@@ -27,7 +27,7 @@ use logging::Destination;
 use mount::Role;
 
 fn main() -> ExitCode {
-    let words: Vec<OsString> = std::env::args_os().collect();
+    let words: Vec<OsString> = vhost::former::subcommand(std::env::args_os().collect());
     let is_mount8 = mount8::is_caller(&words);
     let outcome =
         if is_mount8 { mount8::translate(&words).and_then(|words| run(&words)) } else { run(&words) };
@@ -50,7 +50,8 @@ fn run(words: &[OsString]) -> Outcome<()> {
     let Cli { log, report_ready, command } = Cli::parse_from(words);
     // What a mount logs, and where, may stand in its mount options.
     if !matches!(command, Command::Mount(_)) {
-        logging::start(&log, Destination::Terminal)?;
+        let is_quiet = matches!(&command, Command::Vhost(args) if args.syslog);
+        logging::start(&log, if is_quiet { Destination::System } else { Destination::Terminal })?;
     }
     match command {
         Command::Mount(args) => {
@@ -58,7 +59,7 @@ fn run(words: &[OsString]) -> Outcome<()> {
             mount::run(&args, &log, role)
         }
         Command::Unmount(args) => unmount::run(&args),
-        Command::Vhost(args) => vhost::run(&args),
+        Command::Vhost(args) => vhost::run(*args),
         Command::Probe(args) => probe::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -26,3 +26,4 @@ mod suites;
 mod top;
 mod users;
 mod vhost;
+mod vhost_operators;

@@ -5,7 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use fusewire_fs::passthrough::{IdRule, XattrMap};
+
 use super::dax::DaxArgs;
+use super::former::Former;
+use super::sandbox::caps::Changes;
+use super::sandbox::ids::Range;
+use super::sandbox::seccomp::Action;
 
 use crate::failure::{Failure, Outcome};
 
@@ -40,6 +46,29 @@ DAX:
     qemu-system-x86_64 ... -device vhost-user-test-device-pci,chardev=share,virtio-id=26,num_vqs=5,vq_size=1024,config_size=44
   num_vqs is the request queues and one more. In the guest: mount -t virtiofs share /mnt, which maps what --dax says, or with   -o dax=always all files, or with -o dax=never none. While a guest has a file mapped the host cannot execute it, and must not   truncate it: QEMU ends when its guest touches what is gone.
 
+Sandbox:
+  By default the daemon forks. The process that was called waits outside; the one that serves sees DIR, its own part of proc, and nothing \
+else: no other files, processes or network. It keeps the capabilities chown, dac_override, fowner, fsetid, setgid, setuid, mknod, setfcap, \
+and dac_read_search unless --inode-file-handles is never. System calls that serving does not take kill it. Without root it is in a user \
+namespace, where all belongs to the one user that started it, unless --uid-map and --gid-map name more and newuidmap grants them.
+
+Users and groups (--translate-uid, --translate-gid):
+  map:GUEST:HOST:COUNT            a range of the guest's ids is another one here, both ways
+  guest:GUEST:HOST:COUNT          what the guest does in these names is done in those
+  host:HOST:GUEST:COUNT           what belongs to these is shown to the guest as those
+  squash-guest:GUEST:HOST:COUNT   the same with one id HOST for all
+  squash-host:HOST:GUEST:COUNT    the same with one id GUEST for all
+  forbid-guest:GUEST:COUNT        nothing is done in these names
+  Others stay as they are. Access control lists are not translated and cannot be had at the same time.
+
+Extended attributes (--xattrmap):
+  :map::user.virtiofs.:           all names of the guest are kept with user.virtiofs. in front, which needs no privilege
+  :map:trusted.:user.virtiofs.:   the same for those that begin with trusted.
+  :bad:all:security.:security.: :ok:all:::
+                                  names that begin with security. are refused and hidden, others are as they are
+  TYPE is prefix, ok, bad or unsupported; SCOPE is client for names that the guest asks for, which begin with KEY, server for names that \
+are listed, which begin with PREPEND, or all. The first rule that matches counts.
+
 Coming from virtiofsd:
   Its options have the same names here. What is not there yet is refused, not passed over.";
 
@@ -59,15 +88,27 @@ pub enum Cache {
     Shared,
 }
 
+/// When something is offered to guests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// Never
+    #[default]
+    Never,
+    /// To guests that want it
+    Auto,
+    /// To all, and guests that do not want it cannot mount
+    Always,
+}
+
 /// How the daemon shuts itself in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Sandbox {
-    /// Namespaces of its own, with DIR as root
+    /// In namespaces of its own, without root in a user namespace: nothing but DIR is there
+    #[default]
     Namespace,
-    /// DIR as root
+    /// With DIR as its root directory: for containers that may not make namespaces; takes root
     Chroot,
     /// Not at all
-    #[default]
     None,
 }
 
@@ -78,6 +119,7 @@ pub enum InodeFileHandles {
     Never,
     /// Where DIR and the rights of the user allow it
     #[default]
+    #[value(alias = "fallback")]
     Prefer,
     /// Always: fail where it is not possible
     Mandatory,
@@ -87,10 +129,10 @@ pub enum InodeFileHandles {
 #[derive(Args, Debug)]
 pub struct VhostArgs {
     /// Directory to share
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "print_capabilities")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present_any = ["print_capabilities", "compatible"])]
     pub shared_dir: Option<PathBuf>,
     /// Socket to make, where the virtual machine connects; once for each machine that DIR is shared with
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, required_unless_present_any = ["fd", "print_capabilities"])]
+    #[arg(long, alias = "socket", value_name = "PATH", value_hint = ValueHint::FilePath, required_unless_present_any = ["fd", "print_capabilities"])]
     pub socket_path: Vec<PathBuf>,
     /// Listening socket that the caller has made, by its descriptor
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["socket_path", "socket_group"])]
@@ -113,12 +155,30 @@ pub struct VhostArgs {
     /// Refuse every change
     #[arg(long)]
     pub readonly: bool,
-    /// Extended attributes, and with them access control lists
+    /// Extended attributes
     #[arg(long)]
     pub xattr: bool,
-    /// Access control lists; they imply --xattr
-    #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", value_parser = ["never", "auto", "always"])]
-    pub posix_acl: Option<String>,
+    /// Access control lists: `auto` for guests that want them, `always` for no others; they imply --xattr
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_value = "never", default_missing_value = "always")]
+    pub posix_acl: When,
+    /// Labels of security modules on what the guest makes: `auto` for guests that want them, `always` for no others; they imply --xattr
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_value = "never", default_missing_value = "always")]
+    pub security_label: When,
+    /// Rename extended attributes: `:TYPE:SCOPE:KEY:PREPEND:`, one rule after the other, or `:map:KEY:PREPEND:`; see below
+    #[arg(long, value_name = "RULES")]
+    pub xattrmap: Option<XattrMap>,
+    /// Users of the guest have other numbers here, several times if need be; see below
+    #[arg(long, value_name = "RULE")]
+    pub translate_uid: Vec<IdRule>,
+    /// Groups of the guest have other numbers here
+    #[arg(long, value_name = "RULE")]
+    pub translate_gid: Vec<IdRule>,
+    /// Tell the guest which directories are mounts, so that each has a device number of its own there [default]
+    #[arg(long)]
+    pub announce_submounts: bool,
+    /// Do not
+    #[arg(long, overrides_with = "announce_submounts")]
+    pub no_announce_submounts: bool,
     /// Locks that the guest takes hold for everybody who uses DIR, not in the guest alone
     #[arg(long)]
     pub shared_locks: bool,
@@ -129,11 +189,28 @@ pub struct VhostArgs {
     #[arg(long, value_name = "N")]
     pub rlimit_nofile: Option<u64>,
     /// How the daemon shuts itself in
-    #[arg(long, value_name = "HOW", default_value = "none")]
+    #[arg(long, value_name = "HOW", default_value = "namespace")]
     pub sandbox: Sandbox,
+    /// Users of the sandbox, several times if need be: INSIDE is OUTSIDE on this machine, and so on, COUNT of them
+    #[arg(long, value_name = ":INSIDE:OUTSIDE:COUNT:")]
+    pub uid_map: Vec<Range>,
+    /// Groups of the sandbox
+    #[arg(long, value_name = ":INSIDE:OUTSIDE:COUNT:")]
+    pub gid_map: Vec<Range>,
+    /// Capabilities to keep or drop, with colons between: +sys_admin:-mknod
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
+    pub modcaps: Option<Changes>,
+    /// What happens at system calls that serving does not take
+    #[arg(long, value_name = "ACTION", default_value = "kill")]
+    pub seccomp: Action,
     /// Taken for the sake of virtiofsd's users: threads come and go here as they are needed
     #[arg(long, value_name = "N")]
     pub thread_pool_size: Option<u32>,
+    /// Messages go to the log of the system, not to standard error
+    #[arg(long)]
+    pub syslog: bool,
+    #[command(flatten)]
+    pub former: Former,
     /// Print what there is, as JSON, for libvirt and its like
     #[arg(long)]
     pub print_capabilities: bool,
@@ -156,36 +233,9 @@ fn lease(text: &str) -> Result<Duration, String> {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Not there yet")]
 pub struct Later {
-    /// Kill the process at system calls that are not on a list
-    #[arg(long, value_name = "ACTION", hide = true)]
-    seccomp: Option<String>,
-    /// Tell the guest which directories are mounts
-    #[arg(long, hide = true)]
-    announce_submounts: bool,
     /// Have the guest gather writes
     #[arg(long, hide = true)]
     writeback: bool,
-    /// Rename extended attributes
-    #[arg(long, value_name = "RULES", hide = true)]
-    xattrmap: Option<String>,
-    /// Security labels
-    #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", hide = true)]
-    security_label: Option<String>,
-    /// Users of the guest and of the host
-    #[arg(long, value_name = "MAP", hide = true)]
-    translate_uid: Vec<String>,
-    /// Groups of the guest and of the host
-    #[arg(long, value_name = "MAP", hide = true)]
-    translate_gid: Vec<String>,
-    /// Users of the sandbox
-    #[arg(long, value_name = "MAP", hide = true)]
-    uid_map: Vec<String>,
-    /// Groups of the sandbox
-    #[arg(long, value_name = "MAP", hide = true)]
-    gid_map: Vec<String>,
-    /// Capabilities to keep or drop
-    #[arg(long, value_name = "LIST", hide = true)]
-    modcaps: Option<String>,
     /// Keep access times
     #[arg(long, hide = true)]
     preserve_noatime: bool,
@@ -198,23 +248,8 @@ impl Later {
     /// # Errors
     /// If one of them is asked for.
     pub fn refuse(&self) -> Outcome<()> {
-        let seccomp = self.seccomp.as_deref().is_some_and(|action| action != "none");
-        let label = self.security_label.as_deref().is_some_and(|when| when != "never");
         let asked = [
-            ("--seccomp", seccomp, "--seccomp none"),
-            (
-                "--announce-submounts",
-                self.announce_submounts,
-                "without it: what is mounted in DIR is shown as part of it",
-            ),
             ("--writeback", self.writeback, "without it"),
-            ("--xattrmap", self.xattrmap.is_some(), "without it"),
-            ("--security-label", label, "without it"),
-            ("--translate-uid", !self.translate_uid.is_empty(), "without it, or an idmapped mount of DIR"),
-            ("--translate-gid", !self.translate_gid.is_empty(), "without it, or an idmapped mount of DIR"),
-            ("--uid-map", !self.uid_map.is_empty(), "without it"),
-            ("--gid-map", !self.gid_map.is_empty(), "without it"),
-            ("--modcaps", self.modcaps.is_some(), "without it"),
             ("--preserve-noatime", self.preserve_noatime, "without it"),
             ("--migration-mode", self.migration_mode.is_some(), "without it"),
         ];

@@ -1,7 +1,7 @@
 //! One directory for one virtual machine or several, each with a device of its own.
 
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,26 +21,12 @@ pub struct Share {
 }
 
 impl Share {
-    /// The directory `path`; with `longest`, guests may remember things, no longer than that, and what they may is shared between
+    /// The directory `path`; with `leases`, guests may remember things for as long as these say, and what they may is shared between
     /// them.
     ///
     /// # Errors
     /// Whatever keeps it from being shared: this is to be found out before somebody connects.
-    pub fn new(path: PathBuf, options: passthrough::Options, longest: Option<Duration>) -> Outcome<Self> {
-        let leases = match longest {
-            None => None,
-            Some(longest) => {
-                let leases = Leases::new(&path, longest).map_err(|error| {
-                    Failure::new(format!("cannot watch {} for changes: {error}", path.display()))
-                })?;
-                if let Some(refusal) = leases.refusal() {
-                    tracing::warn!(
-                        "no feed of changes: {refusal}; guests remember names and attributes for a second at most"
-                    );
-                }
-                Some(Arc::new(leases))
-            }
-        };
+    pub fn new(path: PathBuf, options: passthrough::Options, leases: Option<Arc<Leases>>) -> Outcome<Self> {
         let share = Self { path, options, leases };
         share.open().map_err(|error| Failure::new(error.to_string()))?;
         Ok(share)
@@ -52,6 +38,21 @@ impl Share {
             None => Passthrough::new(&self.path, self.options.clone()),
         }
     }
+}
+
+/// Leases of what is in `dir`, none longer than `longest`.
+///
+/// # Errors
+/// If `dir` cannot be opened. Where changes cannot be heard of, that is said in the log.
+pub fn watch(dir: &Path, longest: Duration) -> Outcome<Arc<Leases>> {
+    let leases = Leases::new(dir, longest)
+        .map_err(|error| Failure::new(format!("cannot watch {} for changes: {error}", dir.display())))?;
+    if let Some(refusal) = leases.refusal() {
+        tracing::warn!(
+            "no feed of changes: {refusal}; guests remember names and attributes for a second at most"
+        );
+    }
+    Ok(Arc::new(leases))
 }
 
 /// Serves one virtual machine on each of these sockets, until the last is gone.

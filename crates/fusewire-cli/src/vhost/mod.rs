@@ -1,60 +1,100 @@
 //! `fusewire vhost`: a directory as a virtio-fs device for a virtual machine, or one for each of several.
 
 mod args;
+mod backend;
 mod dax;
+pub mod former;
 mod guests;
+mod sandbox;
 mod socket;
 mod sys;
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
 
-use fusewire_fs::passthrough;
+use fusewire_fs::passthrough::{self, IdMap, IdRule};
 use fusewire_vhost::Options;
-use rustix::mount::{OpenTreeFlags, open_tree};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sd_notify::NotifyState;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 pub use args::{NOTES, VhostArgs};
 
 use crate::failure::{Failure, Outcome};
 use crate::mount::raise_file_limit;
-use args::{Cache, InodeFileHandles, Sandbox, not_yet};
+use args::{Cache, InodeFileHandles, Sandbox, When};
 use guests::Share;
-use socket::Socket;
-
-/// What `--print-capabilities` prints: the format is libvirt's and QEMU's.
-const CAPABILITIES: &str = "{\n  \"type\": \"fs\",\n  \"features\": [\n    \"separate-options\"\n  ]\n}";
+use sandbox::{Inside, Locks, Side};
+use socket::Name;
 
 /// Serves virtual machines, one for each socket, until they are gone.
 ///
 /// # Errors
 /// Whatever keeps the directory from being shared.
-pub fn run(args: &VhostArgs) -> Outcome<()> {
+pub fn run(mut args: VhostArgs) -> Outcome<()> {
     if args.print_capabilities {
-        println!("{CAPABILITIES}");
+        print!("{}", backend::CAPABILITIES);
         return Ok(());
     }
+    former::translate(&mut args)?;
+    let args = &args;
     args.later.refuse()?;
-    match args.sandbox {
-        Sandbox::None => {}
-        Sandbox::Namespace => return Err(not_yet("--sandbox namespace").or_try("--sandbox none")),
-        Sandbox::Chroot => return Err(not_yet("--sandbox chroot").or_try("--sandbox none")),
-    }
-    limit_files(args.rlimit_nofile)?;
     let Some(dir) = &args.shared_dir else {
         return Err(Failure::usage("a directory is needed: --shared-dir DIR"));
     };
-    let source = Source::open(dir, args.readonly)?;
+    limit_files(args.rlimit_nofile)?;
     let longest = match (args.cache, args.lease) {
         (Cache::Shared, lease) => Some(lease.unwrap_or(guests::LEASE)),
         (_, None) => None,
         (_, Some(_)) => return Err(Failure::usage("--lease says something with --cache shared alone")),
     };
     let dax = args.dax.options(args.readonly, args.tag.as_deref())?;
-    let share =
-        Share::new(source.path(), passthrough::Options { dax, ..passthrough_options(args) }, longest)?;
+    let options = passthrough::Options { dax, ..passthrough_options(args)? };
+    let handles = options.file_handles != passthrough::FileHandles::Never;
+    let watches = options.cache == passthrough::CacheProfile::Coherent;
+    let capabilities = sandbox::caps::Kept::new(handles, watches, args.modcaps)?;
+    let locks = Locks { capabilities, seccomp: args.seccomp, handles };
+    let ids = sandbox::ids::Ids { users: args.uid_map.clone(), groups: args.gid_map.clone() };
+    let plan = sandbox::Plan { how: args.sandbox, dir, read_only: args.readonly, ids: &ids };
+    // What can be found out before somebody connects is to be said before.
+    if !dir.is_dir() {
+        let why =
+            std::fs::metadata(dir).err().map_or("it is not a directory".into(), |error| error.to_string());
+        return Err(Failure::new(format!("cannot share {}: {why}", dir.display())));
+    }
+    let sockets = socket::listen(args)?.into_iter();
+    let (listeners, names): (Vec<_>, Vec<_>) = sockets.map(|socket| (socket.listener, socket.name)).unzip();
+    match sandbox::enter(&plan)? {
+        Side::Outside(warden) => {
+            drop(listeners);
+            // The names go with the child.
+            let ended = warden.wait();
+            drop(names);
+            ended
+        }
+        Side::Inside(inside) => {
+            let names = if args.sandbox == Sandbox::None {
+                names
+            } else {
+                names.into_iter().for_each(Name::leave);
+                Vec::new()
+            };
+            serve(args, (options, longest), (inside, &locks), (listeners, names))
+        }
+    }
+}
+
+/// Serves whoever connects, until all are gone.
+fn serve(
+    args: &VhostArgs,
+    (options, longest): (passthrough::Options, Option<Duration>),
+    (mut inside, locks): (Inside, &Locks),
+    (listeners, names): (Vec<UnixListener>, Vec<Name>),
+) -> Outcome<()> {
+    // To hear of changes takes a capability that serving does not.
+    let leases = longest.map(|longest| guests::watch(&inside.dir, longest)).transpose()?;
+    inside.lock(locks)?;
+    let options = passthrough::Options { descriptors: inside.descriptors, ..options };
+    let share = Share::new(inside.dir.clone(), options, leases)?;
     let defaults = Options::default();
     let options = Options {
         queues: args.queues.unwrap_or(defaults.queues),
@@ -62,52 +102,36 @@ pub fn run(args: &VhostArgs) -> Outcome<()> {
         window: args.dax.window(),
         ..defaults
     };
-    let sockets = socket::listen(args)?;
-    let names: Vec<_> = args.socket_path.iter().map(|path| path.display().to_string()).collect();
-    let name = if names.is_empty() { "the socket that was passed".to_owned() } else { names.join(", ") };
-    tracing::info!("{} is waiting for a virtual machine at {name}", dir.display());
-    let ready = format!("Waiting at {name}");
-    _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&ready)]);
-    socket::end_on_signals(args.socket_path.clone())?;
-    let listeners = sockets.iter().map(Socket::socket).collect::<Outcome<_>>()?;
+    let places: Vec<_> = args.socket_path.iter().map(|path| path.display().to_string()).collect();
+    let place = if places.is_empty() { "the socket that was passed".to_owned() } else { places.join(", ") };
+    let dir = args.shared_dir.as_deref().unwrap_or(Path::new("/"));
+    tracing::info!("{} is waiting for a virtual machine at {place}", dir.display());
+    inside.tell_ready(&format!("Waiting at {place}"));
+    if args.sandbox == Sandbox::None {
+        socket::end_on_signals(names.iter().filter_map(Name::path).map(Path::to_owned).collect())?;
+    }
     guests::serve(share, &options, listeners)
 }
 
-/// The directory to share, or a copy of its mount that nothing can be written through.
-struct Source {
-    path: PathBuf,
-    tree: Option<OwnedFd>,
-}
-
-impl Source {
-    fn open(dir: &Path, read_only: bool) -> Outcome<Self> {
-        let path = dir.to_owned();
-        if !read_only {
-            return Ok(Self { path, tree: None });
-        }
-        let failed = |error: io::Error| {
-            Failure::new(format!("cannot share {} read-only: {error}", dir.display()))
-                .or_try("as root, on Linux 5.12 or newer; or a directory that is mounted read-only")
-        };
-        let flags =
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        let tree = open_tree(rustix::fs::CWD, dir, flags).map_err(|error| failed(error.into()))?;
-        sys::make_read_only(tree.as_fd()).map_err(failed)?;
-        Ok(Self { path, tree: Some(tree) })
+fn passthrough_options(args: &VhostArgs) -> Outcome<passthrough::Options> {
+    let offer = |when| match when {
+        When::Never => passthrough::Offer::Never,
+        When::Auto => passthrough::Offer::Auto,
+        When::Always => passthrough::Offer::Always,
+    };
+    let ids = |rules: &[IdRule], option| {
+        IdMap::new(rules).map_err(|why| Failure::usage(format!("{option}: {why}")))
+    };
+    let (users, groups) =
+        (ids(&args.translate_uid, "--translate-uid")?, ids(&args.translate_gid, "--translate-gid")?);
+    if args.posix_acl != When::Never && !(users.is_empty() && groups.is_empty()) {
+        return Err(Failure::usage(
+            "--translate-uid and --translate-gid do not translate the ids in access control lists",
+        )
+        .or_try("without --posix-acl; or an idmapped mount of the directory instead"));
     }
-
-    /// Where it is found.
-    fn path(&self) -> PathBuf {
-        match &self.tree {
-            Some(tree) => format!("/proc/self/fd/{}", tree.as_raw_fd()).into(),
-            None => self.path.clone(),
-        }
-    }
-}
-
-fn passthrough_options(args: &VhostArgs) -> passthrough::Options {
-    let acl = args.posix_acl.as_deref().is_some_and(|when| when != "never");
-    passthrough::Options {
+    let named = args.xattr || args.xattrmap.is_some();
+    Ok(passthrough::Options {
         cache: match args.cache {
             Cache::Never => passthrough::CacheProfile::None,
             Cache::Auto | Cache::Shared => passthrough::CacheProfile::Auto,
@@ -123,11 +147,17 @@ fn passthrough_options(args: &VhostArgs) -> passthrough::Options {
             // A guest cannot interrupt those who wait.
             false => passthrough::LockScope::Mount,
         },
-        xattr: args.xattr || acl,
+        xattr: named || args.posix_acl != When::Never || args.security_label != When::Never,
+        acl: offer(args.posix_acl),
+        labels: offer(args.security_label),
+        submounts: !args.no_announce_submounts,
+        xattr_map: args.xattrmap.clone(),
+        users,
+        groups,
         // The guest's kernel cannot be given files of this one.
         forward: passthrough::Forward::Off,
         ..passthrough::Options::default()
-    }
+    })
 }
 
 /// Sets how many files may be open.
@@ -136,8 +166,8 @@ fn limit_files(wanted: Option<u64>) -> Outcome<()> {
         None => raise_file_limit(),
         Some(0) => {}
         Some(wanted) => {
-            let maximum = getrlimit(Resource::Nofile).maximum.map_or(wanted, |most| most.max(wanted));
-            let limit = Rlimit { current: Some(wanted), maximum: Some(maximum) };
+            // The hard limit, too: up to that the passthrough would raise the other one.
+            let limit = Rlimit { current: Some(wanted), maximum: Some(wanted) };
             setrlimit(Resource::Nofile, limit).map_err(|error| {
                 Failure::new(format!("cannot allow {wanted} open files: {error}")).or_try(
                     "a smaller --rlimit-nofile, or a larger limit of whoever starts fusewire (ulimit -Hn)",

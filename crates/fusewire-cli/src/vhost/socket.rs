@@ -14,27 +14,34 @@ use super::args::VhostArgs;
 use super::sys;
 use crate::failure::{Failure, Outcome};
 
-/// A listening socket; its name goes with it.
+/// A listening socket. Its name stays until somebody takes it away: see [`Name`].
 pub struct Socket {
-    listener: UnixListener,
-    path: Option<PathBuf>,
+    /// Where monitors connect.
+    pub listener: UnixListener,
+    /// Its name, if it was made here.
+    pub name: Name,
 }
 
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            _ = fs::remove_file(path);
-        }
+/// The name of a socket, which goes with this.
+pub struct Name(Option<PathBuf>);
+
+impl Name {
+    /// Leaves it to another process.
+    pub fn leave(mut self) {
+        self.0 = None;
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.as_deref()
     }
 }
 
-impl Socket {
-    /// The socket itself.
-    ///
-    /// # Errors
-    /// If there are no descriptors left.
-    pub fn socket(&self) -> Outcome<UnixListener> {
-        self.listener.try_clone().map_err(|error| Failure::new(format!("cannot listen: {error}")))
+impl Drop for Name {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -48,7 +55,7 @@ pub fn listen(args: &VhostArgs) -> Outcome<Vec<Socket>> {
             Failure::usage(format!("--fd {number}: {error}"))
                 .or_try("the number of a listening socket that fusewire inherits")
         })?;
-        return Ok(vec![Socket { listener: fd.into(), path: None }]);
+        return Ok(vec![Socket { listener: fd.into(), name: Name(None) }]);
     }
     if args.socket_path.is_empty() {
         return Err(Failure::usage("a place to listen at is needed: --socket-path PATH or --fd NUMBER"));
@@ -66,7 +73,7 @@ fn listen_at(path: &Path, group: Option<&str>) -> Outcome<Socket> {
     let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(path);
     rustix::process::umask(mask);
-    let socket = Socket { listener: listener.map_err(failed)?, path: Some(path.to_owned()) };
+    let socket = Socket { listener: listener.map_err(failed)?, name: Name(Some(path.to_owned())) };
     if let Some(group) = group {
         give(path, group)?;
     }

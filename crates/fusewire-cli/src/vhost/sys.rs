@@ -4,6 +4,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
+
 /// The descriptor that the caller has left open under this number.
 ///
 /// # Errors
@@ -21,11 +24,46 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Makes a tree of mounts that nobody else sees read-only as a whole.
+/// What mounts are to be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MountFlags(u8);
+
+impl MountFlags {
+    /// Nothing can be written through them.
+    pub const READ_ONLY: Self = Self(1);
+    /// What is mounted or unmounted elsewhere does not come here.
+    pub const PRIVATE: Self = Self(2);
+    /// Device nodes cannot be opened.
+    pub const NO_DEVICES: Self = Self(4);
+    /// Set-user-id bits mean nothing.
+    pub const NO_SET_IDS: Self = Self(8);
+    /// The topmost mount only.
+    pub const SHALLOW: Self = Self(16);
+
+    fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl std::ops::BitOr for MountFlags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl std::ops::BitOrAssign for MountFlags {
+    fn bitor_assign(&mut self, other: Self) {
+        *self = *self | other;
+    }
+}
+
+/// Changes a tree of mounts as a whole.
 ///
 /// # Errors
 /// `ENOSYS` before Linux 5.12, `EPERM` without CAP_SYS_ADMIN.
-pub fn make_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
+pub fn set_mounts(tree: BorrowedFd<'_>, flags: MountFlags) -> io::Result<()> {
     /// `struct mount_attr`.
     #[repr(C)]
     struct MountAttr {
@@ -34,20 +72,101 @@ pub fn make_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
         propagation: u64,
         userns: u64,
     }
-    /// `MOUNT_ATTR_RDONLY`.
-    const READ_ONLY: u64 = 1;
-    let attr = MountAttr { set: READ_ONLY, clear: 0, propagation: 0, userns: 0 };
-    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    let one = |flag, bit: u64| if flags.has(flag) { bit } else { 0 };
+    let attr = MountAttr {
+        set: one(MountFlags::READ_ONLY, libc::MOUNT_ATTR_RDONLY)
+            | one(MountFlags::NO_DEVICES, libc::MOUNT_ATTR_NODEV)
+            | one(MountFlags::NO_SET_IDS, libc::MOUNT_ATTR_NOSUID),
+        clear: 0,
+        propagation: one(MountFlags::PRIVATE, libc::MS_PRIVATE),
+        userns: 0,
+    };
+    let depth = if flags.has(MountFlags::SHALLOW) { 0 } else { libc::AT_RECURSIVE };
     // SAFETY: the path is a string, and the structure is as long as is said; both live until the call returns.
     let status = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            flags,
+            libc::AT_EMPTY_PATH | depth,
             &raw const attr,
             size_of::<MountAttr>(),
         )
     };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Moves this process, of one thread, into new namespaces.
+///
+/// # Errors
+/// Whatever the kernel refuses.
+pub fn unshare(spaces: UnshareFlags) -> io::Result<()> {
+    only_thread()?;
+    assert!(!spaces.contains(UnshareFlags::FILES));
+    // SAFETY: no descriptors are unshared, and there is no other thread that could be surprised by anything else.
+    unsafe { rustix::thread::unshare_unsafe(spaces) }.map_err(Into::into)
+}
+
+/// A copy of this process, of one thread: the copy's number, or nothing in the copy.
+///
+/// # Errors
+/// If there are other threads, or there can be no more processes.
+pub fn fork() -> io::Result<Option<Pid>> {
+    only_thread()?;
+    // SAFETY: there is one thread, so that no lock is held by another that the copy would not have.
+    match unsafe { libc::fork() } {
+        0 => Ok(None),
+        number => Pid::from_raw(number).filter(|_| number > 0).map(Some).ok_or_else(io::Error::last_os_error),
+    }
+}
+
+fn only_thread() -> io::Result<()> {
+    match std::fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        threads => Err(io::Error::other(format!("there are {threads} threads already"))),
+    }
+}
+
+/// Takes on user and group 0, and no other groups.
+///
+/// # Errors
+/// If they do not exist in this user namespace.
+pub fn become_root() -> io::Result<()> {
+    let check = |status| if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    // SAFETY: these take numbers, and an empty list.
+    unsafe {
+        check(libc::setgroups(0, std::ptr::null()))?;
+        check(libc::setresgid(0, 0, 0))?;
+        check(libc::setresuid(0, 0, 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sandbox::seccomp::{Action, apply};
+    use std::io;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::process::Command;
+
+    /// How a program ends that is begun under the list of system calls: beginning a program is not on it.
+    fn begin_under(action: Action) -> std::process::ExitStatus {
+        let mut line = Command::new("true");
+        let filter = move || {
+            rustix::thread::set_no_new_privs(true)?;
+            apply(action).map_err(|failure| io::Error::other(failure.to_string()))
+        };
+        // SAFETY: what runs between fork and exec asks for memory; the C library sees to it that its allocator works after a fork.
+        unsafe { line.pre_exec(filter) };
+        line.status().expect("a program")
+    }
+
+    #[test]
+    fn what_is_not_on_the_list_is_the_end() {
+        for action in [Action::Kill, Action::Trap] {
+            assert_eq!(begin_under(action).signal(), Some(libc::SIGSYS), "{action:?}");
+        }
+        for action in [Action::Log, Action::None] {
+            assert!(begin_under(action).success(), "{action:?}");
+        }
+    }
 }

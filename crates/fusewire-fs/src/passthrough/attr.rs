@@ -5,11 +5,12 @@ use super::{
 };
 use crate::passthrough::fds::Fd;
 use fusewire::{
-    Attr, AttrFlags, Context, Entry, Extended, FileType, Handle, NodeId, SetTime, StatFs, Timestamp,
+    Attr, AttrFlags, Context, Entry, Extended, FileType, Handle, InitFlags, NodeId, SetTime, StatFs,
+    Timestamp,
     op::{Changes, Setattr},
 };
 use rustix::{
-    fs::{AtFlags, Gid, Mode, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps, Uid},
+    fs::{AtFlags, Gid, Mode, Statx, StatxAttributes, StatxFlags, StatxTimestamp, Timespec, Timestamps, Uid},
     io::{Errno, Result},
 };
 use std::{
@@ -67,8 +68,8 @@ impl Passthrough {
         attr.kind = kind;
         attr.ino = Some(self.nodes.mounts.ino(stat));
         attr.nlink = stat.stx_nlink;
-        attr.uid = stat.stx_uid;
-        attr.gid = stat.stx_gid;
+        attr.uid = self.options.users.guest(stat.stx_uid);
+        attr.gid = self.options.groups.guest(stat.stx_gid);
         attr.rdev = pack_device(stat.stx_rdev_major, stat.stx_rdev_minor);
         attr.blocks = stat.stx_blocks;
         attr.blksize = stat.stx_blksize;
@@ -76,7 +77,14 @@ impl Passthrough {
         attr.mtime = time(&stat.stx_mtime);
         attr.ctime = time(&stat.stx_ctime);
         attr.flags = if dax { AttrFlags::DAX } else { AttrFlags::empty() };
+        let is_mount = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+        attr.flags.set(AttrFlags::SUBMOUNT, is_mount && node != NodeId::ROOT && self.announces_mounts());
         attr
+    }
+
+    /// Does the kernel want to know which directories are mounts?
+    fn announces_mounts(&self) -> bool {
+        self.options.submounts && self.agreed.load(Ordering::Relaxed) & InitFlags::SUBMOUNTS.bits() != 0
     }
 
     /// Of a name that was looked up or made since `reading` began.
@@ -137,14 +145,25 @@ impl Passthrough {
     }
 
     fn change_owner(&self, cx: &Context, target: &Target, changes: &Changes) -> Result<()> {
-        let (uid, gid) = (changes.uid, changes.gid);
+        let uid = changes.uid.map(|uid| self.options.users.host(uid)).transpose()?;
+        let gid = changes.gid.map(|gid| self.options.groups.host(gid)).transpose()?;
         // Nothing but clearing of set-id bits: a change of owner to the same does that.
         let only_kill = changes.kill_suid_gid && changes.size.is_none() && changes.mode.is_none();
-        if uid.is_none() && gid.is_none() && !only_kill && !is_voiding(cx, target, changes)? {
+        if uid.is_none() && gid.is_none() && !only_kill && !self.is_voiding(cx, target, changes)? {
             return Ok(());
         }
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
         rustix::fs::chownat(target, c"", uid, gid, AtFlags::EMPTY_PATH)
+    }
+
+    /// To change nothing at all is what the kernel asks for on `chown(-1, -1)`, which takes set-id bits away, and before a write
+    /// that does. It has checked nothing then: whoever is neither owner nor root gets nothing, and the write says it again.
+    fn is_voiding(&self, cx: &Context, target: &Target, changes: &Changes) -> Result<bool> {
+        if *changes != Changes::default() {
+            return Ok(false);
+        }
+        let Some(caller) = cx.caller() else { return Ok(false) };
+        Ok(caller.uid == 0 || self.options.users.host(caller.uid)? == stat(target)?.stx_uid)
     }
 
     fn change_size(&self, target: &Target, size: u64) -> Result<()> {
@@ -172,16 +191,6 @@ impl Passthrough {
             frsize: narrow(stat.f_frsize),
         })
     }
-}
-
-/// To change nothing at all is what the kernel asks for on `chown(-1, -1)`, which takes set-id bits away, and before a write
-/// that does. It has checked nothing then: whoever is neither owner nor root gets nothing, and the write says it again.
-fn is_voiding(cx: &Context, target: &Target, changes: &Changes) -> Result<bool> {
-    if *changes != Changes::default() {
-        return Ok(false);
-    }
-    let Some(caller) = cx.caller() else { return Ok(false) };
-    Ok(caller.uid == 0 || caller.uid == stat(target)?.stx_uid)
 }
 
 /// Set the permission bits of what `fd` is of, which may be `O_PATH`.

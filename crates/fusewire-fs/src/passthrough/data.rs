@@ -116,7 +116,8 @@ impl Passthrough {
     /// afterwards.
     pub(super) fn mark_to_keep(&self, cx: &Context, fd: &impl AsFd) -> Result<Option<u32>> {
         let stat = attr::stat(fd)?;
-        let keep = is_mark(stat.stx_mode) && self.creds.caller_is_in(cx, stat.stx_gid);
+        let keep =
+            is_mark(stat.stx_mode) && self.creds.caller_is_in(cx, self.options.groups.guest(stat.stx_gid));
         Ok(keep.then_some(u32::from(stat.stx_mode) & 0o7777 & !SUID))
     }
 

@@ -7,6 +7,7 @@ use rustix::{
 use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -29,10 +30,10 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Raise the process's limit as far as it may be, and leave a reserve of it to others.
-    pub fn new(limit: Option<u64>) -> Arc<Self> {
+    /// Raise the process's limit as far as it may be, and leave a reserve of it to others. `place` has the descriptors in use.
+    pub fn new(limit: Option<u64>, place: &Path) -> Arc<Self> {
         let allowed = raise_limit();
-        let in_use = fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64);
+        let in_use = fs::read_dir(place).map_or(0, |dir| dir.count() as u64);
         let ours = allowed.saturating_sub(in_use + RESERVE).max(LEAST);
         let limit = usize::try_from(limit.unwrap_or(ours).clamp(LEAST, ours)).unwrap_or(usize::MAX);
         Arc::new(Self { limit, used: AtomicUsize::new(0) })
@@ -127,7 +128,7 @@ pub fn is_exhausted<T>(result: &rustix::io::Result<T>) -> bool {
 }
 
 /// Says in which call on which path something failed.
-pub fn explain(what: &str, path: &std::path::Path, error: impl Into<io::Error>) -> io::Error {
+pub fn explain(what: &str, path: &Path, error: impl Into<io::Error>) -> io::Error {
     let error = error.into();
     io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
 }
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_limit_holds_and_what_is_given_back_can_be_taken_again() {
-        let budget = Budget::new(Some(40));
+        let budget = Budget::new(Some(40), Path::new("/proc/self/fd"));
         assert_eq!(budget.limit(), 40);
         let permits: Vec<_> = std::iter::from_fn(|| budget.take()).collect();
         assert_eq!((permits.len(), budget.used()), (40, 40));
@@ -152,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_process_limit_is_not_exceeded() {
-        let budget = Budget::new(Some(u64::MAX));
+        let budget = Budget::new(Some(u64::MAX), Path::new("/proc/self/fd"));
         let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
         assert!((budget.limit() as u64) < most);
     }

@@ -45,6 +45,7 @@ use clock::Clock;
 use fusewire::{Generation, NodeId, table::NodeTable};
 use habit::Habit;
 use moves::Latest;
+pub use proc::Proc;
 use rustix::{
     fs::{AtFlags, Mode, OFlags, Statx, Timespec},
     io::{Errno, Result},
@@ -153,7 +154,7 @@ pub struct Nodes {
     pub open_files: OpenFiles,
     root: Arc<Fd>,
     /// `/proc/self/fd`.
-    proc: OwnedFd,
+    proc: Proc,
     /// Nodes with a descriptor, without the root.
     clock: Clock,
     /// How many nodes there are, without the root.
@@ -177,7 +178,7 @@ pub struct Nodes {
 
 impl Nodes {
     /// Nodes below the root of `mounts`.
-    pub fn new(mounts: Mounts, budget: Arc<Budget>, proc: OwnedFd, feed: Option<Arc<Feed>>) -> Result<Self> {
+    pub fn new(mounts: Mounts, budget: Arc<Budget>, proc: Proc, feed: Option<Arc<Feed>>) -> Result<Self> {
         let permit = budget.take().ok_or(Errno::MFILE)?;
         let root =
             Arc::new(Fd::new(rustix::fs::openat(&mounts.root().fd, c".", PATH, Mode::empty())?, permit));

@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn a_circle_of_owners_is_a_deadlock_and_a_line_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let budget = crate::passthrough::fds::Budget::new(None);
+        let budget = crate::passthrough::fds::Budget::new(None, std::path::Path::new("/proc/self/fd"));
         let locks = Locks::default();
         let (a, b, c) = (LockOwner(1), LockOwner(2), LockOwner(3));
         let node = NodeId::new(7);

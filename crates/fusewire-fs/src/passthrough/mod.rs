@@ -22,6 +22,7 @@ mod feed;
 mod forward;
 mod handle;
 mod identity;
+mod ids;
 mod inode;
 mod lease;
 mod locks;
@@ -33,11 +34,16 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod xattr;
+mod xattr_map;
 
 pub use coherence::{COHERENT_MINOR, Caching, Coherence, try_coherence};
 pub use feed::{FeedStats, Refusal};
+pub use ids::{IdMap, IdRule};
 pub use lease::Leases;
-pub use options::{CacheProfile, Dax, FileHandles, Forward, LockScope, Opens, Options, ZeroCopy};
+pub use options::{
+    CacheProfile, Dax, Descriptors, FileHandles, Forward, LockScope, Offer, Opens, Options, ZeroCopy,
+};
+pub use xattr_map::XattrMap;
 
 use coherence::Coherent;
 use creds::Creds;
@@ -53,7 +59,7 @@ use fusewire::{
     table::HandleTable,
 };
 use handle::{Content, Open};
-use inode::Nodes;
+use inode::{Nodes, Proc};
 use lease::Tenant;
 use locks::Locks;
 use mounts::Mounts;
@@ -127,9 +133,11 @@ impl Passthrough {
         let root = rustix::fs::open(source, flags, Mode::empty())
             .map_err(|error| explain("cannot open the directory", source, error))?;
         let proc_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = rustix::fs::open(c"/proc/self/fd", proc_flags, Mode::empty())
-            .map_err(|error| explain("is proc mounted? cannot open", Path::new("/proc/self/fd"), error))?;
-        let budget = Budget::new(options.fd_limit);
+        let place = options.descriptors.place();
+        let proc = rustix::fs::open(place, proc_flags, Mode::empty())
+            .map_err(|error| explain("is proc mounted? cannot open", place, error))?;
+        let proc = Proc { fd: proc, descriptors: options.descriptors };
+        let budget = Budget::new(options.fd_limit, place);
         let mounts = Mounts::new(root, options.file_handles).map_err(|error| {
             explain("no file handles (leave --file-handles at auto to do without) on", source, error)
         })?;
@@ -173,6 +181,11 @@ impl Passthrough {
         self.nodes.len()
     }
 
+    /// Are there access control lists?
+    fn has_acls(&self) -> bool {
+        self.options.xattr && self.options.acl != Offer::Never
+    }
+
     /// Does the kernel leave the mask of new files to us? It must where the directory has default ACLs, which take the
     /// mask's place.
     fn masks(&self) -> bool {
@@ -196,14 +209,37 @@ impl FileSystem for Passthrough {
             | InitFlags::DIRECT_IO_ALLOW_MMAP
             | InitFlags::ASYNC_DIO
             | InitFlags::PARALLEL_DIROPS;
+        if self.options.xattr_map.as_ref().is_some_and(|map| !map.keeps_capabilities()) {
+            // The lower filesystem does not know of them, so the kernel has to drop them by itself.
+            want -= InitFlags::HANDLE_KILLPRIV_V2;
+        }
         if self.options.xattr {
-            want |= InitFlags::POSIX_ACL | InitFlags::SETXATTR_EXT;
+            want |= InitFlags::SETXATTR_EXT;
+        }
+        if self.has_acls() {
+            want |= InitFlags::POSIX_ACL;
+        }
+        if self.options.submounts {
+            want |= InitFlags::SUBMOUNTS;
         }
         if self.options.locks == LockScope::Directory {
             want |= InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS;
         }
-        if labels() {
+        let labelled = match self.options.labels {
+            Offer::Machine => labels(),
+            offer => offer != Offer::Never,
+        };
+        if labelled {
             want |= InitFlags::SECURITY_CTX;
+        }
+        for (offer, flag, what) in [
+            (self.options.labels, InitFlags::SECURITY_CTX, "security labels"),
+            (self.options.acl, InitFlags::POSIX_ACL, "access control lists"),
+        ] {
+            if offer == Offer::Always && !config.offered().contains(flag) {
+                tracing::error!("the client has no {what}, which it must have");
+                return Err(Errno::PROTO);
+            }
         }
         self.coherent.negotiate(config);
         want |= match self.cache() {

@@ -25,6 +25,8 @@ struct Maker<'a> {
     owner: Owner,
     umask: u32,
     security: Option<SecurityContext<'a>>,
+    /// Is the caller root, for itself?
+    is_root: bool,
 }
 
 const SGID: u16 = 0o2000;
@@ -34,6 +36,23 @@ fn permissions(mode: u32) -> Mode {
 }
 
 impl Passthrough {
+    fn maker<'a>(
+        &self,
+        cx: &'a Context,
+        owner: Owner,
+        umask: u32,
+        security: Option<SecurityContext<'a>>,
+    ) -> Result<Maker<'a>> {
+        let (users, groups) = (&self.options.users, &self.options.groups);
+        let is_root = owner.uid == 0;
+        let owner = Owner {
+            uid: users.host(owner.uid)?,
+            gid: groups.host(owner.gid)?,
+            supplementary: owner.supplementary.map(|group| groups.host(group)).transpose()?,
+        };
+        Ok(Maker { cx, owner, umask, security, is_root })
+    }
+
     /// Run `make` as whom the result is to belong to. If the lower filesystem refuses that although the caller has a
     /// capability that permits it, run it in our own name and have the result given away (the `bool`).
     fn make_as<R>(&self, maker: &Maker<'_>, make: impl Fn() -> Result<R>) -> Result<(R, bool)> {
@@ -45,7 +64,7 @@ impl Passthrough {
             Err(Errno::PERM) => CapabilitySet::MKNOD,
             made => return made.map(|made| (made, false)),
         };
-        if maker.owner.uid == 0 || !self.creds.caller_is_capable(maker.cx, needed) {
+        if maker.is_root || !self.creds.caller_is_capable(maker.cx, needed) {
             return made.map(|made| (made, false));
         }
         self.creds.acting_as_daemon(umask, make).map(|made| (made, true))
@@ -84,17 +103,17 @@ impl Passthrough {
             }
         }
         let Some(label) = maker.security else { return Ok(()) };
-        self.nodes
-            .by_path(fd, |path| rustix::fs::setxattr(path, label.name, label.value, XattrFlags::empty()))
+        let name = self.xattr_name(label.name)?;
+        self.nodes.by_path(fd, |path| rustix::fs::setxattr(path, &*name, label.value, XattrFlags::empty()))
     }
 
     pub(super) fn make_symlink(&self, cx: &Context, op: &Symlink<'_>) -> Result<Entry> {
-        let maker = Maker { cx, owner: op.owner, umask: 0, security: op.security };
+        let maker = self.maker(cx, op.owner, 0, op.security)?;
         self.make_node(&maker, (op.parent, op.name), |dir, name| rustix::fs::symlinkat(op.target, dir, name))
     }
 
     pub(super) fn make_special(&self, cx: &Context, op: &Mknod<'_>) -> Result<Entry> {
-        let maker = Maker { cx, owner: op.owner, umask: op.umask, security: op.security };
+        let maker = self.maker(cx, op.owner, op.umask, op.security)?;
         let kind = rustix::fs::FileType::from_raw_mode(op.mode);
         let (major, minor) = attr::unpack_device(op.rdev);
         let device = rustix::fs::makedev(major, minor);
@@ -104,14 +123,14 @@ impl Passthrough {
     }
 
     pub(super) fn make_directory(&self, cx: &Context, op: &Mkdir<'_>) -> Result<Entry> {
-        let maker = Maker { cx, owner: op.owner, umask: op.umask, security: op.security };
+        let maker = self.maker(cx, op.owner, op.umask, op.security)?;
         self.make_node(&maker, (op.parent, op.name), |dir, name| {
             rustix::fs::mkdirat(dir, name, permissions(op.mode))
         })
     }
 
     pub(super) fn make_file(&self, cx: &Context, op: &Create<'_>) -> Result<(Entry, Opened)> {
-        let maker = Maker { cx, owner: op.owner, umask: op.umask, security: op.security };
+        let maker = self.maker(cx, op.owner, op.umask, op.security)?;
         let reading = self.reading();
         let dir = self.nodes.fd(op.parent)?;
         let name = op.name.as_c_str();
@@ -157,7 +176,7 @@ impl Passthrough {
             _ => return Err(Errno::STALE),
         }
         let open = || self.nodes.opening(|| self.nodes.reopen(&path, flags - OFlags::NOFOLLOW));
-        if maker.owner.uid == 0 && op.kill_suid_gid {
+        if maker.is_root && op.kill_suid_gid {
             self.creds.keep_set_ids(false)?;
             return open();
         }
@@ -165,7 +184,7 @@ impl Passthrough {
     }
 
     pub(super) fn make_nameless(&self, cx: &Context, op: &Tmpfile<'_>) -> Result<(Entry, Opened)> {
-        let maker = Maker { cx, owner: op.owner, umask: op.umask, security: op.security };
+        let maker = self.maker(cx, op.owner, op.umask, op.security)?;
         let reading = self.reading();
         let dir = self.nodes.fd(op.parent)?;
         let flags = lower_flags(op.flags) - OFlags::TRUNC;
@@ -223,10 +242,10 @@ impl Passthrough {
         let rename = || rustix::fs::renameat_with(&from, name, &to, new_name, flags);
         if flags.contains(RenameFlags::WHITEOUT) {
             // It leaves something new behind, which belongs to the caller.
-            let maker = Maker { cx, owner: op.owner, umask: 0, security: None };
+            let maker = self.maker(cx, op.owner, 0, None)?;
             let ((), ours) = self.make_as(&maker, rename)?;
             if ours {
-                let (uid, gid) = (Uid::from_raw(op.owner.uid), Gid::from_raw(op.owner.gid));
+                let (uid, gid) = (Uid::from_raw(maker.owner.uid), Gid::from_raw(maker.owner.gid));
                 rustix::fs::chownat(&from, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
             }
         } else {

@@ -1,5 +1,6 @@
 //! How a directory is to be re-exported.
 
+use super::{ids::IdMap, xattr_map::XattrMap};
 use std::time::Duration;
 
 /// Long enough for «for ever»; the kernel counts in clock ticks, so the largest `Duration` would overflow.
@@ -97,6 +98,30 @@ pub struct Dax {
     pub names: Vec<String>,
 }
 
+/// Where the process finds its own descriptors by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Descriptors {
+    /// In `/proc/self/fd`.
+    #[default]
+    InProc,
+    /// In its working directory, for a process that has gone to `/proc/self/fd` before it changed its root directory. It stays there.
+    InWorkingDirectory,
+}
+
+/// Whether something is offered to the client's kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offer {
+    /// As this machine has it.
+    #[default]
+    Machine,
+    /// It is not.
+    Never,
+    /// It is, to kernels that want it.
+    Auto,
+    /// It is, and a kernel that does not want it cannot mount.
+    Always,
+}
+
 /// How a directory is to be re-exported; [`Default`] suits a directory that others may change as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -128,6 +153,39 @@ pub struct Options {
     /// How many descriptors to use at most; `None`: as many as the process may have. The process's own limit is raised
     /// as far as it may be either way.
     pub fd_limit: Option<u64>,
+    /// Where the process finds its own descriptors.
+    pub descriptors: Descriptors,
+    /// Access control lists; without `xattr` there are none.
+    pub acl: Offer,
+    /// Labels of security modules for what is made.
+    pub labels: Offer,
+    /// Whether clients are told which directories are mounts, so that each has a device number of its own there. Only virtio-fs can.
+    pub submounts: bool,
+    /// Names of extended attributes.
+    pub xattr_map: Option<XattrMap>,
+    /// Users as clients see them, and as the directory has them. It cannot be used together with access control lists, whose
+    /// ids are not translated.
+    pub users: IdMap,
+    /// The same for groups.
+    pub groups: IdMap,
+}
+
+impl Descriptors {
+    /// The directory that they are in.
+    pub(super) fn place(self) -> &'static std::path::Path {
+        std::path::Path::new(match self {
+            Self::InProc => "/proc/self/fd",
+            Self::InWorkingDirectory => ".",
+        })
+    }
+
+    /// What comes before the number of one.
+    pub(super) fn prefix(self) -> &'static [u8] {
+        match self {
+            Self::InProc => b"/proc/self/fd/",
+            Self::InWorkingDirectory => b"",
+        }
+    }
 }
 
 impl Default for Options {
@@ -146,6 +204,13 @@ impl Default for Options {
             zero_copy: ZeroCopy::default(),
             dax: None,
             fd_limit: None,
+            descriptors: Descriptors::default(),
+            acl: Offer::default(),
+            labels: Offer::default(),
+            submounts: false,
+            xattr_map: None,
+            users: IdMap::default(),
+            groups: IdMap::default(),
         }
     }
 }

@@ -13,7 +13,7 @@ use rustix::{
     fs::XattrFlags,
     io::{Errno, Result},
 };
-use std::ffi::CStr;
+use std::{borrow::Cow, ffi::CStr};
 
 const SGID: u16 = 0o2000;
 
@@ -23,10 +23,22 @@ impl Passthrough {
         self.nodes.by_path(&*fd, act)
     }
 
+    /// What an attribute is called in the directory.
+    pub(super) fn xattr_name<'a>(&self, name: &'a CStr) -> Result<Cow<'a, CStr>> {
+        if is_acl(name.to_bytes()) && !self.has_acls() {
+            return Err(Errno::NOTSUP);
+        }
+        match &self.options.xattr_map {
+            None => Ok(Cow::Borrowed(name)),
+            Some(map) => map.stored(name),
+        }
+    }
+
     pub(super) fn set_xattr(&self, op: &Setxattr<'_>) -> Result<()> {
         self.creds.keep_set_ids(true)?;
         let flags = XattrFlags::from_bits_retain(op.flags);
-        self.by_path(op.node, |path| rustix::fs::setxattr(path, op.name, op.value, flags))?;
+        let name = self.xattr_name(op.name)?;
+        self.by_path(op.node, |path| rustix::fs::setxattr(path, &*name, op.value, flags))?;
         if op.kill_sgid {
             // An ACL says who may do what, and so does the mode: the lower filesystem has adjusted it, but has seen the
             // daemon's rights and not the caller's.
@@ -40,16 +52,18 @@ impl Passthrough {
     }
 
     pub(super) fn get_xattr(&self, op: &Getxattr<'_>, out: &mut XattrSink<'_>) -> Result<()> {
+        let name = self.xattr_name(op.name)?;
         self.by_path(op.node, |path| {
             out.fill(|room| match room {
-                [] => rustix::fs::getxattr_query(path, op.name),
-                room => rustix::fs::getxattr(path, op.name, room),
+                [] => rustix::fs::getxattr_query(path, &*name),
+                room => rustix::fs::getxattr(path, &*name, room),
             })
         })
     }
 
     pub(super) fn list_xattrs(&self, cx: &Context, op: &Listxattr, out: &mut XattrSink<'_>) -> Result<()> {
-        if cx.caller().is_none_or(|caller| caller.uid == 0) {
+        let is_root = cx.caller().is_none_or(|caller| caller.uid == 0);
+        if is_root && self.options.xattr_map.is_none() && self.has_acls() {
             return self.by_path(op.node, |path| {
                 out.fill(|room| match room {
                     [] => rustix::fs::listxattr_query(path),
@@ -61,14 +75,24 @@ impl Passthrough {
         let names = self.by_path(op.node, all_names)?;
         names
             .split_inclusive(|&byte| byte == 0)
-            .filter(|name| !name.starts_with(b"trusted."))
+            .filter_map(|name| match &self.options.xattr_map {
+                None => Some(name),
+                Some(map) => map.shown(name),
+            })
+            .filter(|name| is_root || !name.starts_with(b"trusted."))
+            .filter(|name| self.has_acls() || !is_acl(name.strip_suffix(b"\0").unwrap_or(name)))
             .for_each(|name| out.put(name));
         Ok(())
     }
 
     pub(super) fn remove_xattr(&self, op: &Removexattr<'_>) -> Result<()> {
-        self.by_path(op.node, |path| rustix::fs::removexattr(path, op.name))
+        let name = self.xattr_name(op.name)?;
+        self.by_path(op.node, |path| rustix::fs::removexattr(path, &*name))
     }
+}
+
+fn is_acl(name: &[u8]) -> bool {
+    matches!(name, b"system.posix_acl_access" | b"system.posix_acl_default")
 }
 
 /// The whole list of names of attributes.

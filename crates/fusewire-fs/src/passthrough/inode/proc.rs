@@ -1,6 +1,7 @@
 //! Descriptors by their paths, `/proc/self/fd/N`: what an `O_PATH` descriptor does not do by itself is done through its path.
 
 use super::Nodes;
+use crate::passthrough::Descriptors;
 use rustix::{
     fs::{Mode, OFlags},
     io::Result,
@@ -10,21 +11,31 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
+/// Where the process's descriptors are found by name.
+#[derive(Debug)]
+pub struct Proc {
+    /// The directory.
+    pub fd: OwnedFd,
+    /// How it is called.
+    pub descriptors: Descriptors,
+}
+
 impl Nodes {
     /// Open what a descriptor is of, anew.
     pub fn reopen(&self, fd: &impl AsFd, flags: OFlags) -> Result<OwnedFd> {
         let name = Decimal::new(fd.as_fd().as_raw_fd());
-        rustix::fs::openat(&self.proc, name.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
+        rustix::fs::openat(&self.proc.fd, name.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
     }
 
-    /// Do something to a path that leads to `fd`: `/proc/self/fd/N`.
+    /// Do something to a path that leads to `fd`: `/proc/self/fd/N`, or `N` if that is the working directory.
     pub fn by_path<R>(&self, fd: &impl AsFd, act: impl FnOnce(&CStr) -> R) -> R {
-        const PREFIX: &[u8] = b"/proc/self/fd/";
+        const LONGEST: usize = "/proc/self/fd/".len();
+        let prefix = self.proc.descriptors.prefix();
         let number = Decimal::new(fd.as_fd().as_raw_fd());
         let digits = number.as_c_str().to_bytes_with_nul();
-        let mut path = [0; PREFIX.len() + Decimal::ROOM];
-        path[..PREFIX.len()].copy_from_slice(PREFIX);
-        path[PREFIX.len()..][..digits.len()].copy_from_slice(digits);
+        let mut path = [0; LONGEST + Decimal::ROOM];
+        path[..prefix.len()].copy_from_slice(prefix);
+        path[prefix.len()..][..digits.len()].copy_from_slice(digits);
         act(CStr::from_bytes_until_nul(&path).unwrap_or(c"/proc/self/fd/-"))
     }
 }

@@ -1,0 +1,163 @@
+//! How the daemon shuts itself in before a guest can talk to it (`docs/adr/0021-sandbox.md`).
+//!
+//! It forks. The parent, the warden, stays outside: it removes the socket, answers signals and systemd, and ends as its child does.
+//! The child goes inside, gives up what it does not need, and serves.
+
+pub mod caps;
+pub mod ids;
+mod landlock;
+mod namespace;
+pub mod seccomp;
+mod warden;
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use fusewire_fs::passthrough::Descriptors;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use sd_notify::NotifyState;
+
+use super::args::Sandbox;
+use super::sys::{self, MountFlags};
+use crate::failure::{Failure, Outcome};
+use ids::Ids;
+pub use warden::Warden;
+
+/// What is to be shut in, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// How.
+    pub how: Sandbox,
+    /// The directory that stays within reach.
+    pub dir: &'a Path,
+    /// Whether nothing may be written to it.
+    pub read_only: bool,
+    /// Users and groups of the sandbox.
+    pub ids: &'a Ids,
+}
+
+/// Who is who after [`enter`].
+#[derive(Debug)]
+pub enum Side {
+    /// The process that was called, with nothing left to do but to wait.
+    Outside(Warden),
+    /// The process that serves.
+    Inside(Inside),
+}
+
+/// What the process that serves finds.
+#[derive(Debug)]
+pub struct Inside {
+    /// Where the directory is now.
+    pub dir: PathBuf,
+    /// Where the descriptors of the process are found by name.
+    pub descriptors: Descriptors,
+    /// How it was shut in.
+    how: Sandbox,
+    /// Whether it may act for one user only.
+    one_user: bool,
+    ready: Option<File>,
+    /// Keeps a copy of mounts that has no place.
+    _tree: Option<OwnedFd>,
+}
+
+/// Goes inside. To be called while there is one thread only.
+///
+/// # Errors
+/// If the sandbox cannot be had; the reason says what to do.
+pub fn enter(plan: &Plan<'_>) -> Outcome<Side> {
+    if plan.how == Sandbox::Namespace {
+        return namespace::enter(plan);
+    }
+    if plan.ids.is_asked_for() {
+        return Err(Failure::usage("--uid-map and --gid-map are for the user namespace of a sandbox")
+            .or_try("--sandbox namespace"));
+    }
+    let (dir, tree) = if plan.read_only { read_only(plan.dir)? } else { (plan.dir.to_owned(), None) };
+    let descriptors = Descriptors::InProc;
+    let how = plan.how;
+    if how == Sandbox::None {
+        let inside = Inside { dir, descriptors, how, one_user: false, ready: None, _tree: tree };
+        return Ok(Side::Inside(inside));
+    }
+    match warden::fork()? {
+        warden::Forked::Warden(warden) => Ok(Side::Outside(warden)),
+        warden::Forked::Child(ready) => {
+            change_root(&dir).map_err(|error| {
+                Failure::new(format!("cannot make {} the root directory: {error}", plan.dir.display()))
+                    .or_try("as root, or with CAP_SYS_CHROOT; or --sandbox namespace, which needs neither")
+            })?;
+            let (dir, descriptors) = (PathBuf::from("/"), Descriptors::InWorkingDirectory);
+            Ok(Side::Inside(Inside {
+                dir,
+                descriptors,
+                how,
+                one_user: false,
+                ready: Some(ready),
+                _tree: tree,
+            }))
+        }
+    }
+}
+
+/// The root directory is `dir` from now on, and the working directory where the process's descriptors are.
+fn change_root(dir: &Path) -> std::io::Result<()> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())?;
+    rustix::process::chroot(dir)?;
+    rustix::process::fchdir(proc)?;
+    Ok(())
+}
+
+/// A copy of the mounts of `dir` that nothing can be written through.
+fn read_only(dir: &Path) -> Outcome<(PathBuf, Option<OwnedFd>)> {
+    let failed = |error: std::io::Error| {
+        Failure::new(format!("cannot share {} read-only: {error}", dir.display()))
+            .or_try("as root, on Linux 5.12 or newer; or a directory that is mounted read-only")
+    };
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(rustix::fs::CWD, dir, flags).map_err(|error| failed(error.into()))?;
+    sys::set_mounts(tree.as_fd(), MountFlags::READ_ONLY | MountFlags::PRIVATE).map_err(failed)?;
+    Ok((format!("/proc/self/fd/{}", tree.as_raw_fd()).into(), Some(tree)))
+}
+
+/// What is given up once inside.
+#[derive(Clone, Debug)]
+pub struct Locks {
+    /// Capabilities to keep.
+    pub capabilities: caps::Kept,
+    /// What happens at system calls that are not on the list.
+    pub seccomp: seccomp::Action,
+    /// Whether files are opened by their handles, whose paths the kernel does not know.
+    pub handles: bool,
+}
+
+impl Inside {
+    /// Gives up all that serving does not need, for this thread and all that it starts.
+    ///
+    /// # Errors
+    /// If that is refused.
+    pub fn lock(&self, locks: &Locks) -> Outcome<()> {
+        // Where nothing is asked for, nothing is taken: the daemon is as its caller wants it.
+        if self.how != Sandbox::None || locks.capabilities.is_asked_for() {
+            caps::keep(&locks.capabilities, self.one_user)?;
+        }
+        if self.how != Sandbox::None {
+            landlock::restrict((!locks.handles).then_some(&*self.dir));
+        }
+        seccomp::apply(locks.seccomp)
+    }
+
+    /// Tells whoever waits for it that the device can be connected to.
+    pub fn tell_ready(&mut self, status: &str) {
+        match self.ready.take() {
+            // A warden that is gone has taken this process with it.
+            Some(mut pipe) => _ = pipe.write_all(status.as_bytes()),
+            None => _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(status)]),
+        }
+    }
+}
