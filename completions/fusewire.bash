@@ -788,7 +788,7 @@ _fusewire() {
             return 0
             ;;
         fusewire__subcmd__vhost)
-            opts="-v -q -h --shared-dir --socket-path --fd --socket-group --tag --queues --cache --readonly --xattr --posix-acl --shared-locks --inode-file-handles --rlimit-nofile --sandbox --thread-pool-size --print-capabilities --seccomp --announce-submounts --writeback --xattrmap --security-label --translate-uid --translate-gid --uid-map --gid-map --modcaps --preserve-noatime --migration-mode --verbose --quiet --log --log-file --help"
+            opts="-o -f -d -v -q -h --shared-dir --socket-path --fd --socket-group --tag --queues --cache --lease --readonly --xattr --posix-acl --security-label --xattrmap --translate-uid --translate-gid --announce-submounts --no-announce-submounts --shared-locks --inode-file-handles --rlimit-nofile --sandbox --uid-map --gid-map --modcaps --seccomp --thread-pool-size --syslog --log-level --killpriv-v2 --no-killpriv-v2 --allow-direct-io --allow-mmap --print-capabilities --dax-window --dax --dax-min --dax-match --writeback --preserve-noatime --migration-mode --verbose --quiet --log --log-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -833,11 +833,31 @@ _fusewire() {
                     return 0
                     ;;
                 --cache)
-                    COMPREPLY=($(compgen -W "never auto always" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "never auto always shared" -- "${cur}"))
+                    return 0
+                    ;;
+                --lease)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --posix-acl)
                     COMPREPLY=($(compgen -W "never auto always" -- "${cur}"))
+                    return 0
+                    ;;
+                --security-label)
+                    COMPREPLY=($(compgen -W "never auto always" -- "${cur}"))
+                    return 0
+                    ;;
+                --xattrmap)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --translate-uid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --translate-gid)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --inode-file-handles)
@@ -852,30 +872,6 @@ _fusewire() {
                     COMPREPLY=($(compgen -W "namespace chroot none" -- "${cur}"))
                     return 0
                     ;;
-                --thread-pool-size)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --seccomp)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --xattrmap)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --security-label)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --translate-uid)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --translate-gid)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
                 --uid-map)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -885,6 +881,38 @@ _fusewire() {
                     return 0
                     ;;
                 --modcaps)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --seccomp)
+                    COMPREPLY=($(compgen -W "none kill log trap" -- "${cur}"))
+                    return 0
+                    ;;
+                --thread-pool-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log-level)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dax-window)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dax)
+                    COMPREPLY=($(compgen -W "never inode always" -- "${cur}"))
+                    return 0
+                    ;;
+                --dax-min)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dax-match)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -55,9 +55,9 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l policy -d 'K
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l kernel-answers -d 'Have the kernel say again by itself what somebody may not do and which attributes are absent (BPF LSM) [default: auto]' -r -f -a "auto\t'With --policy, where the kernel takes the programs for it'
 always\t'In any case; it is an error if the kernel does not take them'
 off\t'Never'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l cache -d 'How much the kernel remembers between requests [default: auto]' -r -f -a "none\t'Nothing: each access asks, as if several machines wrote to SRC'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l cache -d 'How much the kernel remembers between requests [default: coherent where that can be had and SRC is on a local filesystem with no other mounted inside, else auto; `fusewire probe SRC` tells which, and why]' -r -f -a "none\t'Nothing: each access asks, as if several machines wrote to SRC'
 auto\t'Names and attributes for a second, data as long as the file has not changed'
-coherent\t'Everything, until somebody changes it: the kernel is told of what others do to SRC, if it can be (root, local SRC)'
+coherent\t'Everything, until somebody changes it: the kernel is told of what others do to SRC. It takes root, a local SRC and Linux 6.16; where it cannot be had it is as auto, with a warning'
 always\t'Everything, until it is changed through the mount: SRC must not be changed in other ways'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l entry-timeout -d 'How long the kernel trusts a name it has seen' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l attr-timeout -d 'How long the kernel trusts sizes, times and modes' -r
@@ -109,9 +109,9 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l policy -d 'Keep 
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l kernel-answers -d 'Have the kernel say again by itself what somebody may not do and which attributes are absent (BPF LSM) [default: auto]' -r -f -a "auto\t'With --policy, where the kernel takes the programs for it'
 always\t'In any case; it is an error if the kernel does not take them'
 off\t'Never'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l cache -d 'How much the kernel remembers between requests [default: auto]' -r -f -a "none\t'Nothing: each access asks, as if several machines wrote to SRC'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l cache -d 'How much the kernel remembers between requests [default: coherent where that can be had and SRC is on a local filesystem with no other mounted inside, else auto; `fusewire probe SRC` tells which, and why]' -r -f -a "none\t'Nothing: each access asks, as if several machines wrote to SRC'
 auto\t'Names and attributes for a second, data as long as the file has not changed'
-coherent\t'Everything, until somebody changes it: the kernel is told of what others do to SRC, if it can be (root, local SRC)'
+coherent\t'Everything, until somebody changes it: the kernel is told of what others do to SRC. It takes root, a local SRC and Linux 6.16; where it cannot be had it is as auto, with a warning'
 always\t'Everything, until it is changed through the mount: SRC must not be changed in other ways'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l entry-timeout -d 'How long the kernel trusts a name it has seen' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l attr-timeout -d 'How long the kernel trusts sizes, times and modes' -r
@@ -168,41 +168,64 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s v -l verbos
 complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s q -l quiet -d 'Say nothing but errors'
 complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l shared-dir -d 'Directory to share' -r -f -a "(__fish_complete_directories)"
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l socket-path -d 'Socket to make, where the virtual machine connects' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l socket-path -d 'Socket to make, where the virtual machine connects; once for each machine that DIR is shared with' -r -F
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l fd -d 'Listening socket that the caller has made, by its descriptor' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l socket-group -d 'Group whose members may connect' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l tag -d 'Name to mount by, for monitors that ask the device for it' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l queues -d 'Request queues: at least as many as the virtual machine is given [default: one per CPU, at most 8]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l cache -d 'What the guest may remember' -r -f -a "never\t'Nothing: several guests, or the host, write to DIR'
 auto\t'Names and attributes for a second, data as long as the file has not changed'
-always\t'Everything, until it is changed by this guest: DIR must not be changed in other ways'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l posix-acl -d 'Access control lists; they imply --xattr' -r -f -a "never\t''
-auto\t''
-always\t''"
+always\t'Everything, until it is changed by this guest: DIR must not be changed in other ways'
+shared\t'What others have not changed for long, no longer than --lease says, and nothing of what others are changing: for guests, one --socket-path each, and programs of the host that share DIR'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l lease -d 'How old at most what a guest sees may be with --cache shared, seconds [default: 5]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l posix-acl -d 'Access control lists: `auto` for guests that want them, `always` for no others; they imply --xattr' -r -f -a "never\t'Never'
+auto\t'To guests that want it'
+always\t'To all, and guests that do not want it cannot mount'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l security-label -d 'Labels of security modules on what the guest makes: `auto` for guests that want them, `always` for no others; they imply --xattr' -r -f -a "never\t'Never'
+auto\t'To guests that want it'
+always\t'To all, and guests that do not want it cannot mount'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l xattrmap -d 'Rename extended attributes: `:TYPE:SCOPE:KEY:PREPEND:`, one rule after the other, or `:map:KEY:PREPEND:`; see below' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l translate-uid -d 'Users of the guest have other numbers here, several times if need be; see below' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l translate-gid -d 'Groups of the guest have other numbers here' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l inode-file-handles -d 'Whether files are remembered by file handle' -r -f -a "never\t'Never: each file that the guest knows costs a file descriptor'
 prefer\t'Where DIR and the rights of the user allow it'
 mandatory\t'Always: fail where it is not possible'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l rlimit-nofile -d 'Most file descriptors; 0 leaves the limit as it is [default: as many as are allowed]' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l sandbox -d 'How the daemon shuts itself in' -r -f -a "namespace\t'Namespaces of its own, with DIR as root'
-chroot\t'DIR as root'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l sandbox -d 'How the daemon shuts itself in' -r -f -a "namespace\t'In namespaces of its own, without root in a user namespace: nothing but DIR is there'
+chroot\t'With DIR as its root directory: for containers that may not make namespaces; takes root'
 none\t'Not at all'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l thread-pool-size -d 'Taken for the sake of virtiofsd\'s users: threads come and go here as they are needed' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l seccomp -d 'Kill the process at system calls that are not on a list' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l xattrmap -d 'Rename extended attributes' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l security-label -d 'Security labels' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l translate-uid -d 'Users of the guest and of the host' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l translate-gid -d 'Groups of the guest and of the host' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l uid-map -d 'Users of the sandbox' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l uid-map -d 'Users of the sandbox, several times if need be: INSIDE is OUTSIDE on this machine, and so on, COUNT of them' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l gid-map -d 'Groups of the sandbox' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l modcaps -d 'Capabilities to keep or drop' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l modcaps -d 'Capabilities to keep or drop, with colons between: +sys_admin:-mknod' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l seccomp -d 'What happens at system calls that serving does not take' -r -f -a "none\t'There is no list'
+kill\t'The process is killed'
+log\t'The kernel logs it and lets it through'
+trap\t'The process gets SIGSYS'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l thread-pool-size -d 'Taken for the sake of virtiofsd\'s users: threads come and go here as they are needed' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s o -d 'source=DIR, cache=WHAT, sandbox=HOW, modcaps=LIST, xattrmap=RULES, xattr, posix_acl, security_label ..., with commas between' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l log-level -d 'No effect: see --log and -v' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l dax-window -d 'Give the guest a window of this size, where it maps files of DIR instead of having pages of its own for them: a multiple of 2M' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l dax -d 'Which files a guest maps that mounts without the option dax, or with dax=inode [default: inode]' -r -f -a "never\t'None: there is no window'
+inode\t'Those that --dax-min and --dax-match choose'
+always\t'All'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l dax-min -d 'With --dax inode: files of at least this size' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l dax-match -d 'With --dax inode: files with names like this, by * and ?; may be given several times' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l migration-mode -d 'How a guest moves to another host' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l readonly -d 'Refuse every change'
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l xattr -d 'Extended attributes, and with them access control lists'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l xattr -d 'Extended attributes'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l announce-submounts -d 'Tell the guest which directories are mounts, so that each has a device number of its own there [default]'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l no-announce-submounts -d 'Do not'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l shared-locks -d 'Locks that the guest takes hold for everybody who uses DIR, not in the guest alone'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l syslog -d 'Messages go to the log of the system, not to standard error'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s f -d 'No effect: the daemon stays where it is started'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s d -d 'No effect: see --log and -v'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l killpriv-v2 -d 'As it is in any case'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l no-killpriv-v2 -d 'No effect: who may keep set-user-id bits is the kernel\'s to say'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l allow-direct-io -d 'As it is in any case'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l allow-mmap -d 'As it is in any case'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l print-capabilities -d 'Print what there is, as JSON, for libvirt and its like'
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l announce-submounts -d 'Tell the guest which directories are mounts'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l writeback -d 'Have the guest gather writes'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l preserve-noatime -d 'Keep access times'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'

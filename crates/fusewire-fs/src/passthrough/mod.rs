@@ -198,6 +198,30 @@ fn labels() -> bool {
     ["/sys/fs/selinux/enforce", "/sys/fs/smackfs/load2"].iter().any(|path| Path::new(path).exists())
 }
 
+/// What the kernel is to keep.
+fn cached(profile: CacheProfile) -> InitFlags {
+    match profile {
+        CacheProfile::None => InitFlags::empty(),
+        // A link's target never changes, and a link that takes another's place is another node.
+        CacheProfile::Auto => {
+            InitFlags::AUTO_INVAL_DATA
+                | InitFlags::CACHE_SYMLINKS
+                | InitFlags::DO_READDIRPLUS
+                | InitFlags::READDIRPLUS_AUTO
+        }
+        // Told of changes, the kernel needs no second way to see them, which would have it drop what it has written itself.
+        CacheProfile::Coherent => {
+            InitFlags::EXPLICIT_INVAL_DATA
+                | InitFlags::CACHE_SYMLINKS
+                | InitFlags::DO_READDIRPLUS
+                | InitFlags::READDIRPLUS_AUTO
+        }
+        CacheProfile::Always => {
+            InitFlags::CACHE_SYMLINKS | InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO
+        }
+    }
+}
+
 impl FileSystem for Passthrough {
     fn init(&self, config: &mut Config) -> Result<()> {
         // Not ATOMIC_O_TRUNC: with it the kernel has `open(O_RDONLY | O_TRUNC)` empty a program that is running, and refuses
@@ -242,26 +266,7 @@ impl FileSystem for Passthrough {
             }
         }
         self.coherent.negotiate(config);
-        want |= match self.cache() {
-            CacheProfile::None => InitFlags::empty(),
-            // A link's target never changes, and a link that takes another's place is another node.
-            CacheProfile::Auto => {
-                InitFlags::AUTO_INVAL_DATA
-                    | InitFlags::CACHE_SYMLINKS
-                    | InitFlags::DO_READDIRPLUS
-                    | InitFlags::READDIRPLUS_AUTO
-            }
-            // Told of changes, the kernel needs no second way to see them, which would have it drop what it has written itself.
-            CacheProfile::Coherent => {
-                InitFlags::EXPLICIT_INVAL_DATA
-                    | InitFlags::CACHE_SYMLINKS
-                    | InitFlags::DO_READDIRPLUS
-                    | InitFlags::READDIRPLUS_AUTO
-            }
-            CacheProfile::Always => {
-                InitFlags::CACHE_SYMLINKS | InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO
-            }
-        };
+        want |= cached(self.cache());
         if self.options.forward != Forward::Off {
             want |= InitFlags::PASSTHROUGH;
             config.max_stack_depth = self.nodes.mounts.stack_depth();
