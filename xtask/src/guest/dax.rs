@@ -2,24 +2,22 @@
 //! there, since its virtio-fs device has no window.
 
 use super::{
-    image::{self, Program},
-    machine,
+    device::{self, Device},
+    image, machine,
     packages::Store,
 };
-use crate::{ci, run};
+use crate::run;
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     fs,
     io::{Seek, SeekFrom, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-/// The name that the guest mounts by.
-const TAG: &str = "share";
 /// The window, and a file that is twice as long and ends within a page.
 const WINDOW: &str = "64M";
 const BIG: u64 = (128 << 20) + 1234;
@@ -103,9 +101,10 @@ pub fn run(words: &[&str]) -> Result<()> {
     let pjdfstest = PJD.replace("ALLOW_REMOUNT", "false");
     let script =
         format!("cat > /fsx.toml <<'END'\n{FSX}END\ncat > /pjdfstest.toml <<'END'\n{pjdfstest}END\n{job}");
-    let initrd = image::build(&store, &programs()?, &script)?;
+    let initrd = image::build(&store, &device::programs()?, &script)?;
     let start = Instant::now();
-    let daemon = Daemon::start(&share)?;
+    let profile = ["always", "--queues", "2", "--dax-window", WINDOW];
+    let device = Device::start(&share.dir, &["sock"], &profile)?;
     let mut command = qemu.command();
     command.args([
         "-accel",
@@ -119,17 +118,17 @@ pub fn run(words: &[&str]) -> Result<()> {
     ]);
     command.args(["-m", "1G", "-object", "memory-backend-memfd,id=mem,size=1G,share=on", "-nodefaults"]);
     command.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-    command.arg("-chardev").arg(format!("socket,id=share,path={}", daemon.socket.display()));
-    let device =
+    command.arg("-chardev").arg(format!("socket,id=share,path={}", device.sockets[0].display()));
+    let option =
         "vhost-user-test-device-pci,chardev=share,virtio-id=26,num_vqs=3,vq_size=1024,config_size=44";
-    command.args(["-device", device]).arg("-kernel").arg(&kernel).arg("-initrd").arg(&initrd);
+    command.args(["-device", option]).arg("-kernel").arg(&kernel).arg("-initrd").arg(&initrd);
     let line = "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
     command.args(["-append", line]);
     eprintln!("xtask: guest with {}, a DAX window of {WINDOW}", kernel.display());
     let host = share.answer();
     machine::watch(&mut command, if all { 1800 } else { 600 }, |_| ())?;
     host.join().map_err(|_| anyhow::anyhow!("the host's side has panicked"))??;
-    daemon.end()?;
+    device.end()?;
     eprintln!("xtask: guest: DAX: done in {} s", start.elapsed().as_secs());
     Ok(())
 }
@@ -144,32 +143,6 @@ fn fill(job: &str, sum: &str) -> Result<String> {
             .replace(&format!("{name}_TEXT"), text);
     }
     Ok(job)
-}
-
-/// What runs in the guest.
-fn programs() -> Result<Vec<Program>> {
-    let mut programs = vec![Program { from: binary("fusewire-posix")?, to: "usr/bin/fusewire-posix".into() }];
-    for tool in ["pjdfstest", "fsx"] {
-        let from = run::target_dir()?.join("tools/bin").join(tool);
-        if from.is_file() {
-            programs.push(Program { from, to: Path::new("usr/bin").join(tool) });
-        } else {
-            eprintln!("xtask: {tool} is not there and does not run: `cargo xtask setup` installs it");
-        }
-    }
-    Ok(programs)
-}
-
-/// One of our programs: beside the one that FUSEWIRE_BIN names, else the release build.
-fn binary(name: &str) -> Result<PathBuf> {
-    if let Some(fusewire) = std::env::var_os("FUSEWIRE_BIN") {
-        return Ok(PathBuf::from(fusewire).with_file_name(name));
-    }
-    match name {
-        "fusewire" => ci::build()?,
-        name => run::must(&mut run::cargo(&["build", "--release", "--quiet", "--package", name]))?,
-    }
-    Ok(run::target_dir()?.join("release").join(name))
 }
 
 /// The directory, with the host's side of what is done to its large file.
@@ -225,52 +198,5 @@ impl Share {
             file.write_all_at(b"the end of it all", FROM_HOST.1)?;
             Ok(())
         })
-    }
-}
-
-/// A running `fusewire vhost`.
-struct Daemon {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Daemon {
-    fn start(share: &Share) -> Result<Self> {
-        let socket = share.dir.with_extension("sock");
-        let mut command = Command::new(binary("fusewire")?);
-        command.args(["vhost", "--xattr", "--tag", TAG, "--queues", "2", "--cache", "always"]);
-        command.args(["--dax-window", WINDOW, "--socket-path"]).arg(&socket);
-        command.arg("--shared-dir").arg(&share.dir).stdin(Stdio::null());
-        let mut child = command.spawn().context("cannot start fusewire")?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !socket.exists() {
-            if let Some(status) = child.try_wait()? {
-                bail!("fusewire vhost ended at once: {status}");
-            }
-            ensure!(Instant::now() < deadline, "fusewire vhost does not listen at {}", socket.display());
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(Self { child, socket })
-    }
-
-    /// It ends by itself, and well, once the guest is gone.
-    fn end(mut self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            match self.child.try_wait()? {
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => bail!("fusewire vhost ended with {status}"),
-                None if Instant::now() > deadline => bail!("fusewire vhost does not end with its guest"),
-                None => thread::sleep(Duration::from_millis(20)),
-            }
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // Does nothing to one that has ended.
-        _ = self.child.kill();
-        _ = self.child.wait();
     }
 }

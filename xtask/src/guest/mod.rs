@@ -5,6 +5,7 @@
 //! kernel happens to nobody else's.
 
 mod dax;
+mod device;
 mod image;
 mod machine;
 mod packages;

@@ -1,9 +1,10 @@
 //! Two guests that share a directory, and a host that writes to it: what each caching profile promises about the changes of others.
 
 use super::{
+    device::Device,
     image::{self, Program},
     machine, sight,
-    virtio::{Device, Kit},
+    virtio::Kit,
 };
 use anyhow::{Context, Result, bail};
 use std::{

@@ -1,0 +1,97 @@
+//! A directory as a device for guests, and what these test it with.
+
+use super::image::Program;
+use crate::{ci, run};
+use anyhow::{Context, Result, bail};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Its name for guests.
+pub const TAG: &str = "share";
+
+/// What runs in a guest that tests a device: the suites.
+pub fn programs() -> Result<Vec<Program>> {
+    let mut programs = vec![Program { from: binary("fusewire-posix")?, to: "usr/bin/fusewire-posix".into() }];
+    // Suites run copies of these under other names, which busybox does not take for programs: it ends at once.
+    for name in ["bin/true", "bin/sleep"] {
+        programs.push(Program { from: Path::new("/").join(name), to: name.into() });
+    }
+    for tool in ["pjdfstest", "fsx"] {
+        let from = run::target_dir()?.join("tools/bin").join(tool);
+        if from.is_file() {
+            programs.push(Program { from, to: Path::new("usr/bin").join(tool) });
+        } else {
+            eprintln!("xtask: {tool} is not there and does not run: `cargo xtask setup` installs it");
+        }
+    }
+    Ok(programs)
+}
+
+/// One of our programs: beside the one that FUSEWIRE_BIN names, else the release build.
+fn binary(name: &str) -> Result<PathBuf> {
+    if let Some(fusewire) = std::env::var_os("FUSEWIRE_BIN") {
+        return Ok(PathBuf::from(fusewire).with_file_name(name));
+    }
+    match name {
+        "fusewire" => ci::build()?,
+        name => run::must(&mut run::cargo(&["build", "--release", "--quiet", "--package", name]))?,
+    }
+    Ok(run::target_dir()?.join("release").join(name))
+}
+
+/// A running `fusewire vhost`.
+pub struct Device {
+    child: Child,
+    /// Where guests connect, one at each.
+    pub sockets: Vec<PathBuf>,
+}
+
+impl Device {
+    /// Shares `dir`, which is made unless it is there, at sockets beside it, with this profile.
+    pub fn start(dir: &Path, sockets: &[&str], profile: &[&str]) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        let sockets: Vec<_> = sockets.iter().map(|end| dir.with_extension(end)).collect();
+        sockets.iter().for_each(|socket| _ = fs::remove_file(socket));
+        let mut command = Command::new(binary("fusewire")?);
+        command.args(["vhost", "--xattr", "--tag", TAG, "--cache"]).args(profile);
+        sockets.iter().for_each(|socket| _ = command.arg("--socket-path").arg(socket));
+        command.arg("--shared-dir").arg(dir).stdin(Stdio::null());
+        let mut device = Self { child: command.spawn().context("cannot start fusewire")?, sockets };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !device.sockets.iter().all(|socket| socket.exists()) {
+            if let Some(status) = device.child.try_wait()? {
+                bail!("fusewire vhost ended at once: {status}");
+            }
+            if Instant::now() > deadline {
+                bail!("fusewire vhost does not listen at {:?}", device.sockets);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(device)
+    }
+
+    /// It ends by itself, and well, once the guest is gone.
+    pub fn end(mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("fusewire vhost ended with {status}"),
+                None if Instant::now() > deadline => bail!("fusewire vhost does not end with its guest"),
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // Does nothing to one that has ended.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
