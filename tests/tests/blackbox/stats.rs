@@ -44,6 +44,13 @@ fn asking(sandbox: &Sandbox) -> Plan<'_> {
     mount::passthrough(sandbox).cache(Cache::None).option("passthrough=off")
 }
 
+/// A mount is there before its server offers anything.
+fn started(plan: Plan<'_>) -> Mount {
+    let mount = plan.start();
+    wait::assert_within(SOON, "statistics are offered", || stats(mount.path()).run().code() == Some(0));
+    mount
+}
+
 #[track_caller]
 fn assert_refused(done: &Finished, about: &str) {
     assert_eq!(done.code(), Some(1), "{done}");
@@ -54,7 +61,7 @@ fn assert_refused(done: &Finished, about: &str) {
 fn each_request_is_counted_once() {
     let Some(sandbox) = sandbox::enter() else { return };
     skip_unless!(command::other_server().is_none(), "the stand-in server has no statistics");
-    let mount = asking(&sandbox).start();
+    let mount = started(asking(&sandbox));
     fs::write(mount.below("file"), vec![7; 5000]).unwrap();
     let before = report(&mount);
     for _ in 0..5 {
@@ -92,7 +99,7 @@ fn each_request_is_counted_once() {
 fn asking_is_no_request() {
     let Some(sandbox) = sandbox::enter() else { return };
     skip_unless!(command::other_server().is_none(), "the stand-in server has no statistics");
-    let mount = asking(&sandbox).start();
+    let mount = started(asking(&sandbox));
     let first = report(&mount);
     for _ in 0..5 {
         assert_eq!(report(&mount)["requests"], first["requests"]);
@@ -117,7 +124,7 @@ fn forwarded_opens_are_told() {
 fn the_socket_is_for_its_user_only_and_goes_with_the_mount() {
     let Some(sandbox) = sandbox::enter() else { return };
     skip_unless!(command::other_server().is_none(), "the stand-in server has no statistics");
-    let mount = mount::passthrough(&sandbox).start();
+    let mount = started(mount::passthrough(&sandbox));
     let socket = socket(&mount, &sandbox);
     report(&mount);
     let mode = |path: &Path| path.metadata().expect("it is there").mode() & 0o777;
@@ -135,7 +142,7 @@ fn who_has_no_answer_says_why() {
     for place in [&dir, &tmpfs, &dir.join("missing")] {
         assert_refused(&stats(place).run(), "is no mount point of a FUSE filesystem");
     }
-    let mount = mount::passthrough(&sandbox).start();
+    let mount = started(mount::passthrough(&sandbox));
     // The one that is meant may be among those that are named.
     assert_refused(&stats(&dir).run(), &format!("fusewire stats {}", mount.path().display()));
     fs::remove_file(socket(&mount, &sandbox)).unwrap();
@@ -148,7 +155,7 @@ fn who_has_no_answer_says_why() {
 fn a_mount_that_hangs_does_not_hang_the_command() {
     let Some(sandbox) = sandbox::enter() else { return };
     skip_unless!(command::other_server().is_none(), "the stand-in server has no statistics");
-    let mut mount = asking(&sandbox).start();
+    let mut mount = started(asking(&sandbox));
     let socket = socket(&mount, &sandbox);
     mount.pause();
     let begin = Instant::now();
@@ -185,7 +192,7 @@ fn root_may_ask_the_mount_of_another_user() {
 fn watching_ends_with_the_mount() {
     let Some(sandbox) = sandbox::enter() else { return };
     skip_unless!(command::other_server().is_none(), "the stand-in server has no statistics");
-    let mount = asking(&sandbox).start();
+    let mount = started(asking(&sandbox));
     let watching = stats(mount.path()).args(["--json", "--watch", "0.1"]).start();
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_millis(600) {

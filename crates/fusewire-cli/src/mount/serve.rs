@@ -153,6 +153,10 @@ fn serve_until(
     })?;
     let handle = server.handle();
     mounted(&handle);
+    let description = describe(plan, &handle, &cache);
+    // Before anybody is told that it is there.
+    let facts = Facts { source: plan.source.clone(), fs: plan.fs.to_string(), cache };
+    let live = Live::start(handle.clone(), facts, (&plan.show, before), (is_daemon, plan.log.quiet));
     if is_daemon && let Err(failure) = background::report_ready() {
         drop(server);
         return Err(failure);
@@ -160,7 +164,6 @@ fn serve_until(
     if plan.hides {
         tracing::warn!("{} hides another FUSE mount at the same place", plan.mountpoint.display());
     }
-    let description = describe(plan, &handle, &cache);
     if is_daemon {
         tracing::info!("{description}");
     } else if !plan.log.quiet {
@@ -168,8 +171,6 @@ fn serve_until(
     }
     signals::notify(&[NotifyState::Ready, NotifyState::Status(&description)]);
     ending.mounted(handle.clone());
-    let facts = Facts { source: plan.source.clone(), fs: plan.fs.to_string(), cache };
-    let live = Live::start(handle.clone(), facts, (&plan.show, before), (is_daemon, plan.log.quiet));
     super::sys::forget_code();
     let ended = server.join().map_err(|error| Failure::new(with_causes(&error)))?;
     signals::notify(&[NotifyState::Stopping]);

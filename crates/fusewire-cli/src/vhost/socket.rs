@@ -65,19 +65,29 @@ pub fn listen(args: &VhostArgs) -> Outcome<Vec<Socket>> {
 
 fn listen_at(path: &Path, group: Option<&str>) -> Outcome<Socket> {
     let failed = |error: io::Error| Failure::new(format!("cannot listen at {}: {error}", path.display()));
-    // One that was left behind. Anything else stays.
-    if fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
-        fs::remove_file(path).map_err(failed)?;
+    let is = |path: &Path, socket| {
+        fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket() == socket)
+    };
+    // One that was left behind is replaced. Anything else stays.
+    if is(path, false) {
+        return Err(failed(io::ErrorKind::AlreadyExists.into()).or_try("another --socket-path"));
     }
-    // Nobody connects before its group is set.
+    // Whoever waits for the name connects at once: it must have its group by then, and be listened at.
+    let early = path.with_file_name(format!(".fw{}", std::process::id()));
+    if is(&early, true) {
+        fs::remove_file(&early).map_err(failed)?;
+    }
     let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(path);
+    let listener = UnixListener::bind(&early);
     rustix::process::umask(mask);
-    let socket = Socket { listener: listener.map_err(failed)?, name: Name(Some(path.to_owned())) };
+    let mut name = Name(Some(early.clone()));
+    let listener = listener.map_err(failed)?;
     if let Some(group) = group {
-        give(path, group)?;
+        give(&early, group)?;
     }
-    Ok(socket)
+    fs::rename(&early, path).map_err(failed)?;
+    name.0 = Some(path.to_owned());
+    Ok(Socket { listener, name })
 }
 
 /// Gives the socket to a group.
@@ -90,9 +100,8 @@ fn give(path: &Path, group: &str) -> Outcome<()> {
     let Some(number) = number else {
         return Err(Failure::usage(format!("--socket-group {group}: there is no such group in /etc/group")));
     };
-    let failed = |error: io::Error| {
-        Failure::new(format!("cannot give {} to the group {group}: {error}", path.display()))
-    };
+    let failed =
+        |error: io::Error| Failure::new(format!("cannot give the socket to the group {group}: {error}"));
     chown(path, None, Some(Gid::from_raw(number))).map_err(|error| failed(error.into()))?;
     fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed)
 }
