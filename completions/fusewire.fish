@@ -72,7 +72,7 @@ pool\t'In pools, and always copied'
 pinned\t'As auto, and all memory is taken at once, which spares the kernel some work; fewer requests can wait for something'
 zero-copy\t'As auto, and never copied, even where that does not pay'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l threads -d 'Threads that serve requests [default: one per CPU]' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l poll -d 'How threads of the ring wait for requests: off, they sleep; auto, they sleep where their clients are, and poll only where that pays and takes no CPU from anybody; fixed:US, they poll for so many microseconds before they sleep, which is for CPUs that are reserved [default: auto]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l poll -d 'How threads wait for requests: off, they sleep; auto, they sleep where their clients are, and poll only where that pays and takes no CPU from anybody; fixed:US, they poll for so many microseconds before they sleep, which is for CPUs that are reserved [default: auto]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l max-write -d 'Longest write request, such as 128K or 1M [default: what the kernel allows]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l file-handles -d 'Remember files by file handle instead of keeping each of them open [default: auto]' -r -f -a "auto\t'Where the directory and the rights of the user allow it'
 never\t'Never: each file that the kernel knows costs a file descriptor'
@@ -126,7 +126,7 @@ pool\t'In pools, and always copied'
 pinned\t'As auto, and all memory is taken at once, which spares the kernel some work; fewer requests can wait for something'
 zero-copy\t'As auto, and never copied, even where that does not pay'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l threads -d 'Threads that serve requests [default: one per CPU]' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l poll -d 'How threads of the ring wait for requests: off, they sleep; auto, they sleep where their clients are, and poll only where that pays and takes no CPU from anybody; fixed:US, they poll for so many microseconds before they sleep, which is for CPUs that are reserved [default: auto]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l poll -d 'How threads wait for requests: off, they sleep; auto, they sleep where their clients are, and poll only where that pays and takes no CPU from anybody; fixed:US, they poll for so many microseconds before they sleep, which is for CPUs that are reserved [default: auto]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l max-write -d 'Longest write request, such as 128K or 1M [default: what the kernel allows]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l file-handles -d 'Remember files by file handle instead of keeping each of them open [default: auto]' -r -f -a "auto\t'Where the directory and the rights of the user allow it'
 never\t'Never: each file that the kernel knows costs a file descriptor'

@@ -48,7 +48,7 @@ Polling:
   A thread that sleeps must be woken, which takes longer than most requests; one that polls keeps a CPU from everybody \
   else. With a thread for each CPU (the default), client and thread share a CPU and nothing is gained by polling: auto \
   sleeps. With fewer threads (--threads), or kept away from its clients (taskset), a thread follows its clients, or \
-  polls while a CPU is free. With -vv each change is said, and why.
+  polls while a CPU is free. The first reader of /dev/fuse polls with fixed only. With -vv each change is said, and why.
 
 Signals:
   SIGINT and SIGTERM unmount and finish what is being worked on. If the mount is in use it is detached, the users \
@@ -261,7 +261,7 @@ pub struct RunArgs {
     /// Threads that serve requests [default: one per CPU]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
-    /// How threads of the ring wait for requests: off, they sleep; auto, they sleep where their clients are, and poll only
+    /// How threads wait for requests: off, they sleep; auto, they sleep where their clients are, and poll only
     /// where that pays and takes no CPU from anybody; fixed:US, they poll for so many microseconds before they sleep, which
     /// is for CPUs that are reserved [default: auto]
     #[arg(long, value_name = "HOW")]

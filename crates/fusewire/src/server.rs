@@ -44,7 +44,7 @@ pub enum Channel {
 pub struct Options {
     /// Mount options.
     pub mount: MountOptions,
-    /// Reader threads. Default: one per CPU that this process may use, pinned to it.
+    /// Reader threads. Default: one per CPU that this process may use.
     pub threads: Option<usize>,
     /// Largest read and write, bytes. Default: 1 MiB, or what `fs.fuse.max_pages_limit` allows.
     pub max_write: Option<u32>,
@@ -53,7 +53,7 @@ pub struct Options {
     /// What the buffers of the ring may take together, bytes; it may lower `max_write`. Default: 64 MiB, or two buffers for
     /// every possible CPU if that is more. Memory that was never used is not there.
     pub memory: Option<u64>,
-    /// How threads of the ring wait for requests.
+    /// How threads wait for requests.
     pub poll: Poll,
     /// Where the data of requests is that come over the ring.
     pub buffers: Buffers,
@@ -202,7 +202,7 @@ impl Server {
             .map(|ring| ring.start(&session, layer.clone(), device, mountpoint))
             .transpose()
             .map_err(threads)?;
-        let readers = (options.threads, ring.is_some());
+        let readers = (options.threads, ring.is_none().then_some(options.poll));
         let pool = Pool::start(&session, layer, mounted.device, readers).map_err(threads)?;
         if let Some(ring) = ring.clone() {
             pool.at_end(move || ring.end());

@@ -11,13 +11,13 @@ mod every_channel;
 mod lab;
 
 use callers::*;
-use fusewire::server::{Channel, Ended, Options};
+use fusewire::server::{Channel, Ended, Options, Poll};
 use lab::*;
 use std::{
     fs::File,
     os::unix::fs::FileExt,
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Whatever the kernel's switch for the ring says.
@@ -49,6 +49,30 @@ real! {
         let took = process_cpu() - before;
         assert!(took < 20 * MS, "{took:?} of CPU time while idle");
         mount.end();
+    }
+
+    /// Whether it finds a request or none, has handlers that wait, or another reader stands in for it.
+    fn a_reader_that_polls_serves_everybody_and_comes_to_rest() {
+        let poll = Poll::Fixed(Duration::from_micros(200));
+        for threads in [Some(1), None] {
+            let mount = Mounted::with(Options { poll, threads, ..options() });
+            let file = File::open(mount.at("plain")).unwrap();
+            (0..2000).for_each(|round| read_at(&file, round % 100 * 4096));
+            let files = ["timer", "plain", "sleep2"].map(|name| File::open(mount.at(name)).unwrap());
+            crowd(16, |i| (0..30).for_each(|round| read_at(&files[i % 3], (round * 100 + i as u64) * 4096)));
+            // The first to come after a pause finds a reader that sleeps.
+            for _ in 0..20 {
+                std::thread::sleep(2 * MS);
+                read_at(&file, 0);
+            }
+            drop((file, files));
+            std::thread::sleep(500 * MS);
+            let before = process_cpu();
+            std::thread::sleep(1000 * MS);
+            let took = process_cpu() - before;
+            assert!(took < 20 * MS, "{took:?} of CPU time while idle");
+            mount.end();
+        }
     }
 
     /// Hundreds of large requests at once take much memory, but only as long as they last.

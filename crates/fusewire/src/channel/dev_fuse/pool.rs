@@ -7,6 +7,7 @@ use super::{
 use crate::{
     channel::{
         layer::Layer,
+        poll::{Board, Poll},
         watch::{Status, Watch, Watched, Window},
     },
     fs::FileSystem,
@@ -162,13 +163,13 @@ impl Pool {
         wanted.saturating_sub(state.spares)
     }
 
-    /// Start the readers of a session: one per CPU of those this thread may use, at most `threads`. `beside_ring`: requests
-    /// come over a ring, as long as the kernel takes its entries.
+    /// Start the readers of a session: one per CPU of those this thread may use, at most `threads`. `how`: how the one that always
+    /// works waits for requests; `None` if they come over a ring, as long as the kernel takes its entries.
     pub(crate) fn start<F: FileSystem, L: Layer>(
         session: &Arc<Session<F>>,
         layer: Arc<L>,
         device: OwnedFd,
-        (threads, beside_ring): (Option<usize>, bool),
+        (threads, how): (Option<usize>, Option<Poll>),
     ) -> io::Result<Arc<Self>> {
         let pool = Arc::new(Self {
             state: Mutex::default(),
@@ -179,9 +180,16 @@ impl Pool {
         let cloneable = sys::device::clone_device(&device)
             .inspect_err(|error| tracing::info!(%error, "readers share one /dev/fuse descriptor"))
             .is_ok();
-        let (session, device) = (session.clone(), Arc::new(NotInherited::new(device)));
-        let crew =
-            Crew { session: session.clone(), layer, device, cloneable, beside_ring, pool: pool.clone() };
+        let session = session.clone();
+        let crew = Crew {
+            session: session.clone(),
+            layer,
+            device: Arc::new(NotInherited::new(device)),
+            cloneable,
+            beside_ring: how.is_none(),
+            board: Arc::new(Board::new(how.unwrap_or(Poll::Off), 0)),
+            pool: pool.clone(),
+        };
         let threads = threads.unwrap_or_else(|| allowed_cpus().len()).max(1);
         for i in 0..threads {
             // The first is always at work.
@@ -231,6 +239,8 @@ struct Crew<F, L> {
     /// Each reader can have a descriptor of its own.
     cloneable: bool,
     beside_ring: bool,
+    /// Of the first reader.
+    board: Arc<Board>,
     pool: Arc<Pool>,
 }
 
@@ -243,7 +253,8 @@ impl<F: FileSystem, L: Layer> Crew<F, L> {
         let status = Arc::<Status>::default();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (shared, beside_ring) = (!self.cloneable, self.beside_ring);
-        let post = Post { device, shared, wake, status: status.clone(), spare, beside_ring };
+        let board = first.then(|| self.board.clone());
+        let post = Post { device, shared, wake, status: status.clone(), board, spare, beside_ring };
         let (session, layer, pool) = (self.session.clone(), self.layer.clone(), self.pool.clone());
         let body = move || {
             let run = || reader::run(&session, &*layer, &pool, post);

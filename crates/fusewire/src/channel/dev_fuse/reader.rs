@@ -4,6 +4,7 @@ use super::{pool::Pool, slot::DevFuseSlot};
 use crate::{
     channel::{
         layer::Layer,
+        poll::{ANYWHERE, Board},
         tasks::{Ready, Tasks},
         watch::Status,
     },
@@ -44,6 +45,8 @@ pub(super) struct Post {
     pub wake: Arc<OwnedFd>,
     /// Where it tells what it is doing.
     pub status: Arc<Status>,
+    /// Where it is told whether to poll.
+    pub board: Option<Arc<Board>>,
     /// It may be sent to rest.
     pub spare: bool,
     /// Requests come over a ring: what is read here is FORGET and INTERRUPT.
@@ -60,6 +63,7 @@ pub(super) struct Reader {
     /// What was read last was a FORGET.
     forgot: Cell<bool>,
     status: Arc<Status>,
+    board: Option<Arc<Board>>,
     pool: Arc<Pool>,
     wake: Arc<OwnedFd>,
     /// The slot that reads, or was reading when it had to give way.
@@ -112,6 +116,7 @@ impl Reader {
     }
 
     fn read(&self, room: &mut [u8]) -> Poll<Option<usize>> {
+        let mut may_poll = !self.shared && !self.beside_ring;
         loop {
             if self.closed.get() {
                 return Poll::Ready(None);
@@ -120,11 +125,19 @@ impl Reader {
             if (waiting || self.shared) && !self.wait_readable() {
                 return Poll::Pending;
             }
+            // Before it polls or rests: who serves nothing is not stuck.
+            self.status.reads();
+            if std::mem::take(&mut may_poll)
+                && !waiting
+                && let Some(n) = self.poll(room)
+            {
+                self.status.serves();
+                self.pool.watch().awaken();
+                return Poll::Ready(Some(n));
+            }
             if self.nonblocking.get() != (waiting || self.shared) {
                 self.set_nonblocking(waiting || self.shared);
             }
-            // Before it rests: who serves nothing is not stuck.
-            self.status.reads();
             if self.spare && !waiting && !self.pool.rest_if_idle() {
                 self.closed.set(true);
                 return Poll::Ready(None);
@@ -145,6 +158,26 @@ impl Reader {
                     self.closed.set(true);
                 }
             }
+        }
+    }
+
+    /// Look for a request again and again, for as long as that is wanted. `None`: there was none, or something else is the matter.
+    fn poll(&self, room: &mut [u8]) -> Option<usize> {
+        let board = self.board.as_ref()?;
+        let limit = board.spin(ANYWHERE)?;
+        if !self.nonblocking.get() {
+            self.set_nonblocking(true);
+        }
+        let begin = Instant::now();
+        loop {
+            let read = rustix::io::read(&self.device, &mut *room);
+            let spent = begin.elapsed();
+            if read != Err(Errno::AGAIN) || spent >= limit {
+                board.polled(spent, read.is_ok());
+                return read.ok();
+            }
+            // Whoever waits for this CPU is let go first.
+            std::thread::yield_now();
         }
     }
 
@@ -214,6 +247,7 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, pool
         beside_ring: post.beside_ring,
         forgot: Cell::new(false),
         status: post.status,
+        board: post.board,
         pool: pool.clone(),
         wake: post.wake,
         turn: Cell::new(None),

@@ -18,7 +18,10 @@ pub(crate) use governor::{Governor, Order, Room, Sample};
 
 use std::{fmt, str::FromStr, time::Duration};
 
-/// How ring threads wait for requests.
+/// The queue of requests that come from no CPU in particular.
+pub(crate) const ANYWHERE: u16 = u16::MAX;
+
+/// How threads wait for requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Poll {
     /// They sleep, each on its CPU.
@@ -26,7 +29,8 @@ pub enum Poll {
     /// They sleep where their clients are. A thread polls only if its clients are all on other CPUs, a CPU is free, and it pays.
     #[default]
     Auto,
-    /// They poll for that long before they sleep, whatever that costs others: 1 us to 1 ms. For CPUs that are reserved.
+    /// They poll for that long before they sleep, whatever that costs others: 1 us to 1 ms. For CPUs that are reserved. Over `/dev/fuse`
+    /// it is the reader that always works who polls, and only so.
     Fixed(Duration),
 }
 
