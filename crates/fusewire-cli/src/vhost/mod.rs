@@ -50,8 +50,7 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
     let dax = args.dax.options(args.readonly, args.tag.as_deref())?;
     let options = passthrough::Options { dax, ..passthrough_options(args)? };
     let handles = options.file_handles != passthrough::FileHandles::Never;
-    let watches = options.cache == passthrough::CacheProfile::Coherent;
-    let capabilities = sandbox::caps::Kept::new(handles, watches, args.modcaps)?;
+    let capabilities = sandbox::caps::Kept::new(handles, args.modcaps)?;
     let locks = Locks { capabilities, seccomp: args.seccomp, handles };
     let ids = sandbox::ids::Ids { users: args.uid_map.clone(), groups: args.gid_map.clone() };
     let plan = sandbox::Plan { how: args.sandbox, dir, read_only: args.readonly, ids: &ids };

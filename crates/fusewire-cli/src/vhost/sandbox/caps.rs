@@ -59,24 +59,18 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// What serving takes, with `handles` to open files by, told of changes by the kernel if `watches`, and changed as the user wants.
+    /// What serving takes, with `handles` to open files by, and changed as the user wants.
     ///
     /// # Errors
     /// If the changes take away what other options need.
-    pub fn new(handles: bool, watches: bool, changes: Option<Changes>) -> Outcome<Self> {
+    pub fn new(handles: bool, changes: Option<Changes>) -> Outcome<Self> {
         let mut needed = CapabilitySet::empty();
         needed.set(CapabilitySet::DAC_READ_SEARCH, handles);
-        needed.set(CapabilitySet::SYS_ADMIN, watches);
         let asked = changes.is_some();
         let Changes { add, drop } = changes.unwrap_or(Changes::NONE);
-        for (capability, name, remedy) in [
-            (CapabilitySet::DAC_READ_SEARCH, "dac_read_search", "--inode-file-handles never"),
-            (CapabilitySet::SYS_ADMIN, "sys_admin", "another --cache"),
-        ] {
-            if needed.contains(capability) && drop.contains(capability) {
-                return Err(Failure::usage(format!("--modcaps -{name} takes away what other options need"))
-                    .or_try(remedy));
-            }
+        if needed.intersects(drop) {
+            return Err(Failure::usage("--modcaps -dac_read_search takes away what other options need")
+                .or_try("--inode-file-handles never"));
         }
         Ok(Self { set: ((SERVING | add) - drop) | needed, asked })
     }
@@ -132,10 +126,10 @@ mod tests {
     #[test]
     fn what_is_needed_cannot_be_dropped() {
         let changes = |text: &str| Some(text.parse().expect("changes"));
-        let kept = Kept::new(false, false, changes("-dac_read_search:-mknod")).expect("kept");
+        let kept = Kept::new(false, changes("-dac_read_search:-mknod")).expect("kept");
         assert_eq!(kept.set, SERVING - CapabilitySet::MKNOD);
-        assert!(Kept::new(true, false, changes("-dac_read_search")).is_err());
-        let kept = Kept::new(true, true, None).expect("kept");
+        assert!(Kept::new(true, changes("-dac_read_search")).is_err());
+        let kept = Kept::new(true, changes("+sys_admin")).expect("kept");
         assert_eq!(kept.set, SERVING | CapabilitySet::DAC_READ_SEARCH | CapabilitySet::SYS_ADMIN);
     }
 }

@@ -116,7 +116,7 @@ impl Reader {
     }
 
     fn read(&self, room: &mut [u8]) -> Poll<Option<usize>> {
-        let mut may_poll = !self.shared && !self.beside_ring;
+        let mut may_poll = !self.shared;
         loop {
             if self.closed.get() {
                 return Poll::Ready(None);
