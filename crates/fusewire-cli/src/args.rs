@@ -50,6 +50,11 @@ Polling:
   sleeps. With fewer threads (--threads), or kept away from its clients (taskset), a thread follows its clients, or \
   polls while a CPU is free. The first reader of /dev/fuse polls with fixed only. With -vv each change is said, and why.
 
+Placement:
+  Serving a caller on its own CPU costs least, but the scheduler moves a caller away from a CPU that is taken. Threads \
+  in the class SCHED_IDLE do not count as load: auto tries what they gain, keeps it while it pays, and puts them back within \
+  some milliseconds if other programs leave them no CPU. It takes CAP_SYS_NICE.
+
 Signals:
   SIGINT and SIGTERM unmount and finish what is being worked on. If the mount is in use it is detached, the users \
   are named, and it ends with the last of them; a second signal cuts them off. SIGHUP ends a mount in the foreground \
@@ -180,7 +185,7 @@ pub struct MountArgs {
     /// As for mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, strictatime, lazytime, nosymfollow, sync,
     /// dirsync, allow_other, default_permissions, max_read=BYTES, fsname=NAME, subtype=NAME, auto_unmount. Then each
     /// long option of this command as a word: fs=, cache=, entry_timeout=, attr_timeout=, negative_timeout=,
-    /// file_handles=, passthrough=, opens=, locks=, channel=, memory=, buffers=, threads=, poll=, max_write=, size=, delay=, log=, log_file=, policy=, kernel_answers=, metrics=, stats, private. What fstab needs
+    /// file_handles=, passthrough=, opens=, locks=, channel=, memory=, buffers=, threads=, poll=, placement=, max_write=, size=, delay=, log=, log_file=, policy=, kernel_answers=, metrics=, stats, private. What fstab needs
     /// (defaults, nofail, _netdev, user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -266,6 +271,10 @@ pub struct RunArgs {
     /// is for CPUs that are reserved [default: auto]
     #[arg(long, value_name = "HOW")]
     pub poll: Option<fusewire::server::Poll>,
+    /// Where those threads run: off, as the scheduler likes; auto, while it pays, on their callers' CPUs, stepping aside for whoever
+    /// wants them, as root [default: auto]
+    #[arg(long, value_name = "HOW")]
+    pub placement: Option<fusewire::server::Placement>,
     /// Longest write request, such as 128K or 1M [default: what the kernel allows]
     #[arg(long, value_name = "BYTES", value_parser = max_write)]
     pub max_write: Option<u32>,

@@ -177,7 +177,7 @@ impl Job {
             }
         }
         let _finish = Finish(self);
-        sys::sched::leave_readers_cpu();
+        sys::sched::leave_readers_place();
         *self.stage() = Stage::Running(rustix::thread::gettid().as_raw_nonzero().get());
         work()
     }
@@ -198,7 +198,7 @@ impl Job {
 
     fn wake_until_done(job: Arc<Self>) {
         let wake = move || {
-            sys::sched::leave_readers_cpu();
+            sys::sched::leave_readers_place();
             while job.wake() {
                 std::thread::sleep(WAKE_INTERVAL);
             }

@@ -23,6 +23,7 @@ use std::{
 
 pub use crate::channel::{
     dev_fuse::Ended,
+    placement::{Placement, PlacementError},
     poll::{Poll, PollError},
     uring::Buffers,
 };
@@ -55,6 +56,8 @@ pub struct Options {
     pub memory: Option<u64>,
     /// How threads wait for requests.
     pub poll: Poll,
+    /// Whether they may be moved to where it is cheapest.
+    pub placement: Placement,
     /// Where the data of requests is that come over the ring.
     pub buffers: Buffers,
     /// Keep how long requests take ([`Session::timed`]).
@@ -202,7 +205,7 @@ impl Server {
             .map(|ring| ring.start(&session, layer.clone(), device, mountpoint))
             .transpose()
             .map_err(threads)?;
-        let readers = (options.threads, ring.is_none().then_some(options.poll));
+        let readers = (options.threads, ring.is_none().then_some(options.poll), options.placement);
         let pool = Pool::start(&session, layer, mounted.device, readers).map_err(threads)?;
         if let Some(ring) = ring.clone() {
             pool.at_end(move || ring.end());
@@ -302,6 +305,7 @@ fn plan_ring(options: &Options, bounds: &mut Bounds) -> Result<Queues, Reason> {
     let (threads, memory) = (options.threads, options.memory);
     let queues = Queues {
         poll: options.poll,
+        placement: options.placement,
         buffers: options.buffers,
         ..Queues::new(possible, &dev_fuse::allowed_cpus(), threads, wanted, memory)
     };

@@ -68,7 +68,7 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 25] = [
     "fs=",
     "cache=",
     "entry_timeout=",
@@ -83,6 +83,7 @@ const WORDS: [&str; 24] = [
     "buffers=",
     "threads=",
     "poll=",
+    "placement=",
     "max_write=",
     "size=",
     "delay=",
@@ -105,7 +106,7 @@ impl Plan {
             fs: FsKind::default(),
             source: args.source.clone(),
             mountpoint: args.mountpoint.clone(),
-            server: server::Options::default(),
+            server: server::Options { placement: server::Placement::Auto, ..Default::default() },
             cache: None,
             timeouts: Timeouts::default(),
             file_handles: FileHandles::default(),
@@ -174,6 +175,10 @@ impl Plan {
                 self.server.poll =
                     value.parse().map_err(|error: server::PollError| wrong(error.to_string()))?
             }
+            "placement" => {
+                self.server.placement =
+                    value.parse().map_err(|error: server::PlacementError| wrong(error.to_string()))?
+            }
             "max_write" => self.server.max_write = Some(args::max_write(value).map_err(wrong)?),
             "size" => self.size = Some(args::bytes(value).map_err(wrong)?),
             "delay" => self.delay = Some(args::delay(value).map_err(wrong)?),
@@ -213,6 +218,7 @@ impl Plan {
         self.server.buffers = self.buffers.into();
         set_some(&mut self.server.threads, &args.run.threads);
         set(&mut self.server.poll, &args.run.poll);
+        set(&mut self.server.placement, &args.run.placement);
         set_some(&mut self.server.max_write, &args.run.max_write);
         set_some(&mut self.policy, &args.access.policy);
         set(&mut self.kernel_answers, &args.access.kernel_answers);
@@ -365,7 +371,7 @@ mod tests {
 
     #[test]
     fn words_mean_what_long_options_mean() {
-        let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,buffers=pinned,threads=3,poll=fixed:20,\
+        let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,buffers=pinned,threads=3,poll=fixed:20,placement=off,\
                      max_write=64K,policy=/tmp/p,kernel_answers=off,log=debug,log_file=/tmp/l,metrics=9100,stats,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
         let short = plan(&["-o", words, "/a", "/b"]).expect("plan");
         let long = plan(&[
@@ -379,6 +385,7 @@ mod tests {
             "--buffers=pinned",
             "--threads=3",
             "--poll=fixed:20",
+            "--placement=off",
             "--max-write=64K",
             "--policy=/tmp/p",
             "--kernel-answers=off",
@@ -413,6 +420,7 @@ mod tests {
         assert!(refused("cache=some").contains("none, auto, coherent, always"));
         assert!(refused("threads").contains("threads=..."));
         assert!(refused("poll=on").contains("off, auto, or fixed:US"));
+        assert!(refused("placement=on").contains("auto or off"));
         assert!(refused("poll=fixed:0").contains("from 1 to 1000"));
         assert!(refused("private=1").contains("no value") && refused("stats=1").contains("no value"));
         assert!(refused("metrics=here").contains("such as 9100"));

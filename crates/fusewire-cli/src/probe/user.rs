@@ -89,6 +89,12 @@ const SYS_RESOURCE: Capability = Capability {
     key: "cap.sys_resource",
     purpose: "raise hard limits, such as that of open files",
 };
+const SYS_NICE: Capability = Capability {
+    number: 23,
+    name: "CAP_SYS_NICE",
+    key: "cap.sys_nice",
+    purpose: "serve on the callers' CPUs, stepping aside for others there (--placement)",
+};
 const BPF: Capability = Capability {
     number: 39,
     name: "CAP_BPF",
@@ -96,7 +102,7 @@ const BPF: Capability = Capability {
     purpose: "load BPF programs without being root",
 };
 
-const ALL: [Capability; 12] = [
+const ALL: [Capability; 13] = [
     SYS_ADMIN,
     DAC_READ_SEARCH,
     DAC_OVERRIDE,
@@ -108,6 +114,7 @@ const ALL: [Capability; 12] = [
     MKNOD,
     SETFCAP,
     SYS_RESOURCE,
+    SYS_NICE,
     BPF,
 ];
 

@@ -1,14 +1,16 @@
 //! Channels: where requests come from.
 //!
 //! A channel implements [`Slot`] and drives [`Session::serve`](crate::session::Session::serve), one task per slot.
-//! [`dev_fuse`] is the kernel by `/dev/fuse`, [`uring`] by a ring per CPU; [`loopback`] a fake kernel for tests; [`poll`] says how threads of the ring wait; [`layer`]s wrap a slot and are
-//! slots: they trace, record and inject faults.
+//! [`dev_fuse`] is the kernel by `/dev/fuse`, [`uring`] by a ring per CPU; [`loopback`] a fake kernel for tests; [`poll`] says how threads of the ring wait,
+//! [`placement`] where threads run; [`layer`]s wrap a slot and are slots: they trace, record and inject faults.
 
 pub mod dev_fuse;
 pub mod layer;
 pub mod loopback;
+pub mod placement;
 pub mod poll;
 pub mod tasks;
+pub(crate) mod trial;
 pub mod uring;
 pub mod watch;
 

@@ -4,7 +4,7 @@ use crate::sys;
 use std::{
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -33,6 +33,10 @@ const SLEEPY: u32 = 10;
 pub struct Status {
     step: AtomicU64,
     tid: AtomicI32,
+    /// Whose request came last.
+    caller: AtomicU32,
+    /// Its thread steps aside for others.
+    aside: AtomicBool,
 }
 
 const ENDED: u64 = u64::MAX - 1;
@@ -69,6 +73,26 @@ impl Status {
     /// Its thread is the calling one.
     pub fn begins(&self) {
         self.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Release);
+    }
+
+    /// It has taken a request of this thread; 0 for none that it could name.
+    pub fn serves_for(&self, caller: u32) {
+        self.caller.store(caller, Ordering::Relaxed);
+    }
+
+    /// Whose request it took last.
+    pub(super) fn caller(&self) -> u32 {
+        self.caller.load(Ordering::Relaxed)
+    }
+
+    /// Its thread is in the idle class from now on, or no longer.
+    pub(super) fn step_aside(&self, aside: bool) {
+        self.aside.store(aside, Ordering::Relaxed);
+    }
+
+    /// Has it done nothing since it was `seen`, although it could, for want of a CPU?
+    fn starves(&self, seen: &Seen) -> bool {
+        self.aside.load(Ordering::Relaxed) && self.now() == seen.state && self.runs()
     }
 
     /// The CPU time it has taken, if its thread is on a CPU or waits for one; `None` while it is in a system call that waits for
@@ -129,6 +153,12 @@ pub trait Watched {
     fn readers(&self) -> Vec<Arc<Status>>;
     /// These readers are stuck, at this look.
     fn stuck(&self, readers: &[usize]);
+    /// Before it looks at them. `starving`: one that steps aside gets no CPU.
+    fn looks(&mut self, starving: bool) {
+        _ = starving;
+    }
+    /// Nothing happens: the watch goes to sleep.
+    fn sleeps(&mut self) {}
     /// A window has passed.
     fn window(&mut self, window: Window);
 }
@@ -223,6 +253,7 @@ impl Watch {
             let readers = watched.readers();
             let now: Vec<u64> = readers.iter().map(|status| status.now()).collect();
             let requests: u64 = now.iter().map(|&state| Status::requests(state)).sum();
+            watched.looks(readers.iter().zip(&last).any(|(status, seen)| status.starves(seen)));
             let seen = look(now.into_iter(), &mut last, |i| readers[i].running());
             watched.stuck(&seen.stuck);
             if tally.at.elapsed() >= WINDOW {
@@ -231,6 +262,7 @@ impl Watch {
             }
             quiet = if seen.quiet { quiet + 1 } else { 0 };
             if quiet >= SLEEPY {
+                watched.sleeps();
                 self.sleep(|| readers.iter().zip(&last).all(|(status, seen)| status.now() == seen.state));
                 quiet = 0;
                 tally = Tally::of(&readers, requests);
@@ -348,6 +380,48 @@ mod tests {
         });
         status.begins();
         assert!(status.runs());
+    }
+
+    #[test]
+    fn a_thread_that_steps_aside_for_one_that_never_sleeps_starves() {
+        if !sys::sched::can_step_aside() {
+            return;
+        }
+        let cpus = rustix::thread::sched_getaffinity(None).expect("affinity");
+        let cpu = (0..1024).find(|&cpu| cpus.is_set(cpu)).expect("a CPU");
+        let (status, done) = (Arc::<Status>::default(), AtomicBool::new(false));
+        let spin = || {
+            while !done.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        };
+        let starved = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sys::sched::allow(None, &[cpu]);
+                spin();
+            });
+            scope.spawn(|| {
+                status.begins();
+                sys::sched::allow(None, &[cpu]);
+                sys::sched::set_class(None, sys::sched::Class::Idle).expect("aside");
+                status.step_aside(true);
+                // Served all the time, were there a CPU.
+                while !done.load(Ordering::Relaxed) {
+                    status.serves();
+                    status.reads();
+                }
+            });
+            let begin = Instant::now();
+            let mut starved = false;
+            while !starved && begin.elapsed() < Duration::from_secs(20) {
+                let seen = Seen { state: status.now(), ..Seen::default() };
+                std::thread::sleep(TICK);
+                starved = status.starves(&seen);
+            }
+            done.store(true, Ordering::Relaxed);
+            starved
+        });
+        assert!(starved);
     }
 
     #[test]

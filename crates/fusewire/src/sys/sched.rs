@@ -1,10 +1,45 @@
 //! How threads are scheduled, and what that was like.
 
 use rustix::thread::{CpuSet, Pid};
-use std::{mem::MaybeUninit, sync::LazyLock, time::Duration};
+use std::{io, mem::MaybeUninit, sync::LazyLock, thread, time::Duration};
 
-/// The calling thread may have inherited a single CPU from a reader; its work is not a reader's.
-pub(crate) fn leave_readers_cpu() {
+/// A scheduling class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// `SCHED_OTHER`.
+    Normal,
+    /// `SCHED_IDLE`: it gets a CPU that nobody else wants, and such a CPU counts as free when the scheduler looks for one
+    /// (`sched_idle_cpu`).
+    Idle,
+}
+
+/// Put a thread of this process (`None`: this one) into a class. Back from `Idle` is allowed with CAP_SYS_NICE or an RLIMIT_NICE
+/// of 20.
+pub(crate) fn set_class(thread: Option<Pid>, class: Class) -> io::Result<()> {
+    let policy = match class {
+        Class::Normal => libc::SCHED_OTHER,
+        Class::Idle => libc::SCHED_IDLE,
+    };
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: reads one `sched_param`, which is one, and changes nothing of this process's memory.
+    let done = unsafe { libc::sched_setscheduler(Pid::as_raw(thread), policy, &param) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// May threads of this process go to the idle class and back? Asked once, by trying it on a thread made for it.
+pub fn can_step_aside() -> bool {
+    static CAN: LazyLock<bool> = LazyLock::new(|| {
+        let there_and_back = || set_class(None, Class::Idle).and_then(|()| set_class(None, Class::Normal));
+        let thread = thread::Builder::new().stack_size(64 << 10).spawn(there_and_back);
+        thread.is_ok_and(|thread| thread.join().is_ok_and(|tried| tried.is_ok()))
+    });
+    *CAN
+}
+
+/// The calling thread may have inherited a single CPU and the idle class from a reader; its work is not a reader's.
+pub(crate) fn leave_readers_place() {
+    // Fails only where no reader can be in another class.
+    _ = set_class(None, Class::Normal);
     /// What the process has as a whole, as far as its first thread tells.
     static CPUS: LazyLock<Option<CpuSet>> = LazyLock::new(|| {
         let process = Pid::from_raw(std::process::id() as i32);
@@ -42,6 +77,36 @@ pub(crate) fn cpu_time(thread: Pid) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_steps_aside_and_comes_back() {
+        let class = |thread: Pid| {
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero()));
+            let policy = stat
+                .expect("proc")
+                .rsplit_once(") ")
+                .and_then(|(_, rest)| rest.split(' ').nth(38)?.parse().ok());
+            policy.unwrap_or(-1)
+        };
+        let this = rustix::thread::gettid();
+        if !can_step_aside() {
+            // Nor did the trial leave this thread in another class.
+            assert_eq!(class(this), libc::SCHED_OTHER);
+            return;
+        }
+        set_class(Some(this), Class::Idle).expect("aside");
+        assert_eq!(class(this), libc::SCHED_IDLE);
+        thread::spawn(move || {
+            let heir = rustix::thread::gettid();
+            assert_eq!(class(heir), libc::SCHED_IDLE);
+            leave_readers_place();
+            assert_eq!(class(heir), libc::SCHED_OTHER);
+        })
+        .join()
+        .expect("the heir");
+        set_class(Some(this), Class::Normal).expect("back");
+        assert_eq!(class(this), libc::SCHED_OTHER);
+    }
 
     #[test]
     fn a_thread_that_works_takes_time_and_one_that_does_not_exist_takes_none() {

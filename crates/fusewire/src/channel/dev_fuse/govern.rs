@@ -1,217 +1,251 @@
-//! Decides, by trying, how many readers wait for requests at once.
+//! Which readers wait for requests, and where.
 //!
 //! A single reader that the scheduler may move wakes nobody in vain. Of several, the kernel wakes the one that has waited
 //! longest, although the one that has just answered would take the next request without any waking. But the more callers
-//! there are and the longer a request takes, the more a single reader is the bottleneck. And where CPUs idle, the
-//! scheduler wakes a caller on another CPU than its reader's, each time: a lone reader then wakes by interrupt for every
-//! request, whereas of two the next in turn is often the one beside the caller. So as many readers as there are CPUs are tried on
-//! the load as it is, and kept if that is faster or cheaper.
+//! there are and the longer a request takes, the more a single reader is the bottleneck. And where CPUs idle, the scheduler keeps
+//! reader and caller apart, so that each wakes the other by interrupt. Which of this weighs most is tried ([`Governor`]).
 
-use crate::channel::watch::Window;
+use crate::{
+    channel::{
+        placement::{self, Placement},
+        trial::{Governor, Way},
+        watch::{Status, Window},
+    },
+    sys::sched::can_step_aside,
+};
+use std::sync::Arc;
 
 /// How readers wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stance {
     /// One reader, wherever the scheduler puts it; the others rest.
     Single,
-    /// As many readers as there are CPUs. Not pinned: a thread that a handler starts would inherit its reader's CPU.
+    /// As many readers as there are CPUs, wherever the scheduler puts them.
     PerCpu,
+    /// A reader on each CPU.
+    Pinned,
+    /// One reader, on the CPU of whoever has called last; it steps aside for others.
+    Beside,
+    /// A reader on each CPU that steps aside for others.
+    PinnedAside,
 }
 
 impl Stance {
-    fn other(self) -> Self {
-        match self {
-            Self::Single => Self::PerCpu,
-            Self::PerCpu => Self::Single,
-        }
+    fn is_single(self) -> bool {
+        matches!(self, Self::Single | Self::Beside)
+    }
+
+    fn steps_aside(self) -> bool {
+        matches!(self, Self::Beside | Self::PinnedAside)
+    }
+
+    fn sits(self) -> bool {
+        !matches!(self, Self::Single | Self::PerCpu)
     }
 }
 
-/// Requests per second below which trying is not worth it: a second of such load cannot lose anything one would notice.
-const BUSY: f64 = 10_000.0;
-
-/// For how many windows a load must last before the first trial: a burst is over before a trial could help it.
-const FIRST: u32 = 4;
-
-/// For how many windows a stance is kept before the other one is tried; doubled each time the trial fails.
-const PATIENCE: u32 = 64;
-const MOST_PATIENCE: u32 = 2048;
-
-/// How long a trial takes, windows: the first settles, the others count.
-const TRIAL: u32 = 4;
-
-/// Several windows under one stance.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    windows: f64,
-    rates: f64,
-    slowest: f64,
-    fastest: f64,
-    cpu: f64,
-}
-
-impl Seen {
-    const NOTHING: Self = Self { windows: 0.0, rates: 0.0, slowest: f64::MAX, fastest: 0.0, cpu: 0.0 };
-
-    fn add(&mut self, window: Window) {
-        self.windows += 1.0;
-        self.rates += window.rate;
-        self.slowest = self.slowest.min(window.rate);
-        self.fastest = self.fastest.max(window.rate);
-        self.cpu += window.cpu;
-    }
-
-    fn rate(&self) -> f64 {
-        self.rates / self.windows
-    }
-
-    fn cpu(&self) -> f64 {
-        self.cpu / self.windows
-    }
-
-    /// Is this so much better that it cannot be chance? Rates are at the mercy of whatever else runs, so every window must be faster
-    /// than any window of the other; CPU time per request hardly is, so its mean decides.
-    fn beats(&self, other: &Self) -> bool {
-        let cheaper = self.cpu() < other.cpu() * 0.8 && self.rate() > other.rate() * 0.8;
-        let faster = self.slowest > other.fastest * 1.05 && self.cpu() < other.cpu() * 1.5 + 1.0;
-        cheaper || faster
+impl Way for Stance {
+    fn is_for_load_only(self) -> bool {
+        self.steps_aside()
     }
 }
 
-/// The governor: fed with one window after the other, answers with a stance. Deterministic.
-#[derive(Debug)]
-pub(super) struct Governor {
+/// Puts readers where the governor wants them.
+pub(super) struct Stances {
+    /// Of these, one or all work when nobody is stuck.
+    readers: Vec<Arc<Status>>,
+    cpus: Vec<usize>,
+    governor: Governor<Stance>,
     stance: Stance,
-    /// Windows under the stance that is kept, since the last trial.
-    kept: Seen,
-    /// A trial is under way: its windows so far and what they were like.
-    trial: Option<(u32, Seen)>,
-    until_trial: u32,
-    patience: u32,
+    /// Where the single one sits.
+    seat: Option<usize>,
 }
 
-impl Default for Governor {
-    fn default() -> Self {
-        let (kept, trial) = (Seen::NOTHING, None);
-        Self { stance: Stance::Single, kept, trial, until_trial: FIRST, patience: PATIENCE }
-    }
-}
-
-impl Governor {
-    /// A window has passed. The stance for the next one.
-    pub(super) fn window(&mut self, window: Window) -> Stance {
-        if window.rate < BUSY {
-            // What was measured belongs to a load that is over; the next one may be of another kind, so it is tried
-            // early, but the stance that was best for the last is the best guess.
-            *self = Self { stance: self.stance, ..Self::default() };
-            return self.stance;
-        }
-        match &mut self.trial {
-            None => {
-                self.kept.add(window);
-                self.until_trial = self.until_trial.saturating_sub(1);
-                if self.until_trial == 0 {
-                    self.trial = Some((0, Seen::NOTHING));
-                }
+impl Stances {
+    /// For `readers`, which may use `cpus`.
+    pub(super) fn new(readers: Vec<Arc<Status>>, cpus: Vec<usize>, placement: Placement) -> Self {
+        let ways = match placement {
+            _ if readers.len() < 2 => vec![Stance::Single],
+            Placement::Off => vec![Stance::Single, Stance::PerCpu],
+            Placement::Auto if can_step_aside() => {
+                vec![Stance::Single, Stance::Beside, Stance::PinnedAside, Stance::Pinned]
             }
-            Some((windows, seen)) => {
-                *windows += 1;
-                if *windows > 1 {
-                    seen.add(window);
-                }
-                if *windows == TRIAL {
-                    let better = seen.beats(&self.kept);
-                    self.decide(better);
-                }
-            }
-        }
-        if self.trial.is_some() { self.stance.other() } else { self.stance }
+            Placement::Auto => vec![Stance::Single, Stance::Pinned],
+        };
+        Self { readers, cpus, governor: Governor::new(ways), stance: Stance::Single, seat: None }
     }
 
-    fn decide(&mut self, better: bool) {
-        if better {
-            self.stance = self.stance.other();
-            self.patience = PATIENCE;
-        } else {
-            self.patience = (self.patience * 2).min(MOST_PATIENCE);
+    /// A window has passed. How many spare readers are to be at work, if that is news.
+    pub(super) fn window(&mut self, window: Window) -> Option<usize> {
+        let stance = self.governor.window(window);
+        self.take(stance)
+    }
+
+    /// A look at the readers; `starving`: one that steps aside gets no CPU.
+    pub(super) fn looks(&mut self, starving: bool) -> Option<usize> {
+        if starving {
+            let stance = self.governor.starved();
+            tracing::debug!(?stance, "a reader that stepped aside got no CPU");
+            return self.take(stance);
         }
-        self.until_trial = self.patience;
-        self.trial = None;
-        self.kept = Seen::NOTHING;
+        if self.stance == Stance::Beside {
+            self.follow();
+        }
+        None
+    }
+
+    /// Nobody watches from now on.
+    pub(super) fn sleeps(&mut self) -> Option<usize> {
+        if self.stance.steps_aside() { self.take(Stance::Single) } else { None }
+    }
+
+    fn take(&mut self, stance: Stance) -> Option<usize> {
+        if stance == self.stance {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.stance, stance);
+        tracing::debug!(?stance, "readers");
+        if before.steps_aside() {
+            placement::step_aside(&self.readers, false);
+        }
+        self.seat = None;
+        match stance {
+            Stance::Single | Stance::PerCpu if before.sits() => {
+                self.readers.iter().for_each(|reader| placement::seat(reader, &self.cpus));
+            }
+            Stance::Pinned | Stance::PinnedAside => {
+                let places = self.readers.iter().zip(self.cpus.iter().cycle());
+                places.for_each(|(reader, &cpu)| placement::seat(reader, &[cpu]));
+            }
+            Stance::Beside => self.follow(),
+            Stance::Single | Stance::PerCpu => {}
+        }
+        if stance.steps_aside() {
+            let asides = if stance.is_single() { &self.readers[..1] } else { &self.readers[..] };
+            placement::step_aside(asides, true);
+        }
+        Some(if stance.is_single() { 0 } else { self.readers.len() - 1 })
+    }
+
+    /// The single reader sits where its caller is.
+    fn follow(&mut self) {
+        let reader = &self.readers[0];
+        let cpu = placement::cpu_of(reader.caller()).filter(|cpu| self.cpus.contains(cpu)).or(self.seat);
+        let cpu = cpu.unwrap_or(self.cpus[0]);
+        if self.seat != Some(cpu) {
+            self.seat = Some(cpu);
+            placement::seat(reader, &[cpu]);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        fs,
+        sync::mpsc,
+        thread::{self, JoinHandle},
+    };
 
-    const IDLE: Window = Window { rate: 0.0, cpu: 0.0 };
-
-    fn at(rate: f64, cpu: f64) -> Window {
-        Window { rate, cpu }
+    /// Threads that wait to end, as readers would for requests.
+    struct Threads {
+        statuses: Vec<Arc<Status>>,
+        ends: Vec<(mpsc::Sender<()>, JoinHandle<()>)>,
     }
 
-    /// Windows spent in each stance, out of `windows`, where the stances are like this; `noise` is added to rates in turn.
-    fn run(governor: &mut Governor, windows: u32, stances: (Window, Window), noise: &[f64]) -> (u32, u32) {
-        let (mut stance, mut spent) = (governor.window(IDLE), (0, 0));
-        for i in 0..windows as usize {
-            let mut window = match stance {
-                Stance::Single => {
-                    spent.0 += 1;
-                    stances.0
-                }
-                Stance::PerCpu => {
-                    spent.1 += 1;
-                    stances.1
-                }
+    impl Threads {
+        fn new(count: usize) -> Self {
+            let statuses: Vec<Arc<Status>> = (0..count).map(|_| Arc::default()).collect();
+            let start = |status: &Arc<Status>| {
+                let ((end, ended), (began, begins), status) =
+                    (mpsc::channel(), mpsc::channel(), status.clone());
+                let body = move || {
+                    status.begins();
+                    began.send(()).expect("waits");
+                    _ = ended.recv();
+                };
+                let thread = thread::spawn(body);
+                begins.recv().expect("begins");
+                (end, thread)
             };
-            window.rate *= noise[i % noise.len()];
-            stance = governor.window(window);
+            let ends = statuses.iter().map(start).collect();
+            Self { statuses, ends }
         }
-        spent
+
+        fn end(self) {
+            for (end, thread) in self.ends {
+                drop(end);
+                thread.join().expect("ends");
+            }
+        }
+    }
+
+    /// The CPUs a thread may use, as `Cpus_allowed_list` names them, and whether it is in the idle class.
+    fn place(status: &Status) -> (String, bool) {
+        let task = format!("/proc/self/task/{}", status.tid().expect("begun").as_raw_nonzero());
+        let text = fs::read_to_string(format!("{task}/status")).expect("proc");
+        let cpus = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list");
+        let stat = fs::read_to_string(format!("{task}/stat")).expect("proc");
+        let policy = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(38)).expect("a policy");
+        (cpus.trim().to_owned(), policy == libc::SCHED_IDLE.to_string())
     }
 
     #[test]
-    fn the_faster_stance_is_kept_and_trials_cost_little() {
-        let (single, per_cpu) =
-            run(&mut Governor::default(), 10_000, (at(100e3, 9.0), at(80e3, 9.0)), &[1.0]);
-        assert!(per_cpu * 50 < single, "{single} to {per_cpu}");
-        let (single, per_cpu) =
-            run(&mut Governor::default(), 10_000, (at(100e3, 9.0), at(180e3, 9.0)), &[1.0]);
-        assert!(single * 50 < per_cpu, "{single} to {per_cpu}");
+    fn readers_sit_where_their_stance_says_and_come_back() {
+        let cpus = super::super::allowed_cpus();
+        if cpus.len() < 2 || !can_step_aside() {
+            return;
+        }
+        let threads = Threads::new(2);
+        let (one, other) = (threads.statuses[0].clone(), threads.statuses[1].clone());
+        let home = place(&one);
+        let mut stances = Stances::new(threads.statuses.clone(), cpus.clone(), Placement::Auto);
+        let seat = |cpu: usize, aside| (cpu.to_string(), aside);
+
+        assert_eq!(stances.take(Stance::PinnedAside), Some(1));
+        assert_eq!((place(&one), place(&other)), (seat(cpus[0], true), seat(cpus[1], true)));
+        assert_eq!(stances.take(Stance::Pinned), Some(1));
+        assert_eq!((place(&one), place(&other)), (seat(cpus[0], false), seat(cpus[1], false)));
+
+        // Its caller is this thread, which sits elsewhere.
+        crate::sys::sched::allow(None, &[cpus[1]]);
+        one.serves_for(rustix::thread::gettid().as_raw_nonzero().get() as u32);
+        assert_eq!(stances.take(Stance::Beside), Some(0));
+        assert_eq!(place(&one), seat(cpus[1], true));
+        crate::sys::sched::allow(None, &[cpus[0]]);
+        assert_eq!(stances.looks(false), None);
+        assert_eq!(place(&one), seat(cpus[0], true));
+        crate::sys::sched::allow(None, &cpus);
+
+        assert_eq!(stances.sleeps(), Some(0));
+        assert_eq!((place(&one), place(&other)), (home.clone(), home));
+        threads.end();
     }
 
     #[test]
-    fn one_caller_on_an_idle_machine_is_better_off_with_a_reader_on_each_cpu() {
-        // As measured with a caller that the scheduler moves, and a reader that has time to sleep.
-        let (single, per_cpu) =
-            run(&mut Governor::default(), 1_000, (at(15e3, 23.0), at(30e3, 14.0)), &[1.0, 0.9, 1.05]);
-        assert!(single * 10 < per_cpu, "{single} to {per_cpu}");
-        // And with the other CPUs taken by other programs.
-        let (single, per_cpu) =
-            run(&mut Governor::default(), 1_000, (at(90e3, 1.6), at(70e3, 5.0)), &[1.0, 0.9, 1.05]);
-        assert!(per_cpu * 30 < single, "{single} to {per_cpu}");
-    }
-
-    #[test]
-    fn among_equally_fast_stances_the_cheaper_is_kept() {
-        let mut governor = Governor::default();
-        run(&mut governor, 1_000, (at(100e3, 9.0), at(180e3, 9.0)), &[1.0]);
-        assert_eq!(governor.stance, Stance::PerCpu);
-        run(&mut governor, 1_000, (at(99e3, 1.8), at(99e3, 4.0)), &[1.0]);
-        assert_eq!(governor.stance, Stance::Single);
-    }
-
-    #[test]
-    fn noise_of_a_factor_of_two_changes_nothing() {
-        let noise = [1.0, 0.9, 0.6, 1.0, 0.8, 0.55, 0.5];
-        let (_, per_cpu) = run(&mut Governor::default(), 10_000, (at(100e3, 9.5), at(100e3, 10.0)), &noise);
-        assert!(per_cpu < 200, "{per_cpu}");
-    }
-
-    #[test]
-    fn little_load_is_left_alone() {
-        let spent = run(&mut Governor::default(), 1_000, (at(9e3, 9.0), at(9.9e3, 1.0)), &[1.0]);
-        assert_eq!(spent, (1_000, 0));
+    fn who_starves_is_put_back() {
+        if super::super::allowed_cpus().len() < 2 || !can_step_aside() {
+            return;
+        }
+        let threads = Threads::new(2);
+        let mut stances =
+            Stances::new(threads.statuses.clone(), super::super::allowed_cpus(), Placement::Auto);
+        // A load under which stepping aside pays.
+        let (mut beside, mut windows) = (false, 0);
+        // Not amid a later trial of another stance.
+        while !(beside && stances.stance == Stance::Beside) || windows < 60 {
+            windows += 1;
+            assert!(windows < 200);
+            let cpu = if stances.stance == Stance::Beside { 5.0 } else { 20.0 };
+            stances.window(Window { rate: 30_000.0, cpu });
+            beside |= stances.stance == Stance::Beside;
+        }
+        assert!(beside && stances.stance == Stance::Beside, "{:?}", stances.stance);
+        assert!(place(&threads.statuses[0]).1);
+        stances.looks(true);
+        assert_eq!(stances.stance, Stance::Single);
+        assert!(!place(&threads.statuses[0]).1);
+        threads.end();
     }
 }

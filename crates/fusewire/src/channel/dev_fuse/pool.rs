@@ -1,12 +1,13 @@
 //! The reader threads of a mount: how many there are, and how many of them work.
 
 use super::{
-    govern::{Governor, Stance},
+    govern::Stances,
     reader::{self, Post},
 };
 use crate::{
     channel::{
         layer::Layer,
+        placement::Placement,
         poll::{Board, Poll},
         watch::{Status, Watch, Watched, Window},
     },
@@ -163,13 +164,13 @@ impl Pool {
         wanted.saturating_sub(state.spares)
     }
 
-    /// Start the readers of a session: one per CPU of those this thread may use, at most `threads`. `how`: how the one that always
-    /// works waits for requests; `None` if they come over a ring, as long as the kernel takes its entries.
+    /// Start the readers of a session: one per CPU of those this thread may use, at most `threads`, and where they may be put. `how`: how
+    /// the one that always works waits for requests; `None` if they come over a ring, as long as the kernel takes its entries.
     pub(crate) fn start<F: FileSystem, L: Layer>(
         session: &Arc<Session<F>>,
         layer: Arc<L>,
         device: OwnedFd,
-        (threads, how): (Option<usize>, Option<Poll>),
+        (threads, how, placement): (Option<usize>, Option<Poll>, Placement),
     ) -> io::Result<Arc<Self>> {
         let pool = Arc::new(Self {
             state: Mutex::default(),
@@ -190,13 +191,16 @@ impl Pool {
             board: Arc::new(Board::new(how.unwrap_or(Poll::Off), 0)),
             pool: pool.clone(),
         };
-        let threads = threads.unwrap_or_else(|| allowed_cpus().len()).max(1);
+        let cpus = allowed_cpus();
+        let threads = threads.unwrap_or(cpus.len()).max(1);
         for i in 0..threads {
             // The first is always at work.
             crew.hire(i > 0, i == 0)?;
         }
-        let (governor, stance) = (Governor::default(), Stance::Single);
-        let mut watch = Guard { crew, governor, stance, threads };
+        // Beside a ring readers have next to nothing to do.
+        let placement = if crew.beside_ring { Placement::Off } else { placement };
+        let stances = Stances::new(pool.lock().statuses.clone(), cpus, placement);
+        let mut watch = Guard { crew, stances };
         let crew = &watch.crew;
         let notifications = {
             let device = crew.device.clone();
@@ -282,10 +286,15 @@ impl<F: FileSystem, L: Layer> Crew<F, L> {
 /// Acts on what the watch sees.
 struct Guard<F, L> {
     crew: Crew<F, L>,
-    governor: Governor,
-    stance: Stance,
-    /// Readers at work when nobody is stuck, at most.
-    threads: usize,
+    stances: Stances,
+}
+
+impl<F: FileSystem, L: Layer> Guard<F, L> {
+    fn govern(&self, spares: Option<usize>) {
+        if let Some(spares) = spares {
+            self.crew.pool.govern(spares);
+        }
+    }
 }
 
 impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
@@ -303,14 +312,18 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
     }
 
     fn window(&mut self, window: Window) {
-        if self.threads > 1 {
-            let stance = self.governor.window(window);
-            if stance != self.stance {
-                self.stance = stance;
-                tracing::debug!(?stance, ?window, "readers");
-                self.crew.pool.govern(if stance == Stance::PerCpu { self.threads - 1 } else { 0 });
-            }
-        }
+        let spares = self.stances.window(window);
+        self.govern(spares);
+    }
+
+    fn looks(&mut self, starving: bool) {
+        let spares = self.stances.looks(starving);
+        self.govern(spares);
+    }
+
+    fn sleeps(&mut self) {
+        let spares = self.stances.sleeps();
+        self.govern(spares);
     }
 }
 

@@ -85,8 +85,9 @@ impl Reader {
         &self.device
     }
 
-    /// This has been read.
-    pub(super) fn received(&self, opcode: u32) {
+    /// This has been read, of that thread.
+    pub(super) fn received(&self, opcode: u32, caller: u32) {
+        self.status.serves_for(caller);
         let is_forget = [abi::Opcode::Forget as u32, abi::Opcode::BatchForget as u32].contains(&opcode);
         self.forgot.set(self.beside_ring && is_forget);
     }

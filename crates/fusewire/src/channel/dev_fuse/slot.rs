@@ -90,7 +90,7 @@ impl Slot for DevFuseSlot {
                 // Not a request; decoding refuses it by its opcode, and `finish` answers only if it had a number.
                 Message::new(abi::InHeader::default(), &[], &[])
             });
-        self.reader.received(message.header.opcode);
+        self.reader.received(message.header.opcode, message.header.pid);
         self.is_small = Operation::of(message.header.opcode).is_some_and(|row| row.answer_size() <= SMALL);
         Some((message, answer_area(self.is_small, &mut self.small, &mut self.answer, reply)))
     }

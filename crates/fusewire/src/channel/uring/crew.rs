@@ -4,6 +4,7 @@
 //! every request back until each queue has an entry, so nothing that can fail may be left to do.
 
 use super::{
+    aside::Asides,
     govern::Government,
     kick::Kicker,
     offer::RingSize,
@@ -213,6 +214,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         let Self { queues, starts, threads, members, boards } = self;
         let statuses: Vec<_> = members.iter().map(|member| member.status.clone()).collect();
         let government = Government::new(&queues, &statuses, boards);
+        let asides = Asides::new(statuses, queues.placement, queues.poll);
         let first = queues.groups.iter().map(Vec::len).sum();
         let agreed = session.agreed();
         let is_timed = agreed.flags.contains(InitFlags::REQUEST_TIMEOUT);
@@ -240,8 +242,8 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         }
         let relief = RefCell::new(Relief::new(&queues.cpus, &queues.allowed));
         let calm = RefCell::new(vec![Calm::default(); first]);
-        let mut guard =
-            Guard { crew: crew.clone(), queues, government, session: session.clone(), layer, calm, relief };
+        let (theirs, session) = (crew.clone(), session.clone());
+        let mut guard = Guard { crew: theirs, queues, government, asides, session, layer, calm, relief };
         let watch = Builder::new().name("fusewire-watch".into()).stack_size(256 << 10).spawn(move || {
             let crew = guard.crew.clone();
             crew.watch.run(&mut guard);
@@ -321,6 +323,7 @@ struct Guard<F, L> {
     crew: Arc<Crew>,
     queues: Queues,
     government: Government,
+    asides: Asides,
     session: Arc<Session<F>>,
     layer: Arc<L>,
     /// By queue.
@@ -426,8 +429,17 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
         }
     }
 
-    fn window(&mut self, _window: Window) {
+    fn looks(&mut self, starving: bool) {
+        self.asides.looks(starving);
+    }
+
+    fn sleeps(&mut self) {
+        self.asides.sleeps();
+    }
+
+    fn window(&mut self, window: Window) {
         self.government.window();
+        self.asides.window(window);
         self.spread();
         let members = self.crew.members().clone();
         if members.len() == self.queues.groups.len() {

@@ -16,6 +16,7 @@
 //!   goes there.
 //! * Everything that can fail is done before the kernel is told of the ring: see `crew.rs`.
 
+mod aside;
 mod crew;
 mod govern;
 mod kick;

@@ -1,7 +1,10 @@
 //! Which thread serves which queues, and how much memory their entries take.
 
 use super::pool::Buffers;
-use crate::{channel::poll::Poll, limits};
+use crate::{
+    channel::{placement::Placement, poll::Poll},
+    limits,
+};
 
 /// Smallest payload.
 const MIN_PAYLOAD: u64 = limits::RING_PAGES as u64 * PAGE;
@@ -18,6 +21,8 @@ pub(crate) struct Queues {
     pub allowed: Vec<usize>,
     /// How threads wait.
     pub poll: Poll,
+    /// Whether they may step aside.
+    pub placement: Placement,
     /// Bytes of an entry's payload.
     pub payload: usize,
     /// How many entries there may be.
@@ -49,8 +54,9 @@ impl Queues {
         let share = (memory / least.max(1) / PAGE * PAGE).max(MIN_PAYLOAD);
         let payload = (payload as u64).min(share);
         let entries = (memory / payload).max(least) as usize;
-        let (allowed, poll, buffers) = (allowed.to_vec(), Poll::default(), Buffers::default());
-        Self { groups, cpus, allowed, poll, payload: payload as usize, entries, buffers }
+        let (allowed, poll, placement) = (allowed.to_vec(), Poll::default(), Placement::default());
+        let (payload, buffers) = (payload as usize, Buffers::default());
+        Self { groups, cpus, allowed, poll, placement, payload, entries, buffers }
     }
 }
 

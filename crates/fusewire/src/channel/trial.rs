@@ -1,0 +1,374 @@
+//! Decides, by trying, which of several ways to serve a load is best.
+//!
+//! What costs most of a request is how threads are woken, and that depends on more than can be seen: how many callers there are,
+//! what else runs, where the scheduler moves whom. So each way is tried on the load as it is, for a few windows, and kept if it is
+//! faster or cheaper than the one before.
+
+use crate::channel::watch::Window;
+
+/// A way to serve.
+pub(crate) trait Way: Copy {
+    /// Threads are at the mercy of others under it: not for a load too little to tell whether that goes well.
+    fn is_for_load_only(self) -> bool;
+}
+
+/// Requests per second below which trying is not worth it: a second of such load cannot lose anything one would notice.
+const BUSY: f64 = 10_000.0;
+
+/// For how many windows a load must last before the first trial, and between the first trials of one way and the next: a
+/// burst is over before a trial could help it.
+const FIRST: u32 = 4;
+
+/// For how many windows a way is kept before one that failed is tried again; doubled each time it fails.
+const PATIENCE: u32 = 64;
+const MOST_PATIENCE: u32 = 2048;
+
+/// How long a trial takes, windows: the first settles, the others count.
+const TRIAL: u32 = 4;
+
+/// How many windows are compared with a trial, at least half of them, and with the same number before them.
+const CHUNK: f64 = 8.0;
+
+/// Several windows under one way.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    windows: f64,
+    rates: f64,
+    slowest: f64,
+    fastest: f64,
+    cpu: f64,
+}
+
+impl Seen {
+    const NOTHING: Self = Self { windows: 0.0, rates: 0.0, slowest: f64::MAX, fastest: 0.0, cpu: 0.0 };
+
+    fn add(&mut self, window: Window) {
+        self.windows += 1.0;
+        self.rates += window.rate;
+        self.slowest = self.slowest.min(window.rate);
+        self.fastest = self.fastest.max(window.rate);
+        self.cpu += window.cpu;
+    }
+
+    fn and(mut self, other: &Self) -> Self {
+        self.windows += other.windows;
+        self.rates += other.rates;
+        self.slowest = self.slowest.min(other.slowest);
+        self.fastest = self.fastest.max(other.fastest);
+        self.cpu += other.cpu;
+        self
+    }
+
+    fn rate(&self) -> f64 {
+        self.rates / self.windows
+    }
+
+    fn cpu(&self) -> f64 {
+        self.cpu / self.windows
+    }
+
+    /// Is this so much better that it cannot be chance? Rates are at the mercy of whatever else runs, so every window must be faster
+    /// than any window of the other; CPU time per request hardly is, so its mean decides.
+    fn beats(&self, other: &Self) -> bool {
+        let cheaper = self.cpu() < other.cpu() * 0.8 && self.rate() > other.rate() * 0.8;
+        let faster = self.slowest > other.fastest * 1.05 && self.cpu() < other.cpu() * 1.5 + 1.0;
+        cheaper || faster
+    }
+
+    /// Is this another load than that one, both being under one way?
+    fn differs(&self, other: &Self) -> bool {
+        let apart = |a: f64, b: f64, factor: f64| a > b * factor || b > a * factor;
+        apart(self.cpu(), other.cpu(), 1.5) || apart(self.rate(), other.rate(), 2.0)
+    }
+}
+
+/// When a way is tried the next time.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    /// In so many windows.
+    due: u32,
+    patience: u32,
+    /// Nor before so many windows, however small: it went badly.
+    barred: u32,
+    /// For how many that was the last time.
+    bar: u32,
+}
+
+/// The trial that is under way.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    way: usize,
+    windows: u32,
+    seen: Seen,
+}
+
+/// The governor: fed with one window after the other, answers with a way. Deterministic.
+#[derive(Debug)]
+pub(crate) struct Governor<W> {
+    /// The first is for little load.
+    ways: Vec<W>,
+    turns: Vec<Turn>,
+    kept: usize,
+    /// The latest windows under the way that is kept, and those before.
+    now: Seen,
+    before: Option<Seen>,
+    trial: Option<Trial>,
+    /// Windows until a change of the load is believed.
+    settled: u32,
+}
+
+impl<W: Way> Governor<W> {
+    /// One that chooses from `ways`, of which the first is for little load.
+    pub(crate) fn new(ways: Vec<W>) -> Self {
+        let turns = vec![Turn { due: 0, patience: PATIENCE, barred: 0, bar: 0 }; ways.len()];
+        let mut new =
+            Self { ways, turns, kept: 0, now: Seen::NOTHING, before: None, trial: None, settled: 0 };
+        new.try_all_soon();
+        new
+    }
+
+    /// A window has passed. The way for the next one.
+    pub(crate) fn window(&mut self, window: Window) -> W {
+        self.turns.iter_mut().for_each(|turn| turn.barred = turn.barred.saturating_sub(1));
+        if window.rate < BUSY {
+            // What was measured belongs to a load that is over; the next one may be of another kind, so all is tried
+            // early, but the way that was best for the last is the best guess.
+            self.forget();
+            self.try_all_soon();
+            let kept = self.ways[self.kept];
+            return if kept.is_for_load_only() { self.ways[0] } else { kept };
+        }
+        match &mut self.trial {
+            None => self.keep(window),
+            Some(trial) => {
+                trial.windows += 1;
+                if trial.windows > 1 {
+                    trial.seen.add(window);
+                }
+                if trial.windows == TRIAL {
+                    let Trial { way, seen, .. } = *trial;
+                    self.decide(way, seen);
+                }
+            }
+        }
+        self.way()
+    }
+
+    /// A thread could not run, although it had something to do. The way from now on.
+    pub(crate) fn starved(&mut self) -> W {
+        let at = self.trial.map_or(self.kept, |trial| trial.way);
+        if self.ways[at].is_for_load_only() {
+            let turn = &mut self.turns[at];
+            turn.bar = (turn.bar * 2).clamp(PATIENCE, MOST_PATIENCE);
+            turn.barred = turn.bar;
+            if at == self.kept {
+                self.kept = 0;
+                self.forget();
+            }
+            self.trial = None;
+        }
+        self.way()
+    }
+
+    fn way(&self) -> W {
+        self.ways[self.trial.map_or(self.kept, |trial| trial.way)]
+    }
+
+    fn keep(&mut self, window: Window) {
+        self.now.add(window);
+        if self.now.windows == CHUNK {
+            self.settled = self.settled.saturating_sub(CHUNK as u32);
+            self.turns[self.kept].bar /= 2;
+            let before = self.before.replace(std::mem::replace(&mut self.now, Seen::NOTHING));
+            if self.settled == 0
+                && let (Some(before), Some(now)) = (before, self.before)
+                && now.differs(&before)
+            {
+                self.settled = PATIENCE;
+                self.try_all_soon();
+            }
+        }
+        self.turns.iter_mut().for_each(|turn| turn.due = turn.due.saturating_sub(1));
+        let known = self.before.map_or(0.0, |before| before.windows) + self.now.windows;
+        let is_due = |turn: &Turn| turn.due == 0 && turn.barred == 0;
+        let due = (0..self.ways.len()).find(|&way| way != self.kept && is_due(&self.turns[way]));
+        if let Some(way) = due
+            && known >= f64::from(FIRST)
+        {
+            self.trial = Some(Trial { way, windows: 0, seen: Seen::NOTHING });
+        }
+    }
+
+    fn decide(&mut self, way: usize, seen: Seen) {
+        self.trial = None;
+        let recent = self.before.map_or(self.now, |before| self.now.and(&before));
+        if seen.beats(&recent) {
+            let turn = &mut self.turns[self.kept];
+            (turn.due, turn.patience) = (PATIENCE, PATIENCE);
+            self.kept = way;
+            self.forget();
+        } else {
+            self.fails(way);
+        }
+    }
+
+    fn fails(&mut self, way: usize) {
+        let turn = &mut self.turns[way];
+        turn.patience = (turn.patience * 2).min(MOST_PATIENCE);
+        turn.due = turn.patience;
+    }
+
+    fn forget(&mut self) {
+        (self.now, self.before, self.trial) = (Seen::NOTHING, None, None);
+    }
+
+    /// Nothing is known of this load.
+    fn try_all_soon(&mut self) {
+        let mut due = 0;
+        for (way, turn) in self.turns.iter_mut().enumerate() {
+            if way != self.kept {
+                due += FIRST;
+            }
+            (turn.due, turn.patience) = (due, PATIENCE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Window = Window { rate: 0.0, cpu: 0.0 };
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Nth(usize);
+
+    impl Way for Nth {
+        fn is_for_load_only(self) -> bool {
+            self.0 >= 2
+        }
+    }
+
+    fn of(ways: usize) -> Governor<Nth> {
+        Governor::new((0..ways).map(Nth).collect())
+    }
+
+    fn at(rate: f64, cpu: f64) -> Window {
+        Window { rate, cpu }
+    }
+
+    /// Windows spent in each way, out of `windows`, where the ways are like this; `noise` is added to rates in turn.
+    fn run(governor: &mut Governor<Nth>, windows: usize, ways: &[Window], noise: &[f64]) -> Vec<usize> {
+        let (mut way, mut spent) = (governor.window(IDLE), vec![0; ways.len()]);
+        for i in 0..windows {
+            spent[way.0] += 1;
+            let mut window = ways[way.0];
+            window.rate *= noise[i % noise.len()];
+            way = governor.window(window);
+        }
+        spent
+    }
+
+    #[test]
+    fn the_faster_way_is_kept_and_trials_cost_little() {
+        let spent = run(&mut of(2), 10_000, &[at(100e3, 9.0), at(80e3, 9.0)], &[1.0]);
+        assert!(spent[1] * 50 < spent[0], "{spent:?}");
+        let spent = run(&mut of(2), 10_000, &[at(100e3, 9.0), at(180e3, 9.0)], &[1.0]);
+        assert!(spent[0] * 50 < spent[1], "{spent:?}");
+    }
+
+    #[test]
+    fn the_best_of_many_is_found_within_half_a_second() {
+        for best in 0..4 {
+            let ways: Vec<Window> =
+                (0..4).map(|way| if way == best { at(60e3, 8.0) } else { at(40e3, 16.0) }).collect();
+            let mut governor = of(4);
+            run(&mut governor, 60, &ways, &[1.0, 0.95, 1.05]);
+            let spent = run(&mut governor, 1_000, &ways, &[1.0, 0.95, 1.05]);
+            assert!(spent[best] > 950, "{best}: {spent:?}");
+        }
+    }
+
+    #[test]
+    fn one_caller_on_an_idle_machine_is_better_off_with_a_reader_on_each_cpu() {
+        // As measured with a caller that the scheduler moves, and a reader that has time to sleep.
+        let spent = run(&mut of(2), 1_000, &[at(15e3, 23.0), at(30e3, 14.0)], &[1.0, 0.9, 1.05]);
+        assert!(spent[0] * 10 < spent[1], "{spent:?}");
+        // And with the other CPUs taken by other programs.
+        let spent = run(&mut of(2), 1_000, &[at(90e3, 1.6), at(70e3, 5.0)], &[1.0, 0.9, 1.05]);
+        assert!(spent[1] * 30 < spent[0], "{spent:?}");
+    }
+
+    #[test]
+    fn among_equally_fast_ways_the_cheaper_is_kept() {
+        let mut governor = of(2);
+        run(&mut governor, 1_000, &[at(100e3, 9.0), at(180e3, 9.0)], &[1.0]);
+        assert_eq!(governor.kept, 1);
+        run(&mut governor, 1_000, &[at(99e3, 1.8), at(99e3, 4.0)], &[1.0]);
+        assert_eq!(governor.kept, 0);
+    }
+
+    #[test]
+    fn noise_of_a_factor_of_two_changes_nothing() {
+        let noise = [1.0, 0.9, 0.6, 1.0, 0.8, 0.55, 0.5];
+        let spent = run(&mut of(2), 10_000, &[at(100e3, 9.5), at(100e3, 10.0)], &noise);
+        assert!(spent[1] < 200, "{spent:?}");
+    }
+
+    #[test]
+    fn another_load_is_tried_anew() {
+        let mut governor = of(2);
+        // Tried often enough in vain to be left alone for long.
+        run(&mut governor, 10_000, &[at(30e3, 10.0), at(20e3, 10.0)], &[1.0]);
+        let more_callers = [at(70e3, 10.0), at(140e3, 10.0)];
+        let mut way = governor.window(more_callers[0]);
+        let first = (0..100).position(|_| {
+            way = governor.window(more_callers[way.0]);
+            governor.kept == 1
+        });
+        assert!(first.is_some_and(|windows| windows < 40), "{first:?}");
+    }
+
+    #[test]
+    fn little_load_is_left_alone() {
+        let spent = run(&mut of(2), 1_000, &[at(9e3, 9.0), at(9.9e3, 1.0)], &[1.0]);
+        assert_eq!(spent, [1_000, 0]);
+    }
+
+    #[test]
+    fn a_way_for_load_is_left_with_the_load_and_taken_up_with_the_next() {
+        let mut governor = of(3);
+        let ways = [at(30e3, 20.0), at(30e3, 20.0), at(90e3, 8.0)];
+        run(&mut governor, 100, &ways, &[1.0]);
+        assert_eq!(governor.kept, 2);
+        assert_eq!(governor.window(at(9e3, 8.0)), Nth(0));
+        assert_eq!(governor.window(IDLE), Nth(0));
+        assert_eq!(governor.window(ways[0]), Nth(2));
+    }
+
+    #[test]
+    fn who_starves_is_not_put_there_again_soon() {
+        let mut governor = of(3);
+        let ways = [at(30e3, 20.0), at(30e3, 20.0), at(90e3, 8.0)];
+        run(&mut governor, 60, &ways, &[1.0]);
+        assert!(governor.kept == 2 && governor.trial.is_none());
+        assert_eq!(governor.starved(), Nth(0));
+        let mut way = Nth(0);
+        let again = (0..1_000).position(|_| {
+            way = governor.window(ways[way.0]);
+            way == Nth(2)
+        });
+        assert!(again.is_some_and(|windows| windows + 2 >= PATIENCE as usize), "{again:?}");
+        // During a trial, too, and then it takes longer, also if there is little load meanwhile.
+        assert_ne!(governor.starved(), Nth(2));
+        (0..50).for_each(|_| _ = governor.window(IDLE));
+        let again = (0..1_000).position(|_| {
+            way = governor.window(ways[way.0]);
+            way == Nth(2)
+        });
+        assert!(again.is_some_and(|windows| windows + 52 >= 2 * PATIENCE as usize), "{again:?}");
+        // Elsewhere nobody is at the mercy of others.
+        governor = of(2);
+        assert_eq!(governor.starved(), Nth(0));
+    }
+}
