@@ -14,6 +14,7 @@ mod locks;
 mod lower;
 mod mounting;
 mod opens;
+mod placement;
 mod policy;
 mod posix;
 mod programs;
