@@ -11,7 +11,7 @@
 //! `docs/adr/0022-placement.md`.
 
 use super::watch::Status;
-use crate::sys::sched::{Class, allow, set_class};
+use crate::sys::sched::{Class, allow, keep_io_priority, set_class};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -61,7 +61,8 @@ pub(crate) fn step_aside<'a>(threads: impl IntoIterator<Item = &'a Arc<Status>>,
     let class = if aside { Class::Idle } else { Class::Normal };
     for status in threads {
         let Some(tid) = status.tid() else { continue };
-        match set_class(Some(tid), class) {
+        let moved = if aside { keep_io_priority(Some(tid)) } else { Ok(()) };
+        match moved.and_then(|()| set_class(Some(tid), class)) {
             Ok(()) => status.step_aside(aside),
             Err(error) => tracing::warn!(?tid, ?class, %error, "a thread stays in its class"),
         }

@@ -26,6 +26,25 @@ pub(crate) fn set_class(thread: Option<Pid>, class: Class) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The I/O of a thread keeps its priority, also in the idle class: where none was set it follows the class
+/// (`task_nice_ioclass`), and what others read would come first.
+pub(crate) fn keep_io_priority(thread: Option<Pid>) -> io::Result<()> {
+    const WHO_PROCESS: libc::c_long = 1;
+    const CLASS: u32 = 13;
+    const BEST_EFFORT: libc::c_long = 2;
+    let who = libc::c_long::from(Pid::as_raw(thread));
+    // SAFETY: takes and returns numbers alone.
+    let set = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, who) };
+    if set >> CLASS != 0 {
+        return Ok(());
+    }
+    // As `task_nice_ioprio` computes it.
+    let level = libc::c_long::from((rustix::process::getpriority_process(thread)? + 20) / 5);
+    // SAFETY: as above.
+    let done = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, who, BEST_EFFORT << CLASS | level) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// May threads of this process go to the idle class and back? Asked once, by trying it on a thread made for it.
 pub fn can_step_aside() -> bool {
     static CAN: LazyLock<bool> = LazyLock::new(|| {
@@ -88,14 +107,20 @@ mod tests {
                 .and_then(|(_, rest)| rest.split(' ').nth(38)?.parse().ok());
             policy.unwrap_or(-1)
         };
+        // `IOPRIO_CLASS_BE`, and the middle of it.
+        const USUAL: libc::c_long = 2 << 13 | 4;
+        // SAFETY: takes and returns numbers alone.
+        let io_priority = || unsafe { libc::syscall(libc::SYS_ioprio_get, 1, 0) };
         let this = rustix::thread::gettid();
         if !can_step_aside() {
             // Nor did the trial leave this thread in another class.
             assert_eq!(class(this), libc::SCHED_OTHER);
             return;
         }
+        keep_io_priority(Some(this)).expect("a priority");
         set_class(Some(this), Class::Idle).expect("aside");
         assert_eq!(class(this), libc::SCHED_IDLE);
+        assert_eq!(io_priority(), USUAL);
         thread::spawn(move || {
             let heir = rustix::thread::gettid();
             assert_eq!(class(heir), libc::SCHED_IDLE);
