@@ -226,6 +226,7 @@ mod tests {
             busy_others: false,
             sampled: false,
             counted: false,
+            warm: false,
             op: Op::Command(CommandLine {
                 needs: vec![program.into()],
                 sources: None,

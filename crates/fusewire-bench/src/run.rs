@@ -299,6 +299,10 @@ impl Measured {
     fn pass(pass: &Pass<'_>, mounted: &Mounted, stop: &AtomicBool) -> Result<Self> {
         client::prepare(pass, stop)?;
         mounted.forget_all()?;
+        if pass.workload.warm {
+            client::run(pass, stop)?;
+            mounted.settle()?;
+        }
         let sampler = mounted.pid().filter(|_| pass.workload.sampled).map(Sampler::start).transpose()?;
         let counted = |mounted: &Mounted| match pass.workload.counted {
             true => mounted.requests(),

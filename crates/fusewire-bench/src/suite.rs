@@ -42,7 +42,7 @@ const FIO_RESERVED: [&str; 11] = [
 ];
 
 /// The workloads that come with the bench: name and text.
-const PRESETS: [(&str, &str); 15] = [
+const PRESETS: [(&str, &str); 16] = [
     ("passthrough", include_str!("../workloads/passthrough.toml")),
     ("field", include_str!("../workloads/field.toml")),
     ("round-trip", include_str!("../workloads/round-trip.toml")),
@@ -57,16 +57,19 @@ const PRESETS: [(&str, &str); 15] = [
     ("fio-rw", include_str!("../workloads/fio-rw.toml")),
     ("smallfile", include_str!("../workloads/smallfile.toml")),
     ("kernel-build", include_str!("../workloads/kernel-build.toml")),
+    ("warm", include_str!("../workloads/warm.toml")),
     ("requests", include_str!("../workloads/requests.toml")),
 ];
 
 /// Keys of an operation: its name, what must be given, what may be given.
 type Keys = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-/// Keys that operations take beside `name`, `about`, `op`, `threads`, `passes`, `sampled`, `counted` and `busy-others`.
-pub const KEYS: [Keys; 14] = [
+/// Keys that operations take beside `name`, `about`, `op`, `threads`, `passes`, `sampled`, `counted`, `warm` and `busy-others`.
+pub const KEYS: [Keys; 16] = [
     ("stat", &["ops"], &[]),
     ("open", &["ops"], &[]),
+    ("missing", &["ops"], &[]),
+    ("readlink", &["ops"], &[]),
     ("create", &["ops"], &["size"]),
     ("unlink", &["ops"], &[]),
     ("rename", &["ops"], &[]),
@@ -136,6 +139,8 @@ struct Entry {
     sampled: bool,
     #[serde(default)]
     counted: bool,
+    #[serde(default)]
+    warm: bool,
     ops: Option<u64>,
     size: Option<Size>,
     block: Option<Size>,
@@ -271,14 +276,20 @@ impl Entry {
             ensure!((1..=MAX_OPS).contains(&ops), "key \"ops\": it must be from 1 to {MAX_OPS}");
         }
         let (name, about, ops, sampled) = (self.name.clone(), self.about.clone(), self.ops, self.sampled);
-        let (busy_others, counted) = (self.busy_others, self.counted);
+        let (busy_others, counted, warm) = (self.busy_others, self.counted, self.warm);
+        let kind = self.op.clone();
         let op = self.op()?;
         // A command is one operation, and fio without a number reads or writes each block once.
         let ops = match &op {
             Op::Command(_) => 1,
             _ => ops.unwrap_or(0),
         };
-        let workload = Workload { name, about, threads, ops, passes, busy_others, sampled, counted, op };
+        ensure!(
+            !warm || op.can_be_repeated(),
+            "key \"warm\": op = \"{kind}\" leaves something behind, so it cannot be done twice"
+        );
+        let workload =
+            Workload { name, about, threads, ops, passes, busy_others, sampled, counted, warm, op };
         check_files(&workload)?;
         Ok(workload)
     }
@@ -314,7 +325,7 @@ impl Entry {
         let all: Vec<_> = required.iter().chain(*optional).copied().collect();
         if let Some(key) = given.iter().find(|key| !all.contains(key)) {
             bail!(
-                "key \"{key}\": op = \"{op}\" does not take it; it takes {}, and name, about, threads, passes, sampled, counted, busy-others",
+                "key \"{key}\": op = \"{op}\" does not take it; it takes {}, and name, about, threads, passes, sampled, counted, warm, busy-others",
                 all.join(", ")
             );
         }
@@ -335,6 +346,8 @@ impl Entry {
         ensure!(size <= MAX_BLOCK, "key \"size\": it must be at most {MAX_BLOCK} bytes");
         Ok(match self.op.as_str() {
             "stat" => Op::Stat,
+            "missing" => Op::Missing,
+            "readlink" => Op::Readlink,
             "open" => Op::Open,
             "create" => Op::Create { size },
             "unlink" => Op::Unlink,
@@ -670,6 +683,17 @@ mod tests {
     fn one(body: &str) -> Result<Op> {
         let text = format!("title = \"t\"\nthreads = [2]\n[[workload]]\nname = \"w\"\n{body}");
         Ok(Suite::parse("x", &text)?.workloads[0].op.clone())
+    }
+
+    #[test]
+    fn what_leaves_something_behind_is_never_warm() {
+        for op in ["stat", "missing", "readlink", "open", "list", "ls-l"] {
+            one(&format!("op=\"{op}\"\nops=1\nwarm=true")).unwrap();
+        }
+        for op in ["create", "unlink", "rename"] {
+            let refused = format!("{:#}", one(&format!("op=\"{op}\"\nops=1\nwarm=true")).unwrap_err());
+            assert!(refused.contains("key \"warm\"") && refused.contains("twice"), "{refused}");
+        }
     }
 
     #[test]

@@ -363,6 +363,7 @@ mod tests {
             busy_others: false,
             sampled: false,
             counted: false,
+            warm: false,
             op,
         };
         let count = |dir: &str| fs::read_dir(place.path().join(dir)).map_or(0, |entries| entries.count());

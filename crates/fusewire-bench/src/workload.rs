@@ -26,7 +26,7 @@ pub struct Workload {
     pub threads: Vec<usize>,
     /// Operations of one pass over all threads; 0 for as many as there are blocks in the files.
     pub ops: u64,
-    /// Passes of one turn at scale 1; each begins with nothing cached.
+    /// Passes of one turn at scale 1; each begins with nothing cached, unless `warm`.
     pub passes: u32,
     /// Meanwhile each CPU but that of the first client has a thread that computes.
     #[serde(default)]
@@ -37,6 +37,9 @@ pub struct Workload {
     /// Whether the requests of each operation are counted, of targets whose daemon tells them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub counted: bool,
+    /// The same is done before, unmeasured, so that the kernel knows what it may remember.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warm: bool,
     /// The operation.
     pub op: Op,
 }
@@ -47,6 +50,10 @@ pub struct Workload {
 pub enum Op {
     /// `stat` of a name the kernel does not know.
     Stat,
+    /// `stat` of a name that is not there.
+    Missing,
+    /// `readlink` of a symbolic link the kernel does not know.
+    Readlink,
     /// `open` and `close` of a name the kernel does not know.
     Open,
     /// `open` with O_CREAT and O_EXCL of a new name, `write` of so many bytes if there are any, and `close`.
@@ -176,6 +183,13 @@ pub struct DataFiles {
     pub count: usize,
     /// Bytes of each.
     pub size: u64,
+}
+
+impl Op {
+    /// Whether it leaves things as they were; a command has to see to that itself.
+    pub fn can_be_repeated(&self) -> bool {
+        !matches!(self, Self::Create { .. } | Self::Unlink | Self::Rename | Self::Append { .. })
+    }
 }
 
 impl Workload {
@@ -314,6 +328,7 @@ mod tests {
             busy_others: false,
             sampled: false,
             counted: false,
+            warm: false,
             op: Op::Data {
                 transfer: Transfer { block: 4096, write: false, direct: true, random: false },
                 files: Extent::Total(1 << 20),

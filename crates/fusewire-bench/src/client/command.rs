@@ -103,6 +103,7 @@ mod tests {
             busy_others: false,
             sampled: false,
             counted: false,
+            warm: false,
             op,
         };
         fs::write(place.path().join("seed"), "corn").unwrap();

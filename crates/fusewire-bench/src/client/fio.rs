@@ -169,6 +169,7 @@ mod tests {
             busy_others: false,
             sampled: false,
             counted: false,
+            warm: false,
             op: Op::Fio(job),
         }
     }

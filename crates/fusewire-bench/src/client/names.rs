@@ -5,14 +5,19 @@ use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir};
+use rustix::io::Errno;
 
 use super::Pass;
 use crate::tree::{self, c_path, file_name, list_dir, meta_file, work_dir};
 use crate::workload::{LIST_FILES, Op, share};
+
+/// Where symbolic links lead: nowhere.
+const TARGET: &str = "../a/place/that/is/not/there";
 
 /// One thread's operations on names.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub struct Names {
 #[derive(Debug)]
 enum NameOp {
     Stat,
+    Missing,
+    Readlink { buffer: Vec<u8> },
     Open,
     Create { content: Vec<u8> },
     Unlink,
@@ -43,6 +50,12 @@ pub fn prepare(pass: &Pass<'_>) -> Result<()> {
     let size = match pass.workload.op {
         Op::Unlink | Op::Rename => 0,
         Op::ReadFile { size } | Op::Append { size } => size,
+        Op::Readlink => {
+            for path in all_fresh_names(pass, pass.src) {
+                symlink(TARGET, &path).with_context(|| format!("cannot make {}", path.display()))?;
+            }
+            return Ok(());
+        }
         _ => return Ok(()),
     };
     let content = content(size);
@@ -62,6 +75,7 @@ pub fn clean_up(pass: &Pass<'_>) -> Result<()> {
         Op::Create { size } | Op::ReadFile { size } => size,
         Op::Append { size } => size * 2,
         Op::Rename => 0,
+        Op::Readlink => TARGET.len() as u64,
         Op::Unlink => return ensure_empty(pass),
         _ => return Ok(()),
     };
@@ -98,6 +112,8 @@ impl Names {
             }
             Op::Create { size } => (NameOp::Create { content: content(size) }, fresh()),
             Op::Unlink => (NameOp::Unlink, fresh()),
+            Op::Missing => (NameOp::Missing, fresh()),
+            Op::Readlink => (NameOp::Readlink { buffer: Vec::new() }, fresh()),
             Op::Rename => {
                 let to = fresh_names(pass, thread, root).map(|path| c_path(renamed(&path))).collect();
                 (NameOp::Rename { to }, fresh())
@@ -133,7 +149,8 @@ impl Names {
 impl NameOp {
     fn name(&self) -> &'static str {
         match self {
-            Self::Stat => "stat",
+            Self::Stat | Self::Missing => "stat",
+            Self::Readlink { .. } => "readlink",
             Self::Open => "open",
             Self::Create { .. } => "creation",
             Self::Unlink => "unlink",
@@ -149,6 +166,16 @@ impl NameOp {
             Self::Stat => {
                 let stat = rustix::fs::stat(path)?;
                 ensure!(stat.st_dev == device, "the file is not on the mount");
+            }
+            Self::Missing => match rustix::fs::stat(path) {
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => bail!("it is there"),
+            },
+            Self::Readlink { buffer } => {
+                let target = rustix::fs::readlink(path, std::mem::take(buffer))?;
+                ensure!(target.to_bytes() == TARGET.as_bytes(), "it leads to {target:?}");
+                *buffer = target.into_bytes();
             }
             Self::Open => drop(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?),
             Self::Create { content } => {

@@ -15,6 +15,7 @@ fn workload(op: Op, ops: u64) -> Workload {
         busy_others: false,
         sampled: false,
         counted: false,
+        warm: false,
         op,
     }
 }
