@@ -28,6 +28,8 @@ const STOP_TIME: Duration = Duration::from_secs(5);
 /// A daemon that used less than this in [`QUIET_TIME`] has nothing left to do.
 const QUIET_CPU: Duration = Duration::from_micros(60);
 const QUIET_TIME: Duration = Duration::from_millis(2);
+/// Requests that a daemon has done nothing about for that long it keeps on purpose.
+const KEPT_TIME: Duration = Duration::from_millis(500);
 const SETTLE_TIME: Duration = Duration::from_secs(10);
 
 /// Where one target can be used, mounted if it has to be.
@@ -305,21 +307,25 @@ impl Mounted {
     }
 
     /// Waits until the daemon has done what the kernel sent it without waiting for the answer, such as RELEASE and
-    /// FORGET.
+    /// FORGET. Requests that it keeps while it does nothing for half a second are not among them: entries of a ring may rest over such.
     ///
     /// # Errors
     /// If the daemon is gone or is still busy after ten seconds.
     pub fn settle(&self) -> Result<()> {
         let Some(daemon) = &self.daemon else { return Ok(()) };
         let begin = Instant::now();
-        let mut before = self.usage()?.cpu;
+        let (mut before, mut quiet_since) = (self.usage()?.cpu, None);
         while begin.elapsed() < SETTLE_TIME {
             thread::sleep(QUIET_TIME);
             let now = sys::process_cpu_time(daemon.child.id()).with_context(|| {
                 format!("the daemon of {} is gone{}", self.target.name, tail(&daemon.log))
             })?;
             let waiting = daemon.mount.as_ref().and_then(|mount| mounts::waiting(mount.minor));
-            if now - before < QUIET_CPU && waiting.unwrap_or(0) == 0 {
+            let (is_quiet, waiting) = (now - before < QUIET_CPU, waiting.unwrap_or(0));
+            let since = *quiet_since.get_or_insert((begin.elapsed(), waiting));
+            if !is_quiet || since.1 != waiting {
+                quiet_since = None;
+            } else if waiting == 0 || begin.elapsed() - since.0 >= KEPT_TIME {
                 return Ok(());
             }
             before = now;

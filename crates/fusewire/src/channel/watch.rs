@@ -90,9 +90,14 @@ impl Status {
         self.aside.store(aside, Ordering::Relaxed);
     }
 
+    /// Is its thread in the idle class?
+    pub(super) fn is_aside(&self) -> bool {
+        self.aside.load(Ordering::Relaxed)
+    }
+
     /// Has it done nothing since it was `seen`, although it could, for want of a CPU?
     fn starves(&self, seen: &Seen) -> bool {
-        self.aside.load(Ordering::Relaxed) && self.now() == seen.state && self.runs()
+        self.is_aside() && self.now() == seen.state && self.runs()
     }
 
     /// The CPU time it has taken, if its thread is on a CPU or waits for one; `None` while it is in a system call that waits for

@@ -106,10 +106,15 @@ impl Relieved {
             of.filter_map(|worker| worker.status.tid()).map(read_load).fold(Load::default(), Load::plus)
         };
         let (home, others) = (load(false), load(true));
+        let mut had = home.since(mem::replace(&mut self.home, home));
+        if workers.iter().any(|worker| !worker.stands_in && worker.status.is_aside()) {
+            // It waits because it wants to: for its callers.
+            had.delay = Duration::ZERO;
+        }
         Sample {
             elapsed,
             requests: begun,
-            home: home.since(mem::replace(&mut self.home, home)),
+            home: had,
             others: others.since(mem::replace(&mut self.others, others)),
             idle: 0,
             is_stuck,
