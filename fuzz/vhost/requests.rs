@@ -233,6 +233,7 @@ fn request(world: &mut World, known: &mut Known, u: &mut Unstructured<'_>) -> Re
         assert!(waits, "opcode {opcode} was never answered");
         return Ok(true);
     };
+    if std::env::var_os("DBG").is_some() { eprintln!("OP {opcode} {:?}", reply.result.map(|_|())); }
     // One that waited may have been answered meanwhile.
     look(&world.tree, driver, reply, takes);
     if reply.frame == frame

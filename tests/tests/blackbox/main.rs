@@ -27,3 +27,4 @@ mod top;
 mod users;
 mod vhost;
 mod vhost_operators;
+mod vhost_options;
