@@ -147,7 +147,7 @@ fn anything(world: &mut World, u: &mut Unstructured<'_>) -> Result<()> {
     _ = ring.kick.write(1);
     // Descriptors may make the device write into the rings, which says nothing then.
     let mut came = 0;
-    while came <= SIZE && ring.wait(Duration::from_millis(if came == 0 { 20 } else { 2 })).is_some() {
+    while came <= SIZE && ring.wait(Duration::from_millis(if came == 0 { 4 } else { 1 })).is_some() {
         came += 1;
         if ring.is_settled() {
             break;

@@ -7,6 +7,7 @@
 
 pub mod chains;
 pub mod control;
+pub mod races;
 pub mod requests;
 pub mod tree;
 

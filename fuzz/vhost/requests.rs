@@ -23,8 +23,14 @@ const REQUESTS: usize = 24;
 const DATA: u32 = 16 << 10;
 
 /// What a guest asks for by name, whether it is there or not.
-const NAMES: [&[u8]; 24] = [
+const NAMES: [&[u8]; 30] = [
     b"a\0",
+    b"a\0",
+    b"dir\0",
+    b"link\0",
+    b"new\0",
+    b"new\0",
+    b"newer\0",
     b"dir\0",
     b"b\0",
     b"deep\0",
@@ -72,13 +78,14 @@ const NUMBERS: [u64; 16] = [
 /// What the guest was told of, and what it makes up.
 struct Known {
     nodes: Vec<u64>,
-    handles: Vec<u64>,
+    /// What is open, and of which node.
+    open: Vec<(u64, u64)>,
 }
 
 impl Known {
     fn word(&self, u: &mut Unstructured<'_>) -> Result<u64> {
         Ok(match u.int_in_range(0..=7)? {
-            0..=2 => *u.choose(&self.handles)?,
+            0..=2 => u.choose(&self.open)?.1,
             3 => *u.choose(&self.nodes)?,
             4 | 5 => *u.choose(&NUMBERS)?,
             6 => u64::from(u.arbitrary::<u16>()?),
@@ -96,7 +103,7 @@ impl Known {
     }
 
     /// Take in what an answer tells.
-    fn learn(&mut self, opcode: u32, body: &[u8]) {
+    fn learn(&mut self, opcode: u32, of: u64, body: &[u8]) {
         let word = |at: usize| Some(u64::from_ne_bytes(*body.get(at..)?.first_chunk()?));
         let (mut node, mut handle) = (None, None);
         match Opcode::from_raw(opcode) {
@@ -110,7 +117,7 @@ impl Known {
             _ => {}
         }
         self.nodes.extend(node.filter(|&node| node != 0));
-        self.handles.extend(handle);
+        self.open.extend(handle.map(|handle| (node.unwrap_or(of), handle)));
     }
 }
 
@@ -140,8 +147,15 @@ thread_local! {
 pub fn run(data: &[u8]) {
     WORLD.with_borrow_mut(|world| {
         let world = world.get_or_insert_with(World::new);
-        world.guest.monitor.driver().init().expect("a session");
-        let mut known = Known { nodes: vec![ROOT], handles: vec![0] };
+        let driver = world.guest.monitor.driver();
+        driver.init().expect("a session");
+        driver.caller = (0, 0);
+        let mut known = Known { nodes: vec![ROOT], open: vec![(ROOT, 0)] };
+        // Something to begin with, unless an earlier input has taken it away.
+        if let Ok(file) = driver.lookup(ROOT, c"a").map(|entry| entry.nodeid) {
+            known.nodes.push(file);
+            known.open.extend(driver.open(file, 2).map(|handle| (file, handle)));
+        }
         let mut u = Unstructured::new(data);
         let mut lost = false;
         for _ in 0..REQUESTS {
@@ -160,15 +174,19 @@ pub fn run(data: &[u8]) {
     });
 }
 
-fn args(row: Option<&Operation>, known: &Known, u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+/// Arguments: those of a quiet request with this handle, of which some are changed.
+fn args(row: Option<&Operation>, known: &Known, handle: u64, u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let len = row.map_or(0, |row| Message::args_len(row, InitFlags::all()));
-    let mut args = Vec::new();
-    while args.len() < len {
-        match u.int_in_range(0..=3)? {
-            0 => args.extend((known.word(u)? as u32).to_ne_bytes()),
-            1 => args.extend([0; 8]),
-            _ => args.extend(known.word(u)?.to_ne_bytes()),
-        }
+    let mut args = vec![0; len];
+    if len >= 24 {
+        args[..8].copy_from_slice(&handle.to_ne_bytes());
+    }
+    for _ in 0..u.int_in_range(0..=3)? {
+        let word = known.word(u)?;
+        let at = u.int_in_range(0..=len / 4)? * 4;
+        let bytes = if u.arbitrary()? { &word.to_ne_bytes()[..] } else { &(word as u32).to_ne_bytes() };
+        let end = len.min(at + bytes.len());
+        args[at.min(len)..end].copy_from_slice(&bytes[..end - at.min(len)]);
     }
     match u.int_in_range(0..=15)? {
         // Not as long as it should be.
@@ -204,8 +222,9 @@ fn request(world: &mut World, known: &mut Known, u: &mut Unstructured<'_>) -> Re
         _ => *u.choose(&Opcode::ALL)? as u32,
     };
     let row = Operation::of(opcode);
-    let (mut args, mut tail) = (args(row, known, u)?, tail(row, u)?);
-    let node = known.node(u)?;
+    let (of, handle) = *u.choose(&known.open)?;
+    let (mut args, mut tail) = (args(row, known, handle, u)?, tail(row, u)?);
+    let node = if args.len() >= 24 && u.ratio(7, 8)? { of } else { known.node(u)? };
     let mut brings = 0;
     if opcode == Opcode::Write as u32 && args.len() >= 20 {
         brings = u.int_in_range(0..=DATA)?;
@@ -218,6 +237,9 @@ fn request(world: &mut World, known: &mut Known, u: &mut Unstructured<'_>) -> Re
         Some(fusewire::proto::operations::Answer::Data) => u.int_in_range(0..=DATA)?,
         _ => 0,
     };
+    if takes > 0 && args.len() >= 20 && u.ratio(7, 8)? {
+        args[16..20].copy_from_slice(&takes.to_ne_bytes());
+    }
     let driver = world.guest.monitor.driver();
     driver.caller = *u.choose(&[(0, 0), (1000, 1000), (u32::MAX, u32::MAX)])?;
     let head = [&args[..], &tail[..]];
@@ -233,13 +255,12 @@ fn request(world: &mut World, known: &mut Known, u: &mut Unstructured<'_>) -> Re
         assert!(waits, "opcode {opcode} was never answered");
         return Ok(true);
     };
-    if std::env::var_os("DBG").is_some() { eprintln!("OP {opcode} {:?}", reply.result.map(|_|())); }
     // One that waited may have been answered meanwhile.
     look(&world.tree, driver, reply, takes);
     if reply.frame == frame
         && let Ok(body) = driver.body(reply)
     {
-        known.learn(opcode, &body);
+        known.learn(opcode, node, &body);
     }
     Ok(false)
 }

@@ -4,28 +4,21 @@
 #[path = "../../../fuzz/vhost/mod.rs"]
 mod fuzz;
 
+use fuzz::races::Random;
 use std::time::{Duration, Instant};
-
-/// xorshift64*: enough to scatter bytes, and always the same.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-}
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
+fn limit() -> Duration {
+    Duration::from_secs(number("FUSEWIRE_FUZZ_SECONDS").unwrap_or(3))
+}
+
 /// Run `target` on bytes of all lengths up to `longest`; it is to be done so many times, at least.
 fn run(longest: u64, least: u64, target: fn(&[u8])) {
     let seed = number("FUSEWIRE_FUZZ_SEED").unwrap_or(0x5eed).max(1);
-    let limit = Duration::from_secs(number("FUSEWIRE_FUZZ_SECONDS").unwrap_or(3));
+    let limit = limit();
     let (mut random, began, mut rounds) = (Random(seed), Instant::now(), 0);
     while rounds < least || began.elapsed() < limit {
         let len = random.next() % longest;
@@ -49,4 +42,11 @@ fn any_requests_leave_the_device_alive_and_others_alone() {
 #[test]
 fn any_messages_of_the_monitor_end_well() {
     run(600, 50, fuzz::control::run);
+}
+
+#[test]
+fn memory_that_another_processor_rewrites_leaves_the_device_alive_and_others_alone() {
+    let tally = fuzz::races::run(limit());
+    println!("{tally:?}");
+    assert!(tally.sent > 100 && tally.succeeded > 10 && tally.rewritten > tally.sent, "{tally:?}");
 }
