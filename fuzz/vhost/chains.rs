@@ -32,8 +32,14 @@ impl World {
     fn new() -> Self {
         super::no_panic_is_small();
         let tree = Tree::new();
-        let layout =
-            Layout { queues: 2, size: SIZE, depth: 1, data: ARENA as u32, indirect: true, ..Layout::default() };
+        let layout = Layout {
+            queues: 2,
+            size: SIZE,
+            depth: 1,
+            data: ARENA as u32,
+            indirect: true,
+            ..Layout::default()
+        };
         let guest = Guest::start(&tree.share(), layout);
         let neighbour = Neighbour::new(&tree);
         Self { tree, guest, neighbour }
@@ -158,9 +164,8 @@ fn anything(world: &mut World, u: &mut Unstructured<'_>) -> Result<()> {
 
 /// A list of places that bytes are cut at.
 fn cuts(len: usize, u: &mut Unstructured<'_>) -> Result<Vec<usize>> {
-    let mut cuts: Vec<usize> = (0..u.int_in_range(0..=5)?)
-        .map(|_| Ok(u.int_in_range(0..=len)?))
-        .collect::<Result<_>>()?;
+    let mut cuts: Vec<usize> =
+        (0..u.int_in_range(0..=5)?).map(|_| Ok(u.int_in_range(0..=len)?)).collect::<Result<_>>()?;
     cuts.extend([0, len]);
     cuts.sort_unstable();
     Ok(cuts)
@@ -176,7 +181,8 @@ fn pieces(world: &mut World, u: &mut Unstructured<'_>) -> Result<()> {
     let ring = &mut driver.ring;
     ring.memory.write_slice(&vec![FILL; ARENA as usize], GuestAddress(arena)).expect("memory");
     let len = (size_of::<InHeader>() + size_of::<abi::GetattrIn>()) as u32;
-    let header = InHeader { len, opcode: Opcode::Getattr as u32, unique: 8, nodeid: ROOT, ..Default::default() };
+    let header =
+        InHeader { len, opcode: Opcode::Getattr as u32, unique: 8, nodeid: ROOT, ..Default::default() };
     let request = [header.as_bytes(), abi::GetattrIn::default().as_bytes()].concat();
     let answer = size_of::<abi::OutHeader>() + size_of::<abi::AttrOut>();
     // Pieces are so far apart, all of them.

@@ -172,7 +172,8 @@ impl Peer {
         };
         let mut fds = Vec::new();
         for _ in 0..count.min(10) {
-            let is_memory = matches!(code, request::SET_MEM_TABLE | request::ADD_MEM_REG) != u.ratio(1, 12)?;
+            let is_memory =
+                matches!(code, request::SET_MEM_TABLE | request::ADD_MEM_REG) != u.ratio(1, 12)?;
             fds.push(if is_memory { self.memory.as_fd() } else { u.choose(&self.events)?.as_fd() });
         }
         self.send((code, flags), &body, &fds);

@@ -55,8 +55,16 @@ pub struct Tally {
 fn rewrite(memory: &GuestMemoryMmap, data: u64, done: &AtomicBool, rewritten: &AtomicU64) {
     let mut random = Random(0x0dd5_eed5);
     let request = data - REQUEST;
-    let names: [&[u8]; 8] =
-        [b"../secret\0", b"..\0", b"a/b\0", b"up\0", b"out\0", b"a\0", b"\0", b"no end and longer than it was"];
+    let names: [&[u8]; 8] = [
+        b"../secret\0",
+        b"..\0",
+        b"a/b\0",
+        b"up\0",
+        b"out\0",
+        b"a\0",
+        b"\0",
+        b"no end and longer than it was",
+    ];
     while !done.load(Ordering::Relaxed) {
         let kind = random.next() % 8;
         let word = request + 40 + 8 * (random.next() % 8);
@@ -66,9 +74,7 @@ fn rewrite(memory: &GuestMemoryMmap, data: u64, done: &AtomicBool, rewritten: &A
         for _ in 0..TIMES {
             let wrote = match kind {
                 // Length, opcode, node.
-                0 => {
-                    memory.write_obj(random.of(&[40u32, 41, 56, 80, 4096, u32::MAX]), GuestAddress(request))
-                }
+                0 => memory.write_obj(random.of(&[40u32, 41, 56, 80, 4096, u32::MAX]), GuestAddress(request)),
                 1 => memory.write_obj(random.next() as u32 % 53, GuestAddress(request + 4)),
                 2 => memory.write_obj(random.of(&[0u64, 1, 2, 3, u64::MAX]), GuestAddress(request + 16)),
                 // Arguments, names.
@@ -118,12 +124,7 @@ fn send(driver: &mut Driver, random: &mut Random, known: &[(u64, u64)]) {
             driver.send(Opcode::Write as u32, node, &[args.as_bytes()], (size, 0))
         }
         8 => driver.send(Opcode::Open as u32, node, &[open.as_bytes()], (0, 0)),
-        _ => driver.send(
-            Opcode::Getattr as u32,
-            node,
-            &[abi::GetattrIn::default().as_bytes()],
-            (0, 0),
-        ),
+        _ => driver.send(Opcode::Getattr as u32, node, &[abi::GetattrIn::default().as_bytes()], (0, 0)),
     };
 }
 

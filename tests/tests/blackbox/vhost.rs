@@ -105,11 +105,9 @@ fn capabilities_are_printed_and_what_is_not_there_is_refused() {
     let json: serde_json::Value = serde_json::from_str(&done.stdout).expect("JSON");
     assert_eq!(json["type"], "fs");
     let line = ["vhost", "--socket-path", "/nonexistent/socket", "--shared-dir", "/"];
-    for words in [&["--migration-mode", "find-paths"]] {
-        let done = program(command::binary()).args(line).args(words).run();
-        assert_eq!(done.status.code(), Some(2), "{done}");
-        assert!(done.stderr.contains("does not have yet") && done.stderr.contains(words[0]), "{done}");
-    }
+    let done = program(command::binary()).args(line).args(["--migration-mode", "find-paths"]).run();
+    assert_eq!(done.status.code(), Some(2), "{done}");
+    assert!(done.stderr.contains("does not have yet") && done.stderr.contains("--migration-mode"), "{done}");
     let done = program(command::binary()).args(line).run();
     assert_eq!(done.status.code(), Some(1), "{done}");
     assert!(done.stderr.contains("/nonexistent/socket"), "{done}");

@@ -111,7 +111,8 @@ fn without_it_files_are_opened_as_they_are_asked_for() {
 
 #[test]
 fn gathered_writes_take_a_cache_and_a_directory_of_ones_own() {
-    let line = ["vhost", "--socket-path", "/nonexistent/socket", "--shared-dir", "/", "--tag", "a", "--writeback"];
+    let line =
+        ["vhost", "--socket-path", "/nonexistent/socket", "--shared-dir", "/", "--tag", "a", "--writeback"];
     for (words, reason) in [
         (&["--cache", "never"][..], "keeps no data"),
         (&["--cache", "shared"], "nothing of what others do"),

@@ -32,7 +32,7 @@ rm -rf /mnt/* && umount /mnt || status=1
 exit $status";
 
 /// Cases of the POSIX suite that ask for what this guest is not, whatever it mounts.
-const SKIPPED: [(&str, &str); 2] = [
+pub const SKIPPED: [(&str, &str); 2] = [
     (
         "times-of-a-new-file",
         "User Mode Linux has no clock that needs no system call, and the suite dies of that",

@@ -3,7 +3,7 @@
 use super::{
     device::{self, Device},
     image, machine,
-    virtio::{FSX, Kit},
+    virtio::{FSX, Kit, SKIPPED},
 };
 use anyhow::{Context, Result, ensure};
 use std::{fs, os::unix::fs::MetadataExt, process::Command, time::Instant};
@@ -13,6 +13,7 @@ const JOB: &str = "\
 fail() { echo \"FAILED: $*\"; exit 1; }
 mount -t virtiofs share /mnt || fail mount
 mount -t tmpfs tmp /root
+fusewire-posix --quiet SKIPPED /mnt || fail fusewire-posix
 if [ -e /usr/bin/fsx ]; then
     fsx -f /fsx.toml -P /tmp -N OPERATIONS -S 1 /mnt/fsx > /tmp/fsx.log 2>&1 || { tail -n 50 /tmp/fsx.log; fail fsx; }
     tail -n 1 /tmp/fsx.log
@@ -34,7 +35,8 @@ exit 0";
 pub fn run(kit: &Kit, operations: u32) -> Result<()> {
     let mut programs = device::programs()?;
     programs.extend(kit.modules()?);
-    let job = JOB.replace("OPERATIONS", &operations.to_string());
+    let skipped: Vec<_> = SKIPPED.iter().map(|(case, why)| format!("--skip '{case}={why}'")).collect();
+    let job = JOB.replace("OPERATIONS", &operations.to_string()).replace("SKIPPED", &skipped.join(" "));
     let initrd = image::build(&kit.store, &programs, &format!("cat > /fsx.toml <<'END'\n{FSX}END\n{job}"))?;
     for profile in [&["auto", "--writeback"][..], &["always", "--writeback"]] {
         let start = Instant::now();
@@ -56,9 +58,13 @@ pub fn run(kit: &Kit, operations: u32) -> Result<()> {
             let path = share.join(name);
             let meta = fs::metadata(&path)?;
             let output = Command::new("md5sum").arg(&path).output().context("md5sum")?;
-            let sum = String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap_or_default().to_owned();
+            let sum =
+                String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap_or_default().to_owned();
             let here = format!("{} {} {sum}", meta.size(), meta.mtime());
-            ensure!(here == there, "{name}: size, time and sum were {there} in the guest and are {here} here");
+            ensure!(
+                here == there,
+                "{name}: size, time and sum were {there} in the guest and are {here} here"
+            );
         }
         eprintln!("xtask: guest: {}: done in {} s", profile.join(" "), start.elapsed().as_secs());
     }

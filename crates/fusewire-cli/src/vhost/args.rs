@@ -245,9 +245,7 @@ impl Later {
     /// # Errors
     /// If one of them is asked for.
     pub fn refuse(&self) -> Outcome<()> {
-        let asked = [
-            ("--migration-mode", self.migration_mode.is_some(), "without it"),
-        ];
+        let asked = [("--migration-mode", self.migration_mode.is_some(), "without it")];
         match asked.into_iter().find(|(_, asked, _)| *asked) {
             Some((option, _, remedy)) => Err(not_yet(option).or_try(remedy)),
             None => Ok(()),

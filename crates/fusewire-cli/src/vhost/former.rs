@@ -159,8 +159,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_said() {
-        for words in ["source=/a,cash=none", "source=/a,cache=some", "verbose", "modcaps=chown"]
-        {
+        for words in ["source=/a,cash=none", "source=/a,cache=some", "verbose", "modcaps=chown"] {
             let failure = parse(&["-o", words]).expect_err(words).to_string();
             let last = words.rsplit(',').next().unwrap_or_default();
             assert!(failure.contains(last.split('=').next().unwrap_or_default()), "{words}: {failure}");
