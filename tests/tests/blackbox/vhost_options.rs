@@ -83,6 +83,10 @@ fn a_guest_that_gathers_writes_reads_and_places_them_as_it_must() {
     // Not from the cache, as with O_DIRECT: the guest knows where the end is.
     assert_eq!(driver.write(there, appending.1, 0, b"IS"), Ok(2));
     assert_eq!(fs::read_to_string(share.path.join("there")).expect("file"), "IS  there and late");
+    // Where its holes are is not told, since the guest may have data for them.
+    let seek = fusewire::abi::LseekIn { fh: appending.1, offset: 0, whence: 3, padding: 0 };
+    let holes = driver.call(fusewire::abi::Opcode::Lseek, there, &[seek.as_bytes()]);
+    assert_eq!(holes.err(), Some(Errno::NOSYS));
     // Its times are the guest's, and come last.
     let times = fusewire::abi::SetattrIn {
         valid: (fusewire::abi::SetattrValid::MTIME | fusewire::abi::SetattrValid::CTIME).bits(),

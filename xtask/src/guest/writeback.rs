@@ -31,11 +31,16 @@ echo \"copy: $(stat -c '%s %Y' /mnt/copy) $(md5sum < /mnt/copy | cut -d' ' -f1)\
 umount /mnt || fail umount
 exit 0";
 
+/// Cases of the POSIX suite that ask for what a guest does not have that gathers writes.
+const GATHERED: [(&str, &str); 1] =
+    [("allocate-punch", "a file takes no blocks before what was written to it is sent")];
+
 /// With each caching profile that keeps data.
 pub fn run(kit: &Kit, operations: u32) -> Result<()> {
     let mut programs = device::programs()?;
     programs.extend(kit.modules()?);
-    let skipped: Vec<_> = SKIPPED.iter().map(|(case, why)| format!("--skip '{case}={why}'")).collect();
+    let skipped: Vec<_> =
+        SKIPPED.iter().chain(&GATHERED).map(|(case, why)| format!("--skip '{case}={why}'")).collect();
     let job = JOB.replace("OPERATIONS", &operations.to_string()).replace("SKIPPED", &skipped.join(" "));
     let initrd = image::build(&kit.store, &programs, &format!("cat > /fsx.toml <<'END'\n{FSX}END\n{job}"))?;
     for profile in [&["auto", "--writeback"][..], &["always", "--writeback"]] {

@@ -1,9 +1,9 @@
 //! What the client's kernel gathers before it writes it (`FUSE_WRITEBACK_CACHE`).
 //!
 //! The kernel takes size and times of a regular file for its own then, and what is told of them is passed over while it knows the file.
-//! Two things follow for whoever serves it. A page of which only a part was written is read first, also through a file that is open
+//! Three things follow for whoever serves it. A page of which only a part was written is read first, also through a file that is open
 //! for writing alone: so it is opened for both. And where `O_APPEND` writes to is the kernel's to say, by the end that it knows:
-//! the lower file must not know better. Others that write to the directory are not seen; that is the price.
+//! the lower file must not know better. And where its holes are must not be told, since not all data is there (`data.rs`). Others that write to the directory are not seen; that is the price.
 
 use super::Passthrough;
 use fusewire::InitFlags;
@@ -24,7 +24,7 @@ fn widened(flags: OFlags) -> OFlags {
 
 impl Passthrough {
     /// Does the kernel gather writes?
-    fn gathers(&self) -> bool {
+    pub(super) fn gathers(&self) -> bool {
         self.agreed.load(Ordering::Relaxed) & InitFlags::WRITEBACK_CACHE.bits() != 0
     }
 
