@@ -165,7 +165,7 @@ fn anything(world: &mut World, u: &mut Unstructured<'_>) -> Result<()> {
 /// A list of places that bytes are cut at.
 fn cuts(len: usize, u: &mut Unstructured<'_>) -> Result<Vec<usize>> {
     let mut cuts: Vec<usize> =
-        (0..u.int_in_range(0..=5)?).map(|_| Ok(u.int_in_range(0..=len)?)).collect::<Result<_>>()?;
+        (0..u.int_in_range(0..=5)?).map(|_| u.int_in_range(0..=len)).collect::<Result<_>>()?;
     cuts.extend([0, len]);
     cuts.sort_unstable();
     Ok(cuts)

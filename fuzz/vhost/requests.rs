@@ -219,7 +219,7 @@ fn tail(row: Option<&Operation>, u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
 fn request(world: &mut World, known: &mut Known, u: &mut Unstructured<'_>) -> Result<bool> {
     let opcode = match u.int_in_range(0..=31)? {
         0 => u.arbitrary()?,
-        _ => *u.choose(&Opcode::ALL)? as u32,
+        _ => *u.choose(Opcode::ALL)? as u32,
     };
     let row = Operation::of(opcode);
     let (of, handle) = *u.choose(&known.open)?;
