@@ -341,9 +341,9 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
         }
     }
 
-    fn update_memory(&self, _memory: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
+    fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
         // It is the one that the queues have.
-        Ok(())
+        crate::backed::check(&memory)
     }
 
     fn queues_per_thread(&self) -> Vec<u64> {

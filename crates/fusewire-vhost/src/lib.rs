@@ -12,6 +12,7 @@
 //!   protocol gets an errno.
 #![deny(unsafe_code)]
 
+mod backed;
 mod chain;
 mod device;
 pub mod kit;

@@ -28,3 +28,4 @@ mod top;
 mod users;
 mod vhost;
 mod vhost_operators;
+mod vhost_options;

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use fusewire_fs::passthrough::{IdRule, XattrMap};
 
+use super::caching::Caching;
 use super::dax::DaxArgs;
 use super::former::Former;
 use super::sandbox::caps::Changes;
@@ -152,6 +153,8 @@ pub struct VhostArgs {
     /// How old at most what a guest sees may be with --cache shared, seconds [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = lease)]
     pub lease: Option<Duration>,
+    #[command(flatten)]
+    pub caching: Caching,
     /// Refuse every change
     #[arg(long)]
     pub readonly: bool,
@@ -233,12 +236,6 @@ fn lease(text: &str) -> Result<Duration, String> {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Not there yet")]
 pub struct Later {
-    /// Have the guest gather writes
-    #[arg(long, hide = true)]
-    writeback: bool,
-    /// Keep access times
-    #[arg(long, hide = true)]
-    preserve_noatime: bool,
     /// How a guest moves to another host
     #[arg(long, value_name = "MODE", hide = true)]
     migration_mode: Option<String>,
@@ -248,11 +245,7 @@ impl Later {
     /// # Errors
     /// If one of them is asked for.
     pub fn refuse(&self) -> Outcome<()> {
-        let asked = [
-            ("--writeback", self.writeback, "without it"),
-            ("--preserve-noatime", self.preserve_noatime, "without it"),
-            ("--migration-mode", self.migration_mode.is_some(), "without it"),
-        ];
+        let asked = [("--migration-mode", self.migration_mode.is_some(), "without it")];
         match asked.into_iter().find(|(_, asked, _)| *asked) {
             Some((option, _, remedy)) => Err(not_yet(option).or_try(remedy)),
             None => Ok(()),

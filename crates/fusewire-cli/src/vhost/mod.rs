@@ -2,9 +2,11 @@
 
 mod args;
 mod backend;
+mod caching;
 mod dax;
 pub mod former;
 mod guests;
+mod pidfile;
 mod sandbox;
 mod socket;
 mod sys;
@@ -47,6 +49,7 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
         (_, None) => None,
         (_, Some(_)) => return Err(Failure::usage("--lease says something with --cache shared alone")),
     };
+    args.caching.check(args.cache, args.dax.window())?;
     let dax = args.dax.options(args.readonly, args.tag.as_deref())?;
     let options = passthrough::Options { dax, ..passthrough_options(args)? };
     let handles = options.file_handles != passthrough::FileHandles::Never;
@@ -153,6 +156,9 @@ fn passthrough_options(args: &VhostArgs) -> Outcome<passthrough::Options> {
         xattr_map: args.xattrmap.clone(),
         users,
         groups,
+        writeback: args.caching.writeback,
+        readdirplus: !args.caching.no_readdirplus,
+        noatime: args.caching.preserve_noatime,
         // The guest's kernel cannot be given files of this one.
         forward: passthrough::Forward::Off,
         ..passthrough::Options::default()

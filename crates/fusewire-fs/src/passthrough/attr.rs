@@ -147,6 +147,10 @@ impl Passthrough {
     fn change_owner(&self, cx: &Context, target: &Target, changes: &Changes) -> Result<()> {
         let uid = changes.uid.map(|uid| self.options.users.host(uid)).transpose()?;
         let gid = changes.gid.map(|gid| self.options.groups.host(gid)).transpose()?;
+        if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
+            // No id: a kernel does not send it. A system call would take it as "leave it".
+            return Err(Errno::INVAL);
+        }
         // Nothing but clearing of set-id bits: a change of owner to the same does that.
         let only_kill = changes.kill_suid_gid && changes.size.is_none() && changes.mode.is_none();
         if uid.is_none() && gid.is_none() && !only_kill && !self.is_voiding(cx, target, changes)? {

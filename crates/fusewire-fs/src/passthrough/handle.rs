@@ -230,7 +230,8 @@ impl Passthrough {
         if flags.contains(OFlags::TRUNC) {
             self.creds.keep_set_ids(!op.kill_suid_gid)?;
         }
-        let fd = self.nodes.open(op.node, FileType::Regular, flags)?;
+        let (fd, flags) =
+            self.with_flags(flags, |flags| self.nodes.open(op.node, FileType::Regular, flags))?;
         self.opened(op.node, fd, flags)
     }
 
@@ -343,7 +344,8 @@ impl Passthrough {
 
     pub(super) fn open_directory(&self, op: &Opendir) -> Result<Opened> {
         self.opendir_is_told()?;
-        let noatime = OFlags::from_bits_retain(op.flags) & OFlags::NOATIME;
+        let noatime = if self.options.noatime { OFlags::NOATIME } else { OFlags::empty() };
+        let noatime = OFlags::from_bits_retain(op.flags) & noatime;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | noatime;
         let fd = self.nodes.open(op.node, FileType::Directory, flags)?;
         let flags = match self.cache_of(op.node) {

@@ -33,6 +33,7 @@ mod stateless;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod writeback;
 mod xattr;
 mod xattr_map;
 
@@ -267,6 +268,12 @@ impl FileSystem for Passthrough {
         }
         self.coherent.negotiate(config);
         want |= cached(self.cache());
+        if !self.options.readdirplus {
+            want -= InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO;
+        }
+        if self.options.writeback && config.offered().contains(InitFlags::WRITEBACK_CACHE) {
+            want |= InitFlags::WRITEBACK_CACHE;
+        }
         if self.options.forward != Forward::Off {
             want |= InitFlags::PASSTHROUGH;
             config.max_stack_depth = self.nodes.mounts.stack_depth();

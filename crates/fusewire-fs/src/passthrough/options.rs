@@ -168,6 +168,13 @@ pub struct Options {
     pub users: IdMap,
     /// The same for groups.
     pub groups: IdMap,
+    /// Whether the kernel may gather writes, to send them later and in larger pieces. Size and times of a file are the kernel's own
+    /// then, and what others do to the directory is not seen: it must not be changed in other ways. It takes a `cache` that keeps data.
+    pub writeback: bool,
+    /// Whether names may be listed together with their attributes.
+    pub readdirplus: bool,
+    /// Whether `O_NOATIME` is passed down; it is refused for files of others where the process has no right to it.
+    pub noatime: bool,
 }
 
 impl Descriptors {
@@ -211,6 +218,9 @@ impl Default for Options {
             xattr_map: None,
             users: IdMap::default(),
             groups: IdMap::default(),
+            writeback: false,
+            readdirplus: true,
+            noatime: true,
         }
     }
 }
