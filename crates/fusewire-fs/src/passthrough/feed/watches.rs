@@ -1,0 +1,151 @@
+//! Files and directories that are watched one by one, where a whole filesystem cannot be.
+//!
+//! What is watched the kernel may remember for ever; what is not, for a moment. A watch is set when the kernel first learns of a file, before
+//! anything that it is to remember is read, and ends when the kernel has forgotten it: never before, so that nothing is remembered unwatched.
+//! It is on the file itself, not on its directory. So it does not matter under which of its names a file is changed, or whether it has one.
+
+use super::{
+    index::Index,
+    source::Source,
+    stamps::{Since, Stamps},
+};
+use crate::passthrough::{fds::Fd, inode::by_path, options::Descriptors};
+use rustix::io::{Errno, Result};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+const SHARDS: usize = 16;
+
+/// How many there are at most. Each keeps an inode in the kernel's memory, about 1 KiB, and a descriptor.
+const MOST: usize = 1 << 16;
+
+/// What is watched, by inode number.
+#[derive(Debug)]
+pub struct Watches {
+    shards: [Mutex<HashMap<u64, Watch>>; SHARDS],
+    count: AtomicUsize,
+    limit: AtomicUsize,
+    /// That there are no more has been said.
+    is_told: AtomicBool,
+    descriptors: Descriptors,
+}
+
+#[derive(Debug)]
+struct Watch {
+    /// What is read later is read under the watch.
+    since: Since,
+    /// Takes it away again, and keeps the number from being another file's meanwhile.
+    fd: Arc<Fd>,
+    is_dir: bool,
+}
+
+impl Watches {
+    /// None yet. `descriptors`: where the process finds those that files are watched by.
+    pub fn new(descriptors: Descriptors) -> Self {
+        Self {
+            shards: Default::default(),
+            count: AtomicUsize::new(0),
+            limit: AtomicUsize::new(MOST),
+            is_told: AtomicBool::new(false),
+            descriptors,
+        }
+    }
+
+    fn shard(&self, ino: u64) -> MutexGuard<'_, HashMap<u64, Watch>> {
+        self.shards[ino as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There are to be no more than that many: each takes a descriptor.
+    pub fn bound(&self, limit: usize) {
+        self.limit.store(limit.min(MOST), Ordering::Relaxed);
+    }
+
+    /// How many there may be.
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Since when the file with this number has been watched, if it is.
+    pub fn since(&self, ino: u64) -> Option<Since> {
+        self.shard(ino).get(&ino).map(|watch| watch.since)
+    }
+
+    /// Is the file with this number not watched yet, and is there room?
+    pub fn can_watch(&self, ino: u64) -> bool {
+        if self.len() >= self.limit() {
+            self.refused(Errno::NOSPC);
+            return false;
+        }
+        self.since(ino).is_none()
+    }
+
+    /// Watch the file with this number, which `fd` is of, if it is not watched yet.
+    ///
+    /// # Errors
+    /// `NOSPC` when there are as many as there may be, here or for the user; `ACCESS` if it may not be read.
+    pub fn watch(
+        &self,
+        (source, stamps): (&Source, &Stamps),
+        ino: u64,
+        (fd, is_dir): (Arc<Fd>, bool),
+    ) -> Result<Since> {
+        let mut shard = self.shard(ino);
+        if let Some(watch) = shard.get(&ino) {
+            return Ok(watch.since);
+        }
+        if self.count.fetch_add(1, Ordering::Relaxed) >= self.limit() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(Errno::NOSPC);
+        }
+        if let Err(error) = by_path(self.descriptors, &*fd, |path| source.add(path, is_dir)) {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(error);
+        }
+        let since = stamps.pass();
+        shard.insert(ino, Watch { since, fd, is_dir });
+        Ok(since)
+    }
+
+    /// A node of the file with this number is forgotten: was it the last?
+    pub fn forgotten(&self, source: &Source, ino: u64, index: &Index) {
+        let mut shard = self.shard(ino);
+        // Under the lock: whoever makes a node of it anew enters that before he asks for a watch.
+        let mut is_known = false;
+        index.each(ino, |_| is_known = true);
+        if is_known {
+            return;
+        }
+        let Some(watch) = shard.remove(&ino) else { return };
+        match by_path(self.descriptors, &*watch.fd, |path| source.remove(path, watch.is_dir)) {
+            Ok(()) => _ = self.count.fetch_sub(1, Ordering::Relaxed),
+            // It may not be read any more. The watch is there as long as the file is, so it counts.
+            Err(error) => tracing::debug!(%error, ino, "a watch stays"),
+        }
+        drop(shard);
+        // Closed, if at all, with nothing locked.
+        drop(watch);
+    }
+
+    /// There is no watch for a file: say so once, if it is for want of room.
+    pub fn refused(&self, error: Errno) {
+        if error == Errno::NOSPC && !self.is_told.swap(true, Ordering::Relaxed) {
+            let (watched, limit) = (self.len(), self.limit());
+            tracing::warn!(
+                watched,
+                limit,
+                "no more files can be watched: of others, names and attributes are kept for a second, and data is not (raise the limit on open \
+                 files or /proc/sys/fs/fanotify/max_user_marks, or serve the directory as root)"
+            );
+        }
+    }
+}
