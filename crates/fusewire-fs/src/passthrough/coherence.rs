@@ -64,6 +64,11 @@ impl Caching {
         self.coherent.profile(self.wanted)
     }
 
+    /// What the feed of changes has done so far, if there is one.
+    pub fn feed_stats(&self) -> Option<FeedStats> {
+        self.coherent.feed().map(|feed| feed.stats())
+    }
+
     /// Is the kernel told of changes that others make to the directory? Final once it is mounted.
     pub fn coherence(&self) -> Coherence {
         match &self.coherent {
