@@ -285,9 +285,11 @@ impl Passthrough {
     /// What it may remember of a node's content, while it is open and later.
     pub(super) fn cache_of(&self, node: NodeId) -> CacheProfile {
         match self.cache() {
+            CacheProfile::Coherent if self.is_reached(node) => CacheProfile::Coherent,
+            CacheProfile::Coherent if self.coherent.is_by_file() => CacheProfile::Auto,
             // The feed does not reach there, and with EXPLICIT_INVAL_DATA the kernel does not see for itself, by the times of a file
             // that is read, that its pages are old.
-            CacheProfile::Coherent if !self.is_reached(node) => CacheProfile::None,
+            CacheProfile::Coherent => CacheProfile::None,
             CacheProfile::Auto if self.coherent.feed().is_some_and(|feed| feed.is_deaf()) => {
                 CacheProfile::None
             }

@@ -267,6 +267,11 @@ impl FileSystem for Passthrough {
         }
         self.coherent.negotiate(config);
         want |= cached(self.cache());
+        if self.coherent.is_by_file() && self.cache() == CacheProfile::Coherent {
+            // What is not watched is served as with `auto`.
+            want -= InitFlags::EXPLICIT_INVAL_DATA;
+            want |= InitFlags::AUTO_INVAL_DATA;
+        }
         if self.options.forward != Forward::Off {
             want |= InitFlags::PASSTHROUGH;
             config.max_stack_depth = self.nodes.mounts.stack_depth();

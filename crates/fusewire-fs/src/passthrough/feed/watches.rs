@@ -143,9 +143,70 @@ impl Watches {
             tracing::warn!(
                 watched,
                 limit,
-                "no more files can be watched: of others, names and attributes are kept for a second, and data is not (raise the limit on open \
+                "no more files can be watched: caches of others are those of auto (raise the limit on open \
                  files or /proc/sys/fs/fanotify/max_user_marks, or serve the directory as root)"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passthrough::fds::Budget;
+    use fusewire::NodeId;
+    use std::{os::unix::fs::MetadataExt, path::Path};
+
+    fn fd(path: &Path) -> Arc<Fd> {
+        let permit = Budget::new(None, Path::new("/proc/self/fd")).take().expect("a descriptor");
+        Arc::new(Fd::new(std::fs::File::open(path).expect("a file").into(), permit))
+    }
+
+    /// What is heard: masks of the events, by inode number.
+    fn heard(source: &Source) -> Vec<(u64, u64)> {
+        let (mut heard, mut buffer) = (Vec::new(), Vec::new());
+        let take = |event: super::super::Event<'_>| {
+            for object in event.objects() {
+                heard.extend(super::super::numbers(object.handle).map(|number| (number, event.mask)));
+            }
+        };
+        source.read(&mut buffer, take).expect("events");
+        heard
+    }
+
+    #[test]
+    fn a_file_is_watched_until_its_last_node_is_forgotten_and_no_more_than_there_may_be() {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let paths = ["a", "b"].map(|name| dir.path().join(name));
+        paths.iter().for_each(|path| std::fs::write(path, "x").expect("a file"));
+        let [a, b] = paths.each_ref().map(|path| path.metadata().expect("a file").ino());
+        let (source, stamps, index) =
+            (Source::of_files().expect("fanotify"), Stamps::default(), Index::default());
+        let watches = Watches::new(Descriptors::InProc);
+        watches.bound(1);
+        let watch = |ino, path: &Path| watches.watch((&source, &stamps), ino, (fd(path), false));
+        let nodes = [NodeId::new(2), NodeId::new(3)];
+        nodes.iter().for_each(|node| index.insert(a, *node));
+
+        let before = stamps.now();
+        let since = watch(a, &paths[0]).expect("a watch");
+        assert!(before < since && since <= stamps.now(), "what was read before is not guarded");
+        assert_eq!(watch(a, &paths[0]), Ok(since), "it is watched already");
+        assert_eq!(watch(b, &paths[1]), Err(Errno::NOSPC));
+        assert_eq!((watches.len(), watches.since(b), watches.can_watch(b)), (1, None, false));
+
+        let change = || paths.iter().for_each(|path| std::fs::write(path, "changed").expect("written"));
+        let is_of = |of: u64, heard: &[(u64, u64)]| heard.iter().any(|(number, _)| *number == of);
+        change();
+        let first = heard(&source);
+        assert!(is_of(a, &first) && !is_of(b, &first), "{first:?}");
+        for (node, is_watched) in [(nodes[0], true), (nodes[1], false)] {
+            index.remove(a, node);
+            watches.forgotten(&source, a, &index);
+            change();
+            assert_eq!(is_of(a, &heard(&source)), is_watched);
+        }
+        assert_eq!((watches.len(), watches.since(a)), (0, None));
+        assert!(watch(b, &paths[1]).is_ok(), "there is room again");
     }
 }
