@@ -12,6 +12,7 @@ use fusewire_tests::sandbox::{self, Sandbox};
 use fusewire_tests::{need, tree, wait};
 use rustix::fs::Mode;
 use rustix::mount::mount_bind;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -250,6 +251,54 @@ fn a_storm_of_changes_leaves_the_mount_of_a_user_right() {
     });
     assert!(mount.log().contains("forgets everything"), "events were lost: {}", mount.log());
     ends_whole(mount);
+}
+
+/// Without the right to watch the filesystem `make` makes one.
+fn without_sys_admin<T>(make: impl FnOnce() -> T) -> T {
+    let before = capabilities(None).expect("capabilities");
+    let effective = before.effective - CapabilitySet::SYS_ADMIN;
+    set_capabilities(None, CapabilitySets { effective, ..before }).expect("one less");
+    let made = make();
+    set_capabilities(None, before).expect("as before");
+    made
+}
+
+/// As in a container: files are opened by their handles all the same.
+#[test]
+fn where_root_may_not_watch_the_filesystem_its_files_are_watched() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let [source, point] = ["source", "point"].map(|name| sandbox.make_dir(name));
+    let options = Lower { cache: CacheProfile::Coherent, ..Lower::default() };
+    let fs = without_sys_admin(|| Passthrough::new(&source, options).expect("a passthrough"));
+    let caching = fs.caching();
+    match caching.coherence() {
+        Coherence::ToldOfKnown(refusal) => {
+            let why = refusal.to_string();
+            assert!(why.contains("CAP_SYS_ADMIN") && why.contains("not permitted"), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let mount = MountOptions { default_permissions: true, ..MountOptions::default() };
+    let options = Options { mount, ..Options::default() };
+    let server = Server::mount(fs, &point, &options).expect("a mount");
+    let handle = server.handle();
+    // `soon`: within half a second, as long as machines may be busy elsewhere.
+    let line = r#"
+        soon() { for _ in $(seq 50); do eval "$1" && return; sleep 0.01; done; eval "$1"; }
+        cd "$1"; mkdir d; for i in $(seq 40); do
+            [ ! -e "$above/d/f$i" ] || exit 1
+            echo "$i" > "d/f$i"; soon '[ "$(cat "$above/d/f$i")" = "$i" ]' || exit 2
+            ln "d/f$i" "l$i"; echo "$i$i" > "l$i"; soon '[ "$(cat "$above/d/f$i")" = "$i$i" ]' || exit 3
+            mv "d/f$i" "g$i"; soon '[ ! -e "$above/d/f$i" ] && [ -e "$above/g$i" ]' || exit 4
+            echo above > "$above/d/h$i"; soon '[ "$(cat "d/h$i")" = above ]' || exit 5
+        done; soon '[ "$(ls . d)" = "$(cd "$above"; ls . d)" ]' || exit 6"#;
+    let finished = shell(&format!("above=$2; {line}"), &[&source, &point]).limit(100).run();
+    let watched = caching.feed_stats().expect("a feed").watched;
+    handle.unmount(Unmount::Lazy).expect("unmounted");
+    server.join().expect("served");
+    assert_eq!(finished.code(), Some(0), "{finished:?}");
+    assert!(watched > 80, "{watched}");
+    assert_eq!(caching.feed_stats().expect("a feed").watched, 0, "no descriptor is kept");
 }
 
 /// What the mount's own clients do is no news, and what the kernel has forgotten is not watched any more.

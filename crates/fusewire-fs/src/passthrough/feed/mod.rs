@@ -193,13 +193,12 @@ impl Feed {
         (stat, handle, can_open): (&Statx, Option<&[u8]>, bool),
         (descriptors, own): (Descriptors, Own),
     ) -> std::result::Result<Arc<Self>, Refusal> {
-        let whole = match can_open {
-            true => watch(&root, stat, handle),
-            false => Err(Refusal::new(
-                "files cannot be opened by handle",
-                "serve the directory as root, with file handles",
-            )),
-        };
+        let whole = watch(&root, stat, handle).and_then(|source| match can_open {
+            true => Ok(source),
+            false => {
+                Err(Refusal::new("files are not opened by handle", "serve the directory with file handles"))
+            }
+        });
         let (source, by_file) = match whole {
             Ok(source) => (source, None),
             Err(refusal) => {
@@ -355,6 +354,9 @@ impl Feed {
     pub fn end(&self) {
         self.source.stop();
         tracing::debug!(stats = ?self.stats(), "the feed of changes has ended");
+        if let Some(ByFile { watches, .. }) = &self.by_file {
+            watches.end();
+        }
     }
 }
 

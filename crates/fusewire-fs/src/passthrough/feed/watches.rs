@@ -136,9 +136,18 @@ impl Watches {
         drop(watch);
     }
 
+    /// The kernel has forgotten everything: no descriptors are kept. (Whoever asks what was heard may keep all this for long.)
+    pub fn end(&self) {
+        self.bound(0);
+        for shard in &self.shards {
+            let watches = std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
+            self.count.fetch_sub(watches.len(), Ordering::Relaxed);
+        }
+    }
+
     /// There is no watch for a file: say so once, if it is for want of room.
     pub fn refused(&self, error: Errno) {
-        if error == Errno::NOSPC && !self.is_told.swap(true, Ordering::Relaxed) {
+        if error == Errno::NOSPC && self.limit() > 0 && !self.is_told.swap(true, Ordering::Relaxed) {
             let (watched, limit) = (self.len(), self.limit());
             tracing::warn!(
                 watched,
