@@ -3,7 +3,7 @@
 use super::{
     Passthrough, attr,
     fds::explain,
-    feed::{Feed, FeedStats, Own, Refusal, Since, Subject},
+    feed::{Feed, FeedStats, Lower, Own, Refusal, Since, Subject},
     inode::Found,
     lease::Tenant,
     mounts::{Mount, Mounts},
@@ -199,7 +199,8 @@ impl Coherent {
         let handle = handle().map(|(handle, _)| handle);
         let handle = handle.as_ref().map(sys::RawHandle::bytes);
         let own = if options.sole { Own::Process } else { Own::None };
-        Some(Feed::new(&root.fd, (stat, handle, root.handles), (options.descriptors, own)))
+        let lower = Lower { stat, handle, can_open: root.handles, is_known: root.is_local() };
+        Some(Feed::new(&root.fd, lower, (options.descriptors, own)))
     }
 
     /// Whoever asked for it by name must see it.

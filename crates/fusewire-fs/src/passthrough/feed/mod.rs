@@ -83,7 +83,14 @@ pub struct Refusal {
     errno: Option<Errno>,
     remedy: &'static str,
     /// Why files cannot be watched one by one either.
-    by_file: Option<Errno>,
+    by_file: Option<ByFileRefusal>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ByFileRefusal {
+    Failed(Errno),
+    /// It is not known what handles of the filesystem consist of.
+    Unknown,
 }
 
 impl Refusal {
@@ -99,7 +106,10 @@ impl Refusal {
             None => self.what.to_owned(),
         };
         match self.by_file {
-            Some(errno) => format!("{reason}; nor of single files: {errno}"),
+            Some(ByFileRefusal::Failed(errno)) => format!("{reason}; of single files: {errno}"),
+            Some(ByFileRefusal::Unknown) => {
+                format!("{reason}; single files are watched on ext4, XFS, Btrfs, F2FS and tmpfs only")
+            }
             None => reason,
         }
     }
@@ -145,11 +155,24 @@ pub fn watch(root: impl AsFd, stat: &Statx, handle: Option<&[u8]>) -> std::resul
     })
 }
 
-/// Hear of changes to the directory `root` itself, and of those that are added. It takes no rights: what makes `refusal`, that of the whole
-/// filesystem, one of this as well is handles that say nothing.
+/// Hear of changes to the directory `root` itself, and of those that are added. It takes no rights. `refusal` is that of the whole filesystem.
 fn watch_files(root: impl AsFd, refusal: Refusal) -> std::result::Result<Source, Refusal> {
     let source = Source::of_files().and_then(|source| source.add_directory(root).map(|()| source));
-    source.map_err(|errno| Refusal { by_file: Some(errno), ..refusal })
+    source.map_err(|errno| Refusal { by_file: Some(ByFileRefusal::Failed(errno)), ..refusal })
+}
+
+/// What is to be known of the re-exported directory.
+#[derive(Clone, Copy)]
+pub struct Lower<'a> {
+    /// Its attributes.
+    pub stat: &'a Statx,
+    /// Its file handle.
+    pub handle: Option<&'a [u8]>,
+    /// Files are opened by their handles.
+    pub can_open: bool,
+    /// The filesystem is one whose handles are known to contain inode numbers: of FUSE it depends on the server, which may be seen at none of the
+    /// files at hand.
+    pub is_known: bool,
 }
 
 /// Whose changes are no news to the mount, where files are watched one by one and all that is told of who made them is whether it was this process.
@@ -184,13 +207,11 @@ struct ByFile {
 }
 
 impl Feed {
-    /// Hear of changes to the filesystem of `root`, the re-exported directory, whose attributes are `stat` and whose handle is
-    /// `handle`. `can_open`: files can be opened by their handles.
-    ///
-    /// Where that is refused, changes are heard of to single files; see [`watch`](Self::watch).
+    /// Hear of changes to the filesystem of `root`, the re-exported directory. Where that is refused, changes are heard of to single files; see
+    /// [`watch`](Self::watch).
     pub fn new(
         root: impl AsFd,
-        (stat, handle, can_open): (&Statx, Option<&[u8]>, bool),
+        Lower { stat, handle, can_open, is_known }: Lower<'_>,
         (descriptors, own): (Descriptors, Own),
     ) -> std::result::Result<Arc<Self>, Refusal> {
         let whole = watch(&root, stat, handle).and_then(|source| match can_open {
@@ -203,6 +224,9 @@ impl Feed {
             Ok(source) => (source, None),
             Err(refusal) => {
                 contain_numbers(stat, handle)?;
+                if !is_known {
+                    return Err(Refusal { by_file: Some(ByFileRefusal::Unknown), ..refusal });
+                }
                 let source = watch_files(root, refusal)?;
                 (source, Some(ByFile { watches: Watches::new(descriptors), refusal, own }))
             }
