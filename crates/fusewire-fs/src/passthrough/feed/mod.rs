@@ -170,8 +170,7 @@ pub struct Lower<'a> {
     pub handle: Option<&'a [u8]>,
     /// Files are opened by their handles.
     pub can_open: bool,
-    /// The filesystem is one whose handles are known to contain inode numbers: of FUSE it depends on the server, which may be seen at none of the
-    /// files at hand.
+    /// The filesystem is one whose handles are known to contain inode numbers. (On FUSE it depends on the server.)
     pub is_known: bool,
 }
 
