@@ -17,7 +17,8 @@ pub enum CacheProfile {
     Auto,
     /// Everything, names that do not exist included, until somebody changes it: the kernel is told of what others do to the
     /// directory, some time below a millisecond later as a rule. It takes a local filesystem with file handles
-    /// and Linux 6.16; without `CAP_SYS_ADMIN` it is so for some ten thousand files and directories, and for what this process may read. Where it cannot be had it is as [`Auto`](Self::Auto), see [`Caching::coherence`](super::Caching::coherence).
+    /// and Linux 6.16; without `CAP_SYS_ADMIN` it is so for some ten thousand files and directories, and for what this process may
+    /// read. Where it cannot be had it is as [`Auto`](Self::Auto), see [`Caching::coherence`](super::Caching::coherence).
     Coherent,
     /// Everything, names that do not exist included, until it is changed through the mount. For directories that
     /// nobody else changes.
