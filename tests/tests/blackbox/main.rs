@@ -1,5 +1,6 @@
 //! The black-box tests, one module per subject.
 
+mod by_file;
 mod cli;
 mod coherent;
 mod data;

@@ -45,7 +45,7 @@ use clock::Clock;
 use fusewire::{Generation, NodeId, table::NodeTable};
 use habit::Habit;
 use moves::Latest;
-pub use proc::Proc;
+pub use proc::{Proc, by_path};
 use rustix::{
     fs::{AtFlags, Mode, OFlags, Statx, Timespec},
     io::{Errno, Result},
@@ -140,6 +140,8 @@ pub struct Found {
     pub generation: Generation,
     /// Its attributes.
     pub stat: Statx,
+    /// The kernel did not know of it.
+    pub is_new: bool,
 }
 
 /// All nodes.
@@ -186,7 +188,13 @@ impl Nodes {
         let node = Node { fd: Some(root.clone()), ..Node::default() };
         // Open files come first: they cannot be given up. Where nodes need descriptors they get most of what there is.
         let limit = budget.limit();
-        let holding_limit = if mounts.root().handles { (limit / 2).min(ENOUGH) } else { limit / 4 * 3 };
+        let is_by_file = feed.as_ref().is_some_and(|feed| feed.is_by_file());
+        let need_none = mounts.root().handles && !is_by_file;
+        let holding_limit = if need_none { (limit / 2).min(ENOUGH) } else { limit / 4 * 3 };
+        if let Some(feed) = &feed {
+            feed.bound_watches(holding_limit / 2);
+            feed.watch(key.ino(), (root.clone(), true));
+        }
         Ok(Self {
             table: NodeTable::new(key, node),
             mounts,
@@ -333,7 +341,12 @@ impl Nodes {
         while given < count && steps > 0 {
             steps -= 1;
             let Some((place, id)) = self.clock.advance() else { break };
-            let release = |key: &FileKey, node: &mut Node| node.release(place, self.mounts.at(key.mount));
+            let release = |key: &FileKey, node: &mut Node| {
+                // The watch has the descriptor, too: to close it here would give nothing back.
+                let is_watched = key.is_on_root_device()
+                    && self.feed.as_ref().is_some_and(|feed| feed.is_watched_by_itself(key.ino()));
+                if is_watched { None } else { node.release(place, self.mounts.at(key.mount)) }
+            };
             if let Some((fd, handle)) = self.table.with(id, release).flatten() {
                 given += usize::from(self.give_up_one(id, &fd, handle));
             }

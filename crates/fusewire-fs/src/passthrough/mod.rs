@@ -274,6 +274,11 @@ impl FileSystem for Passthrough {
         if self.options.writeback && config.offered().contains(InitFlags::WRITEBACK_CACHE) {
             want |= InitFlags::WRITEBACK_CACHE;
         }
+        if self.coherent.is_by_file() && self.cache() == CacheProfile::Coherent {
+            // What is not watched is served as with `auto`.
+            want -= InitFlags::EXPLICIT_INVAL_DATA;
+            want |= InitFlags::AUTO_INVAL_DATA;
+        }
         if self.options.forward != Forward::Off {
             want |= InitFlags::PASSTHROUGH;
             config.max_stack_depth = self.nodes.mounts.stack_depth();

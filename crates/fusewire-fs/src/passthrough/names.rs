@@ -211,6 +211,8 @@ impl Passthrough {
         (fd, flags): (Fd, OFlags),
         reading: Reading<'_>,
     ) -> Result<(Entry, Opened)> {
+        // What the kernel may keep of the content depends on it.
+        self.watch(found);
         match self.opened(found.node, fd, flags) {
             Ok(opened) => Ok((self.entry(found, reading), opened)),
             Err(error) => {
@@ -278,7 +280,8 @@ impl Passthrough {
         }
         let stat = attr::stat(&*fd)?;
         let generation = self.nodes.again(op.node)?;
-        Ok(self.entry(&Found { node: op.node, generation, stat }, reading.under(op.new_parent, name)))
+        let found = Found { node: op.node, generation, stat, is_new: false };
+        Ok(self.entry(&found, reading.under(op.new_parent, name)))
     }
 
     pub(super) fn link_target(&self, op: &Readlink, out: &mut Sink<'_>) -> Result<()> {

@@ -16,8 +16,9 @@ pub enum CacheProfile {
     #[default]
     Auto,
     /// Everything, names that do not exist included, until somebody changes it: the kernel is told of what others do to the
-    /// directory, some time below a millisecond later as a rule. It takes a local filesystem with file handles, `CAP_SYS_ADMIN`
-    /// and Linux 6.16; where it cannot be had it is as [`Auto`](Self::Auto), see [`Caching::coherence`](super::Caching::coherence).
+    /// directory, some time below a millisecond later as a rule. It takes a local filesystem with file handles
+    /// and Linux 6.16; without `CAP_SYS_ADMIN` it is so for some ten thousand files and directories, and for what this process may
+    /// read. Where it cannot be had it is as [`Auto`](Self::Auto), see [`Caching::coherence`](super::Caching::coherence).
     Coherent,
     /// Everything, names that do not exist included, until it is changed through the mount. For directories that
     /// nobody else changes.
@@ -130,6 +131,10 @@ pub struct Options {
     /// Where `cache` is [`CacheProfile::Auto`]: [`CacheProfile::Coherent`] rather than that if the directory is on a filesystem that is
     /// known to be local, and it can be had. The log says why not, and [`Passthrough::caching`](super::Passthrough::caching) which it is.
     pub prefer_coherent: bool,
+    /// Nothing else in this process changes the directory, neither itself nor as another mount of it. Matters where changes are told of file by
+    /// file ([`Coherence::ToldOfKnown`](super::Coherence::ToldOfKnown)): what clients of the mount do is then known not to be news to it. If it is not so,
+    /// the kernel is not told of such changes.
+    pub sole: bool,
     /// For how long it may remember names; `None` leaves it to `cache`.
     pub entry_timeout: Option<Duration>,
     /// For how long it may remember attributes; `None` leaves it to `cache`.
@@ -200,6 +205,7 @@ impl Default for Options {
         Self {
             cache: CacheProfile::default(),
             prefer_coherent: false,
+            sole: false,
             entry_timeout: None,
             attr_timeout: None,
             negative_timeout: None,

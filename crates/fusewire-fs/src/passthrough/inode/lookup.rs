@@ -219,7 +219,7 @@ impl Nodes {
         if !seen.mount.handles {
             self.found_known(!new);
         }
-        self.arrived(met, Found { node, generation, stat: seen.stat })
+        self.arrived(met, Found { node, generation, stat: seen.stat, is_new: new })
     }
 
     /// The same for a node that is known; `None` where there is none.
@@ -231,7 +231,7 @@ impl Nodes {
         if !seen.mount.handles {
             self.found_known(true);
         }
-        Some(self.arrived(met, Found { node, generation, stat: seen.stat }))
+        Some(self.arrived(met, Found { node, generation, stat: seen.stat, is_new: false }))
     }
 
     fn arrived(&self, met: Met, found: Found) -> std::result::Result<Found, Handle> {
