@@ -51,6 +51,46 @@ fn what_a_guest_costs() {
     let dir = tempfile::tempdir().expect("directory");
     guest(dir.path()).end();
     let count = 100;
+    let zero = status("VmRSS");
+    let all: Vec<_> = (0..count).map(|_| passthrough(dir.path())().expect("fs")).collect();
+    eprintln!("passthrough alone {} KiB", (status("VmRSS") - zero) / count);
+    drop(all);
+    let zero = status("VmRSS");
+    let gate = std::sync::Arc::new(std::sync::Barrier::new(count as usize + 1));
+    let all: Vec<_> = (0..count)
+        .map(|_| {
+            let gate = gate.clone();
+            std::thread::spawn(move || {
+                gate.wait();
+                gate.wait();
+            })
+        })
+        .collect();
+    gate.wait();
+    eprintln!("thread alone {} KiB", (status("VmRSS") - zero) / count);
+    gate.wait();
+    all.into_iter().for_each(|t| t.join().unwrap());
+    let zero = status("VmRSS");
+    let all: Vec<_> = (0..count)
+        .map(|_| {
+            fusewire_vhost::Device::new(passthrough(dir.path()), Options { queues: 1, ..Options::default() })
+                .unwrap()
+        })
+        .collect();
+    eprintln!("device alone {} KiB", (status("VmRSS") - zero) / count);
+    drop(all);
+    let zero = status("VmRSS");
+    let all: Vec<_> = (0..count)
+        .map(|_| {
+            Guest::start(
+                passthrough(dir.path()),
+                Options { queues: 1, tag: Some("x".into()), ..Options::default() },
+                layout(),
+            )
+        })
+        .collect();
+    eprintln!("connected {} KiB", (status("VmRSS") - zero) / count);
+    drop(all);
     let before = (status("VmRSS"), status("Threads"), descriptors());
     let guests: Vec<_> = (0..count).map(|_| guest(dir.path())).collect();
     let after = (status("VmRSS"), status("Threads"), descriptors());
