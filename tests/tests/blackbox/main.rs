@@ -26,4 +26,5 @@ mod suites;
 mod top;
 mod users;
 mod vhost;
+mod vhost_config;
 mod vhost_operators;
