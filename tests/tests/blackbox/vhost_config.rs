@@ -320,7 +320,9 @@ fn idle(count: u64) {
     assert!(now.0 <= count * 200 * 1024 / 1000 + (10 << 10).min(count * 100), "{} KiB", now.0);
     assert!(now.1 <= count * 6 + 10 && now.2 <= count * 30 + 50, "{now:?}");
     // All of them are served still.
-    guests.iter_mut().for_each(|guest| drop(guest.driver().getattr(ROOT).expect("getattr")));
+    for guest in &mut guests {
+        guest.driver().getattr(ROOT).expect("getattr");
+    }
     drop(guests);
     wait("the end of all", || daemon.status("Threads") < 10);
     assert!(daemon.descriptors() <= begin.2 + 10, "{}", daemon.descriptors());
