@@ -1,4 +1,4 @@
-//! Many guests of one process: what one costs that does nothing.
+//! Many guests of one process, one after the other.
 
 mod support;
 
@@ -43,62 +43,4 @@ fn a_guest_that_came_and_went_leaves_nothing() {
         guest(dir.path()).end();
     }
     assert_eq!((descriptors(), status("Threads")), before);
-}
-
-#[test]
-#[ignore = "prints what a guest costs"]
-fn what_a_guest_costs() {
-    let dir = tempfile::tempdir().expect("directory");
-    guest(dir.path()).end();
-    let count = 100;
-    let zero = status("VmRSS");
-    let all: Vec<_> = (0..count).map(|_| passthrough(dir.path())().expect("fs")).collect();
-    eprintln!("passthrough alone {} KiB", (status("VmRSS") - zero) / count);
-    drop(all);
-    let zero = status("VmRSS");
-    let gate = std::sync::Arc::new(std::sync::Barrier::new(count as usize + 1));
-    let all: Vec<_> = (0..count)
-        .map(|_| {
-            let gate = gate.clone();
-            std::thread::spawn(move || {
-                gate.wait();
-                gate.wait();
-            })
-        })
-        .collect();
-    gate.wait();
-    eprintln!("thread alone {} KiB", (status("VmRSS") - zero) / count);
-    gate.wait();
-    all.into_iter().for_each(|t| t.join().unwrap());
-    let zero = status("VmRSS");
-    let all: Vec<_> = (0..count)
-        .map(|_| {
-            fusewire_vhost::Device::new(passthrough(dir.path()), Options { queues: 1, ..Options::default() })
-                .unwrap()
-        })
-        .collect();
-    eprintln!("device alone {} KiB", (status("VmRSS") - zero) / count);
-    drop(all);
-    let zero = status("VmRSS");
-    let all: Vec<_> = (0..count)
-        .map(|_| {
-            Guest::start(
-                passthrough(dir.path()),
-                Options { queues: 1, tag: Some("x".into()), ..Options::default() },
-                layout(),
-            )
-        })
-        .collect();
-    eprintln!("connected {} KiB", (status("VmRSS") - zero) / count);
-    drop(all);
-    let before = (status("VmRSS"), status("Threads"), descriptors());
-    let guests: Vec<_> = (0..count).map(|_| guest(dir.path())).collect();
-    let after = (status("VmRSS"), status("Threads"), descriptors());
-    eprintln!(
-        "a guest, both sides: {} KiB, {:.1} threads, {:.1} descriptors",
-        (after.0 - before.0) / count,
-        (after.1 - before.1) as f64 / count as f64,
-        (after.2 - before.2) as f64 / count as f64
-    );
-    guests.into_iter().for_each(Guest::end);
 }

@@ -295,54 +295,72 @@ fn what_is_wrong_is_told_before_anybody_can_connect() {
     }
 }
 
-/// So many guests that do nothing, with what the daemon has for them.
-fn idle(count: u64) {
+/// So many guests that do nothing.
+fn text_of(count: u64) -> String {
     let dir = "{dir}";
     let mut text = format!("[defaults]\nqueues = 1\n[shares.a]\nshared-dir = '{dir}/a'\n");
     for number in 0..count {
-        _ = write!(text, "[guests.g{number:04}]\nsocket-path = '{dir}/g{number:04}.sock'\nshare = 'a'\n");
+        _ = write!(text, "[guests.g{number}]\nsocket-path = '{dir}/g{number}.sock'\nshare = 'a'\n");
     }
-    // Both processes have their part of each connection.
-    let daemon = Daemon::limited(&text, &["--sandbox", "none"], Some(count * 100 + 1000));
-    let begin = (daemon.status("VmRSS"), daemon.status("Threads"), daemon.descriptors());
+    text
+}
+
+/// What the daemon has for so many guests that do nothing. They are gone afterwards.
+fn idle(daemon: &Daemon, count: u64) {
+    let state = || (daemon.status("VmRSS"), daemon.status("Threads"), daemon.descriptors());
+    let begin = state();
     let layout = Layout { data: 4096, depth: 2, size: 16, window: Maps::Nothing, ..Layout::default() };
     let mut guests: Vec<_> =
-        (0..count).map(|number| daemon.guest_as(&format!("g{number:04}"), layout)).collect();
+        (0..count).map(|number| daemon.guest_as(&format!("g{number}"), layout)).collect();
     for guest in &mut guests {
         guest.driver().lookup(ROOT, c"file").expect("lookup");
     }
-    let now = (daemon.status("VmRSS"), daemon.status("Threads"), daemon.descriptors());
+    let now = state();
     eprintln!(
-        "{count} idle guests: {} KiB resident, {} threads, {} descriptors; without guests {} KiB, {} threads, {} descriptors",
-        now.0, now.1, now.2, begin.0, begin.1, begin.2
+        "{count} idle guests: (KiB resident, threads, descriptors) = {now:?}, without guests {begin:?}"
     );
-    // 200 MiB for a thousand, and 10 for the daemon.
-    assert!(now.0 <= count * 200 * 1024 / 1000 + (10 << 10).min(count * 100), "{} KiB", now.0);
-    assert!(now.1 <= count * 6 + 10 && now.2 <= count * 30 + 50, "{now:?}");
+    // 200 MiB for a thousand; the daemon's own part is more of it with fewer.
+    let own = if count < 1000 { 10 << 10 } else { 0 };
+    assert!(now.0 <= count * 200 * 1024 / 1000 + own, "{} KiB", now.0);
+    assert!(now.1 <= count * 5 + 10 && now.2 <= count * 22 + 50, "{now:?}");
     // All of them are served still.
     for guest in &mut guests {
         guest.driver().getattr(ROOT).expect("getattr");
     }
-    drop(guests);
-    wait("the end of all", || daemon.status("Threads") < 10);
-    assert!(daemon.descriptors() <= begin.2 + 10, "{}", daemon.descriptors());
-    daemon.end();
 }
 
 #[test]
 fn a_hundred_idle_guests_take_little() {
-    idle(100);
+    let daemon = Daemon::limited(&text_of(100), &["--sandbox", "none"], Some(11_000));
+    let begin = daemon.descriptors();
+    idle(&daemon, 100);
+    wait("the end of all", || daemon.status("Threads") < 10);
+    assert!(daemon.descriptors() <= begin + 10, "{}", daemon.descriptors());
+    daemon.end();
 }
 
 #[test]
-#[ignore = "the long form: a thousand guests, whose monitors take 20,000 descriptors of this process"]
+#[ignore = "the long form: a thousand guests, whose monitors are in this process"]
 fn a_thousand_idle_guests_take_less_than_200_mib() {
-    let most = rustix::process::Rlimit { current: Some(200_000), maximum: Some(200_000) };
-    skip_unless!(
-        rustix::process::setrlimit(rustix::process::Resource::Nofile, most).is_ok(),
-        "it takes 200,000 descriptors"
-    );
-    idle(1000);
+    // Budgets take 75 descriptors for each, which not every machine allows; the guests themselves have fewer than 20 while they are idle.
+    let more = rustix::process::Rlimit { current: Some(100_000), maximum: Some(100_000) };
+    if rustix::process::setrlimit(rustix::process::Resource::Nofile, more).is_ok() {
+        let daemon = Daemon::limited(&text_of(1000), &["--sandbox", "none"], None);
+        idle(&daemon, 1000);
+        return daemon.end();
+    }
+    eprintln!("without a file: this process may not allow 100,000 descriptors");
+    let dir = prepare("");
+    let mut line = Command::new(command::binary());
+    line.args(["vhost", "--sandbox", "none", "--queues", "1", "--tag", "a", "--shared-dir"])
+        .arg(dir.path().join("a"));
+    for number in 0..1000 {
+        line.arg("--socket-path").arg(dir.path().join(format!("g{number}.sock")));
+    }
+    let mut daemon = Daemon { child: line.stdin(Stdio::null()).spawn().expect("fusewire"), dir };
+    wait("the sockets", || daemon.sockets() == 1000);
+    idle(&daemon, 1000);
+    wait("the end of the daemon", || daemon.child.try_wait().expect("child").is_some());
 }
 
 /// The binary is there, whatever the other tests do.

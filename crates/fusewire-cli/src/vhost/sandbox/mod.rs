@@ -13,6 +13,7 @@ mod warden;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use fusewire_fs::passthrough::Descriptors;
@@ -138,16 +139,15 @@ fn leave_for(
     };
     let trees = places.into_iter().map(open).collect::<Outcome<Vec<_>>>()?;
     let empty = std::env::temp_dir().join(format!(".fusewire-{}", std::process::id()));
-    std::fs::create_dir(&empty).map_err(failed)?;
-    let changed = change_root_to_nothing(&empty);
-    changed.map_err(failed)?;
+    std::fs::DirBuilder::new().mode(0o700).create(&empty).map_err(failed)?;
+    change_root_to_nothing(&empty).map_err(failed)?;
     Ok((trees.iter().map(|tree| tree.as_raw_fd().to_string().into()).collect(), trees))
 }
 
 /// The same with a directory that is removed.
 fn change_root_to_nothing(empty: &Path) -> std::io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(empty, flags, Mode::empty());
+    let opened = rustix::fs::open(empty, flags | OFlags::NOFOLLOW, Mode::empty());
     let removed = std::fs::remove_dir(empty);
     let proc = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())?;
     rustix::process::fchdir(opened?)?;

@@ -56,7 +56,7 @@ fn open_files_that_are_one_too_many_are_refused_and_others_go_on() {
 fn there_are_as_many_turns_as_there_may_be() {
     let turns = Turns::new(Some(2));
     let taken = [turns.take().unwrap(), turns.take().unwrap()];
-    assert_eq!(turns.take().map(drop), Err(rustix::io::Errno::NOLCK));
+    assert_eq!(turns.take().map(drop), Err(Errno::NOLCK));
     drop(taken);
     assert!(turns.take().is_ok());
     assert!((0..100).all(|_| Turns::new(None).take().is_ok()));
