@@ -44,3 +44,33 @@ fn a_guest_that_came_and_went_leaves_nothing() {
     }
     assert_eq!((descriptors(), status("Threads")), before);
 }
+
+#[test]
+fn a_guest_whose_requests_all_hang_takes_no_more_threads_than_it_may_have() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("pipe");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644));
+    rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("pipe");
+    let (fs, hung) = support::Hanging::over(&path);
+    let mut good = guest(dir.path());
+    let options = Options { queues: 1, spares: 2, ..Options::default() };
+    let mut bad = Guest::start(move || Ok(fs.clone()), options, Layout { depth: 8, ..Layout::default() });
+    bad.monitor.driver().init().expect("init");
+    let before = status("Threads");
+    for _ in 0..6 {
+        bad.monitor.driver().send_read(ROOT, 0, 0, 4);
+    }
+    for _ in 0..20 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        good.monitor.driver().getattr(ROOT).expect("the other guest is served");
+    }
+    let more = status("Threads") - before;
+    assert!((1..=2).contains(&more), "{more} threads stand in");
+    hung.release(6);
+    for _ in 0..6 {
+        let reply = bad.monitor.driver().receive(std::time::Duration::from_secs(10)).expect("answer");
+        assert_eq!(bad.monitor.driver().data_of(reply).as_deref(), Ok(&b"late"[..]));
+    }
+    good.end();
+    bad.end();
+}
