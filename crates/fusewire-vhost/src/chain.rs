@@ -145,6 +145,13 @@ impl Request {
         len as u32
     }
 
+    /// Give back what is more than `len` bytes of copies.
+    pub(crate) fn keep(&mut self, len: usize) {
+        if self.bytes.capacity() > len {
+            self.bytes = Vec::new();
+        }
+    }
+
     /// Let go of the guest's memory.
     pub(crate) fn end(&mut self) {
         self.incoming.end();

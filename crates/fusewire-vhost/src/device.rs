@@ -1,7 +1,7 @@
 //! The device: what the monitor asks of it, and the session of its guest.
 
 use crate::{
-    limits::{MAX_QUEUES, QUEUE_SIZE, WINDOW},
+    limits::{MAX_QUEUES, QUEUE_SIZE, SLOTS, SPARES, WINDOW},
     queue::Queue,
     spare::{Lookout, Spares},
     window::{Monitor, SessionWindow},
@@ -26,7 +26,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -41,10 +41,7 @@ use virtio_bindings::bindings::{
     virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
 };
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
-use vmm_sys_util::{
-    epoll::EventSet,
-    event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier},
-};
+use vmm_sys_util::epoll::EventSet;
 use zerocopy::IntoBytes;
 
 /// How long requests may take to end once their queue is stopped.
@@ -62,12 +59,23 @@ pub struct Options {
     pub max_write: u32,
     /// Length of the DAX window, bytes: 0, which is none, or a multiple of [`WINDOW`]. The monitor must know of shared memory regions.
     pub window: u64,
+    /// How many threads may stand in for others that are stuck in a system call, for all queues together. Where all are, requests wait.
+    pub spares: usize,
+    /// How many requests of one thread may be waiting for something at once, at least 1.
+    pub slots: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { queues: cpus.min(8) as u16, tag: None, max_write: protocol_limits::MAX_WRITE, window: 0 }
+        Self {
+            queues: cpus.min(8) as u16,
+            tag: None,
+            max_write: protocol_limits::MAX_WRITE,
+            window: 0,
+            spares: SPARES,
+            slots: SLOTS,
+        }
     }
 }
 
@@ -89,6 +97,8 @@ pub(crate) struct Shared<F: FileSystem> {
     current: Mutex<Current<F>>,
     /// The number of the session, to be looked at cheaply.
     generation: AtomicU64,
+    /// The threads of the queues are to end.
+    ending: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -98,6 +108,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<F: FileSystem> Shared<F> {
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// How many slots a thread may have.
+    pub(crate) fn slots(&self) -> usize {
+        self.options.slots.max(1)
     }
 
     /// The session that there is, joined by the calling thread.
@@ -158,6 +173,12 @@ impl<F: FileSystem> Shared<F> {
     pub(crate) fn gone(&self) {
         self.monitor.gone();
         self.end();
+    }
+
+    /// Have the threads of the queues end.
+    pub(crate) fn leave_queues(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.queues.iter().for_each(|queue| queue.wake());
     }
 
     fn close_window(&self) {
@@ -225,12 +246,13 @@ impl<F: FileSystem> Device<F> {
             .collect::<io::Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
             make: Box::new(make),
-            spares: Spares::new(queues.len()),
+            spares: Spares::new(queues.len(), options.spares),
             queues,
             watch,
             monitor: Arc::new(Monitor::new(options.window)),
             current: Mutex::new(Current { generation: 1, session: None, window: None }),
             generation: AtomicU64::new(1),
+            ending: AtomicBool::new(false),
             options,
         });
         let watch = std::thread::Builder::new().name("fusewire-watch".into()).spawn({
@@ -350,10 +372,6 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
         (0..self.shared.queues.len()).map(|index| 1 << index).collect()
     }
 
-    fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
-    }
-
     fn stop_vring(&self, index: u32) -> io::Result<()> {
         let Some(queue) = self.shared.queues.get(index as usize) else { return Ok(()) };
         // Whoever waits for a lock would wait for ever.
@@ -372,6 +390,10 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
         thread_id: usize,
     ) -> io::Result<()> {
         let queue = &self.shared.queues[thread_id];
+        // Its loop ends with an error. (It has an event for that, but never closes one of its descriptors.)
+        if self.shared.ending.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         if let Some(vring) = vrings.first() {
             queue.attach(vring);
         }

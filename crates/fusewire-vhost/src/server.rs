@@ -29,6 +29,12 @@ pub enum Error {
     Protocol(vhost_user_backend::Error),
 }
 
+impl<F: FileSystem> Drop for Server<F> {
+    fn drop(&mut self) {
+        self.device.shared.leave_queues();
+    }
+}
+
 /// A device that a monitor is connected to.
 pub struct Server<F: FileSystem> {
     device: Arc<Device<F>>,
@@ -42,15 +48,17 @@ impl<F: FileSystem> Server<F> {
     /// See [`Error`].
     pub fn accept(device: Device<F>, listener: UnixListener) -> Result<Self, Error> {
         let (memory, device) = (device.memory.clone(), Arc::new(device));
-        let mut daemon =
+        let daemon =
             VhostUserDaemon::new("fusewire-vhost".into(), device.clone(), memory).map_err(Error::Threads)?;
+        let mut server = Self { device, daemon };
+        let (device, daemon) = (&server.device, &mut server.daemon);
         // Of its own numbers, the crate has one per queue and one more.
         let event = device.shared.queues.len() as u64 + 1;
         for (handler, queue) in daemon.get_epoll_handlers().iter().zip(&device.shared.queues) {
             handler.register_listener(queue.wake.as_raw_fd(), EventSet::IN, event).map_err(Error::Wake)?;
         }
         daemon.start(&mut Listener::from(listener)).map_err(Error::Accept)?;
-        Ok(Self { device, daemon })
+        Ok(server)
     }
 
     /// The device.

@@ -2,7 +2,7 @@
 
 use crate::{
     chain::Request,
-    limits::ANSWERS_PER_SIGNAL,
+    limits::{ANSWERS_PER_SIGNAL, KEPT},
     queue::{Queue, Taken},
 };
 use fusewire::{
@@ -11,9 +11,11 @@ use fusewire::{
     types::{Errno, Result},
 };
 use fusewire_abi::Opcode;
+use memmap2::MmapMut;
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
+    ops::{Deref, DerefMut},
     rc::Rc,
     sync::Arc,
     task::Poll,
@@ -67,6 +69,41 @@ impl Local {
     }
 }
 
+/// Memory for answers. What of it was never used is not there.
+#[derive(Debug)]
+enum Area {
+    /// Straight from the kernel: what the allocator gives may have been used before.
+    Mapped(MmapMut),
+    /// Where the process may have no more mappings.
+    Allocated(Vec<u8>),
+}
+
+impl Area {
+    fn new(len: usize) -> Self {
+        MmapMut::map_anon(len).map_or_else(|_| Self::Allocated(vec![0; len]), Self::Mapped)
+    }
+}
+
+impl Deref for Area {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Allocated(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for Area {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Allocated(bytes) => bytes,
+        }
+    }
+}
+
 /// A slot of one thread.
 #[derive(Debug)]
 pub(crate) struct VirtioSlot {
@@ -74,13 +111,13 @@ pub(crate) struct VirtioSlot {
     id: usize,
     agreed: Agreed,
     request: Request,
-    /// Where answers are made that are no file's data. Memory that was never used is not there.
-    area: Vec<u8>,
+    /// Where answers are made that are no file's data.
+    area: Area,
 }
 
 impl VirtioSlot {
     pub(crate) fn new(local: Rc<Local>, id: usize, agreed: Agreed) -> Self {
-        Self { local, id, agreed, request: Request::default(), area: vec![0; agreed.reply_area()] }
+        Self { local, id, agreed, request: Request::default(), area: Area::new(agreed.reply_area()) }
     }
 
     /// Take a request, or wait for one.
@@ -133,6 +170,14 @@ impl Slot for VirtioSlot {
             }
             Some(Err(errno)) => self.request.answer(Err(errno)),
         };
+        // Those of a thread that were at work at once keep little: only requests that wait have more than one.
+        if self.id > 0 {
+            self.request.keep(KEPT);
+            let used = if self.request.is_read() { 0 } else { len as usize };
+            if used > KEPT {
+                self.area = Area::new(self.agreed.reply_area());
+            }
+        }
         self.local.put(&mut self.request, len);
     }
 }

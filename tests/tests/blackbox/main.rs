@@ -28,5 +28,6 @@ mod suites;
 mod top;
 mod users;
 mod vhost;
+mod vhost_config;
 mod vhost_operators;
 mod vhost_options;

@@ -37,6 +37,20 @@ Examples:
   Two machines that share a directory, what they remember of it no older than 2 s:
     fusewire vhost --socket-path /run/a.sock --socket-path /run/b.sock --shared-dir /srv/share --cache shared --lease 2
 
+Many guests and trees (--config FILE):
+  [defaults]
+  queues = 1
+  [shares.home]
+  shared-dir = \"/srv/home\"
+  cache = \"shared\"
+  [guests.web]
+  socket-path = \"/run/web.sock\"
+  share = \"home\"
+  memory = \"256M\"
+  A share has the options of this command, without --. A guest has socket-path, share, tag, queues, socket-group, and budgets, so that none \
+takes from others: descriptors, memory and threads. Without them it gets an equal part of the limits of the process and the machine. At a \
+budget the guest gets an errno, others notice nothing. Guests may come and go; the daemon ends with SIGTERM. docs/vhost.toml explains all of it.
+
 Queues:
   A queue of 128 entries, QEMU's default, holds requests of 496 KiB; one of 1024 holds 1 MiB. From Linux 6.12 on a guest has one \
   request queue for each CPU, up to num-request-queues; older ones use one.
@@ -130,10 +144,13 @@ pub enum InodeFileHandles {
 #[derive(Args, Debug)]
 pub struct VhostArgs {
     /// Directory to share
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present_any = ["print_capabilities", "compatible"])]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present_any = ["print_capabilities", "compatible", "config"])]
     pub shared_dir: Option<PathBuf>,
+    /// Serve many guests and trees by what FILE says (TOML; docs/vhost.toml), until SIGTERM; see below
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = super::config::NOT_BESIDE_A_FILE)]
+    pub config: Option<PathBuf>,
     /// Socket to make, where the virtual machine connects; once for each machine that DIR is shared with
-    #[arg(long, alias = "socket", value_name = "PATH", value_hint = ValueHint::FilePath, required_unless_present_any = ["fd", "print_capabilities"])]
+    #[arg(long, alias = "socket", value_name = "PATH", value_hint = ValueHint::FilePath, required_unless_present_any = ["fd", "print_capabilities", "config"])]
     pub socket_path: Vec<PathBuf>,
     /// Listening socket that the caller has made, by its descriptor
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["socket_path", "socket_group"])]

@@ -32,7 +32,11 @@ impl Share {
         Ok(share)
     }
 
-    fn open(&self) -> std::io::Result<Passthrough> {
+    /// The tree, for a guest that mounts it.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn open(&self) -> std::io::Result<Passthrough> {
         match &self.leases {
             Some(leases) => Passthrough::leased(&self.path, self.options.clone(), leases),
             None => Passthrough::new(&self.path, self.options.clone()),

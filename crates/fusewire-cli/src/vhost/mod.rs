@@ -3,6 +3,7 @@
 mod args;
 mod backend;
 mod caching;
+mod config;
 mod dax;
 pub mod former;
 mod guests;
@@ -40,6 +41,9 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
     former::translate(&mut args)?;
     let args = &args;
     args.later.refuse()?;
+    if let Some(file) = &args.config {
+        return config::run(args, file);
+    }
     let Some(dir) = &args.shared_dir else {
         return Err(Failure::usage("a directory is needed: --shared-dir DIR"));
     };
@@ -56,7 +60,8 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
     let capabilities = sandbox::caps::Kept::new(handles, args.modcaps)?;
     let locks = Locks { capabilities, seccomp: args.seccomp, handles };
     let ids = sandbox::ids::Ids { users: args.uid_map.clone(), groups: args.gid_map.clone() };
-    let plan = sandbox::Plan { how: args.sandbox, dir, read_only: args.readonly, ids: &ids };
+    let trees = [sandbox::Tree { dir, read_only: args.readonly }];
+    let plan = sandbox::Plan { how: args.sandbox, trees: &trees, ids: &ids };
     // What can be found out before somebody connects is to be said before.
     if !dir.is_dir() {
         let why =
@@ -93,10 +98,11 @@ fn serve(
     (listeners, names): (Vec<UnixListener>, Vec<Name>),
 ) -> Outcome<()> {
     // To hear of changes takes a capability that serving does not.
-    let leases = longest.map(|longest| guests::watch(&inside.dir, longest)).transpose()?;
+    let dir = inside.dirs.first().cloned().unwrap_or_default();
+    let leases = longest.map(|longest| guests::watch(&dir, longest)).transpose()?;
     inside.lock(locks)?;
     let options = passthrough::Options { descriptors: inside.descriptors, ..options };
-    let share = Share::new(inside.dir.clone(), options, leases)?;
+    let share = Share::new(dir, options, leases)?;
     let defaults = Options::default();
     let options = Options {
         queues: args.queues.unwrap_or(defaults.queues),

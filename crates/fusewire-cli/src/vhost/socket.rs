@@ -68,7 +68,11 @@ pub fn listen(args: &VhostArgs) -> Outcome<Vec<Socket>> {
     args.socket_path.iter().map(|path| listen_at(path, args.socket_group.as_deref())).collect()
 }
 
-fn listen_at(path: &Path, group: Option<&str>) -> Outcome<Socket> {
+/// Listens at one place, for members of `group`.
+///
+/// # Errors
+/// If that is not possible; the reason names the place.
+pub fn listen_at(path: &Path, group: Option<&str>) -> Outcome<Socket> {
     let failed = |error: io::Error| Failure::new(format!("cannot listen at {}: {error}", path.display()));
     let is = |path: &Path, socket| {
         fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket() == socket)

@@ -12,6 +12,7 @@
 //! * Descriptors: open files are never closed for want of them, cached ones are; see `fds.rs`.
 
 mod attr;
+mod bounds;
 mod coherence;
 mod creds;
 mod data;
@@ -37,6 +38,7 @@ mod writeback;
 mod xattr;
 mod xattr_map;
 
+pub use bounds::Bounds;
 pub use coherence::{COHERENT_MINOR, Caching, Coherence, try_coherence};
 pub use feed::{FeedStats, Refusal};
 pub use ids::{IdMap, IdRule};
@@ -46,6 +48,7 @@ pub use options::{
 };
 pub use xattr_map::XattrMap;
 
+use bounds::Turns;
 use coherence::Coherent;
 use creds::Creds;
 use dax::Daxing;
@@ -86,6 +89,8 @@ pub struct Passthrough {
     nodes: Nodes,
     handles: HandleTable<Open>,
     locks: Locks,
+    /// Requests that wait for locks.
+    waits: Turns,
     forwarding: Forwarding,
     stateless: Stateless,
     dax: Daxing,
@@ -152,6 +157,7 @@ impl Passthrough {
             timeouts: options.timeouts(coherent.profile(options.cache)),
             coherent,
             dax: Daxing::new(options.dax.clone()),
+            waits: Turns::new(options.bounds.waits),
             options,
             nodes,
             handles: HandleTable::new(),
@@ -308,7 +314,7 @@ impl FileSystem for Passthrough {
     async fn lookup(&self, _cx: &Context, op: Lookup<'_>) -> Result<Entry> {
         let name = op.name.as_c_str();
         let reading = self.reading();
-        match self.nodes.lookup(op.parent, name) {
+        match self.nodes.lookup(op.parent, name).and_then(|found| self.within(found)) {
             Ok(found) => Ok(self.entry(&found, reading.under(op.parent, name))),
             Err(Errno::NOENT) => match self.absence_ttl(reading.under(op.parent, name)) {
                 Duration::ZERO => Err(Errno::NOENT),
@@ -348,16 +354,19 @@ impl FileSystem for Passthrough {
 
     async fn symlink(&self, cx: &Context, op: Symlink<'_>) -> Result<Entry> {
         self.coherent.acting();
+        self.room_for_node()?;
         self.make_symlink(cx, &op)
     }
 
     async fn mknod(&self, cx: &Context, op: Mknod<'_>) -> Result<Entry> {
         self.coherent.acting();
+        self.room_for_node()?;
         self.make_special(cx, &op)
     }
 
     async fn mkdir(&self, cx: &Context, op: Mkdir<'_>) -> Result<Entry> {
         self.coherent.acting();
+        self.room_for_node()?;
         self.make_directory(cx, &op)
     }
 
@@ -383,6 +392,7 @@ impl FileSystem for Passthrough {
 
     async fn open(&self, _cx: &Context, op: fusewire::op::Open) -> Result<Opened> {
         self.coherent.acting();
+        self.room_for_handle()?;
         self.open_file(&op)
     }
 
@@ -435,15 +445,20 @@ impl FileSystem for Passthrough {
 
     async fn create(&self, cx: &Context, op: Create<'_>) -> Result<(Entry, Opened)> {
         self.coherent.acting();
+        self.room_for_node()?;
+        self.room_for_handle()?;
         self.make_file(cx, &op)
     }
 
     async fn tmpfile(&self, cx: &Context, op: Tmpfile<'_>) -> Result<(Entry, Opened)> {
         self.coherent.acting();
+        self.room_for_node()?;
+        self.room_for_handle()?;
         self.make_nameless(cx, &op)
     }
 
     async fn opendir(&self, _cx: &Context, op: Opendir) -> Result<Opened> {
+        self.room_for_handle()?;
         self.open_directory(&op)
     }
 

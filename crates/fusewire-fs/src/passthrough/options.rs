@@ -1,6 +1,6 @@
 //! How a directory is to be re-exported.
 
-use super::{ids::IdMap, xattr_map::XattrMap};
+use super::{bounds::Bounds, ids::IdMap, xattr_map::XattrMap};
 use std::time::Duration;
 
 /// Long enough for «for ever»; the kernel counts in clock ticks, so the largest `Duration` would overflow.
@@ -158,6 +158,8 @@ pub struct Options {
     /// How many descriptors to use at most; `None`: as many as the process may have. The process's own limit is raised
     /// as far as it may be either way.
     pub fd_limit: Option<u64>,
+    /// What else is kept for the client at most.
+    pub bounds: Bounds,
     /// Where the process finds its own descriptors.
     pub descriptors: Descriptors,
     /// Access control lists; without `xattr` there are none.
@@ -217,6 +219,7 @@ impl Default for Options {
             zero_copy: ZeroCopy::default(),
             dax: None,
             fd_limit: None,
+            bounds: Bounds::default(),
             descriptors: Descriptors::default(),
             acl: Offer::default(),
             labels: Offer::default(),
