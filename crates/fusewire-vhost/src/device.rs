@@ -5,7 +5,7 @@ use crate::{
     queue::Queue,
     spare::{Lookout, Spares},
     window::{Monitor, SessionWindow},
-    worker::{Work, Worker, waker},
+    worker::waker,
 };
 use fusewire::{
     backing::Backings,
@@ -22,7 +22,6 @@ use fusewire_abi::{
     virtio::{VIRTIO_FS_CONFIG_BASE_SIZE, VirtioFsConfig},
 };
 use std::{
-    cell::RefCell,
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -41,10 +40,7 @@ use virtio_bindings::bindings::{
     virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
 };
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
-use vmm_sys_util::{
-    epoll::EventSet,
-    event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier},
-};
+use vmm_sys_util::epoll::EventSet;
 use zerocopy::IntoBytes;
 
 /// How long requests may take to end once their queue is stopped.
@@ -134,6 +130,9 @@ impl<F: FileSystem> Shared<F> {
         }
         Ok(out)
     }
+
+    /// A ring is about to be served. If it was before, by another process, go on with the session that there was.
+    pub(crate) fn resume_if_known(&self, _ring: &virtio_queue::Queue) {}
 
     /// A guest's DESTROY, or the end of the guest. Waits for the monitor.
     pub(crate) fn end(&self) {
@@ -271,11 +270,6 @@ impl<F: FileSystem> Drop for Device<F> {
     }
 }
 
-thread_local! {
-    /// What the thread of a queue works with.
-    static WORKER: RefCell<Option<Box<dyn Work>>> = const { RefCell::new(None) };
-}
-
 impl<F: FileSystem> VhostUserBackend for Device<F> {
     type Bitmap = ();
     type Vring = VringMutex;
@@ -299,6 +293,7 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
         let features = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
             | VhostUserProtocolFeatures::RESET_DEVICE;
         let window = VhostUserProtocolFeatures::SHMEM
             | VhostUserProtocolFeatures::BACKEND_REQ
@@ -346,14 +341,6 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
         Ok(())
     }
 
-    fn queues_per_thread(&self) -> Vec<u64> {
-        (0..self.shared.queues.len()).map(|index| 1 << index).collect()
-    }
-
-    fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
-    }
-
     fn stop_vring(&self, index: u32) -> io::Result<()> {
         let Some(queue) = self.shared.queues.get(index as usize) else { return Ok(()) };
         // Whoever waits for a lock would wait for ever.
@@ -366,24 +353,12 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
 
     fn handle_event(
         &self,
-        device_event: u16,
-        _events: EventSet,
-        vrings: &[VringMutex],
-        thread_id: usize,
+        _event: u16,
+        _set: EventSet,
+        _rings: &[VringMutex],
+        _thread: usize,
     ) -> io::Result<()> {
-        let queue = &self.shared.queues[thread_id];
-        if let Some(vring) = vrings.first() {
-            queue.attach(vring);
-        }
-        if device_event != 0 {
-            _ = rustix::io::read(&queue.wake, &mut [0u8; 8]);
-        }
-        WORKER.with_borrow_mut(|worker| {
-            let worker = worker.get_or_insert_with(|| {
-                Box::new(Worker::new(self.shared.clone(), queue.clone())) as Box<dyn Work>
-            });
-            worker.work();
-        });
+        // Threads of our own serve the queues: `handler.rs`.
         Ok(())
     }
 }

@@ -14,6 +14,8 @@
 
 mod chain;
 mod device;
+mod handler;
+mod inflight;
 pub mod kit;
 mod limits;
 mod queue;
@@ -26,4 +28,4 @@ mod worker;
 
 pub use device::{Device, Options};
 pub use limits::{MAX_QUEUES, QUEUE_SIZE, WINDOW};
-pub use server::{Error, Server};
+pub use server::{Error, Server, ShutdownHandle};
