@@ -136,6 +136,22 @@ impl Request {
         }
     }
 
+    /// Names and the like.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.bytes[self.args..]
+    }
+
+    /// Arguments and what follows them, without data.
+    pub(crate) fn copy(&self) -> Vec<u8> {
+        self.bytes.clone()
+    }
+
+    /// It is another request from now on, with so many bytes of arguments.
+    pub(crate) fn replace(&mut self, args: usize, bytes: Vec<u8>) {
+        self.header.len = (IN + bytes.len()) as u32;
+        (self.args, self.data, self.bytes) = (args.min(bytes.len()), 0, bytes);
+    }
+
     /// Is the data of its answer where it has to be already?
     pub(crate) fn is_read(&self) -> bool {
         self.header.opcode == Opcode::Read as u32

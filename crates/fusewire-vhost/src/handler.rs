@@ -35,9 +35,7 @@ use vhost::{
 use vhost_user_backend::{VhostUserBackend, VringMutex, VringT};
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
-use vm_memory::{
-    GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
-};
+use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 use vmm_sys_util::{
     epoll::{ControlOperation, Epoll, EpollEvent, EventSet},
     event::EventConsumer,
@@ -154,9 +152,11 @@ impl<F: FileSystem> Handler<F> {
             !state.get_queue().ready() && state.get_kick().is_some()
         };
         if begins {
-            self.device.shared.queues[index as usize].recover();
+            let queue = &self.device.shared.queues[index as usize];
+            queue.recover();
+            let used = self.ring(index)?.vring.queue_used_idx().unwrap_or(0);
+            self.device.shared.resume_if_known(queue, used);
             self.ring(index)?.vring.set_queue_ready(true);
-            self.device.shared.resume_if_known(self.ring(index)?.vring.get_ref().get_queue());
         }
         self.listen(index)
     }
