@@ -405,8 +405,9 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
             | VhostUserProtocolFeatures::BACKEND_SEND_FD;
         let features = if self.shared.options.window > 0 { features | window } else { features };
         let features = match self.shared.keeper {
-            Some(_) => features | VhostUserProtocolFeatures::DEVICE_STATE,
-            None => features,
+            // What is mapped in a window is not moved.
+            Some(_) if self.shared.options.window == 0 => features | VhostUserProtocolFeatures::DEVICE_STATE,
+            _ => features,
         };
         match self.shared.options.tag {
             // The monitor asks for all of the configuration then.

@@ -17,6 +17,7 @@ mod opens;
 mod policy;
 mod posix;
 mod programs;
+mod resume;
 mod ring;
 mod semantics;
 mod slow;

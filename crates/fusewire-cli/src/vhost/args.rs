@@ -9,6 +9,7 @@ use fusewire_fs::passthrough::{IdRule, XattrMap};
 
 use super::dax::DaxArgs;
 use super::former::Former;
+use super::resume::ResumeArgs;
 use super::sandbox::caps::Changes;
 use super::sandbox::ids::Range;
 use super::sandbox::seccomp::Action;
@@ -217,6 +218,8 @@ pub struct VhostArgs {
     #[command(flatten)]
     pub dax: DaxArgs,
     #[command(flatten)]
+    pub resume: ResumeArgs,
+    #[command(flatten)]
     pub later: Later,
 }
 
@@ -239,9 +242,6 @@ pub struct Later {
     /// Keep access times
     #[arg(long, hide = true)]
     preserve_noatime: bool,
-    /// How a guest moves to another host
-    #[arg(long, value_name = "MODE", hide = true)]
-    migration_mode: Option<String>,
 }
 
 impl Later {
@@ -251,7 +251,6 @@ impl Later {
         let asked = [
             ("--writeback", self.writeback, "without it"),
             ("--preserve-noatime", self.preserve_noatime, "without it"),
-            ("--migration-mode", self.migration_mode.is_some(), "without it"),
         ];
         match asked.into_iter().find(|(_, asked, _)| *asked) {
             Some((option, _, remedy)) => Err(not_yet(option).or_try(remedy)),

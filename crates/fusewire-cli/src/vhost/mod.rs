@@ -5,6 +5,7 @@ mod backend;
 mod dax;
 pub mod former;
 mod guests;
+mod resume;
 mod sandbox;
 mod socket;
 mod sys;
@@ -23,6 +24,7 @@ use crate::failure::{Failure, Outcome};
 use crate::mount::raise_file_limit;
 use args::{Cache, InodeFileHandles, Sandbox, When};
 use guests::Share;
+use resume::Carry;
 use sandbox::{Inside, Locks, Side};
 use socket::Name;
 
@@ -62,6 +64,7 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
     }
     let sockets = socket::listen(args)?.into_iter();
     let (listeners, names): (Vec<_>, Vec<_>) = sockets.map(|socket| (socket.listener, socket.name)).unzip();
+    let carry = args.resume.carry(&args.socket_path)?;
     match sandbox::enter(&plan)? {
         Side::Outside(warden) => {
             drop(listeners);
@@ -77,7 +80,7 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
                 names.into_iter().for_each(Name::leave);
                 Vec::new()
             };
-            serve(args, (options, longest), (inside, &locks), (listeners, names))
+            serve(args, (options, longest), (inside, &locks), (listeners, names, carry))
         }
     }
 }
@@ -87,7 +90,7 @@ fn serve(
     args: &VhostArgs,
     (options, longest): (passthrough::Options, Option<Duration>),
     (mut inside, locks): (Inside, &Locks),
-    (listeners, names): (Vec<UnixListener>, Vec<Name>),
+    (listeners, names, carry): (Vec<UnixListener>, Vec<Name>, Carry),
 ) -> Outcome<()> {
     // To hear of changes takes a capability that serving does not.
     let leases = longest.map(|longest| guests::watch(&inside.dir, longest)).transpose()?;
@@ -109,7 +112,7 @@ fn serve(
     if args.sandbox == Sandbox::None {
         socket::end_on_signals(names.iter().filter_map(Name::path).map(Path::to_owned).collect())?;
     }
-    guests::serve(share, &options, listeners)
+    guests::serve(share, &options, listeners, &carry)
 }
 
 fn passthrough_options(args: &VhostArgs) -> Outcome<passthrough::Options> {

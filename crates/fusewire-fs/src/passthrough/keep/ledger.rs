@@ -241,6 +241,14 @@ impl Ledger {
         words[0].store(KNOWN | (raw.bytes().len() as u64) << 8, Ordering::Release);
     }
 
+    /// A node that comes from elsewhere.
+    pub fn arrived(&self, node: Restored, handle: &FileHandle) {
+        if let Some(words) = self.node(node.id) {
+            words[1].store(node.lookups, Ordering::Relaxed);
+            self.name(node.id, node.generation, handle);
+        }
+    }
+
     /// Some of its lookups are forgotten.
     pub fn forgotten(&self, node: NodeId, count: u64) {
         if let Some(words) = self.node(node).filter(|_| node != NodeId::ROOT) {

@@ -132,6 +132,7 @@ impl Passthrough {
             match taken {
                 true => {
                     resumed.opens += 1;
+                    self.nodes.ledger.iter().for_each(|ledger| ledger.opened(kept_open(handle, &open)));
                     self.nodes.open_files.restore(handle, open, &self.nodes);
                 }
                 false => resumed.lost_opens += 1,
