@@ -66,3 +66,39 @@ impl Request {
         self.replace(args, bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fusewire_abi::InHeader;
+
+    fn again(opcode: Opcode, args: usize, bytes: &[u8]) -> Request {
+        let header = InHeader { opcode: opcode as u32, ..InHeader::default() };
+        let mut request = Request { header, again: true, ..Request::default() };
+        request.replace(args, bytes.to_vec());
+        request
+    }
+
+    #[test]
+    fn errors_that_say_it_was_done_are_believed_once() {
+        let mut unlink = again(Opcode::Unlink, 0, b"a\0");
+        assert_eq!(means(&mut unlink, Errno::ACCESS), Means::Itself);
+        assert!(!unlink.again);
+        assert_eq!(means(&mut again(Opcode::Unlink, 0, b"a\0"), Errno::NOENT), Means::Done);
+        assert_eq!(means(&mut again(Opcode::Lookup, 0, b"a\0"), Errno::NOENT), Means::Itself);
+        assert!(is_better_left(&again(Opcode::Forget, 8, &[0; 8])));
+        assert!(!is_better_left(&Request { again: false, ..again(Opcode::Forget, 8, &[0; 8]) }));
+    }
+
+    #[test]
+    fn what_was_to_be_made_is_looked_for() {
+        let mut symlink = again(Opcode::Symlink, 0, b"name\0target\0");
+        assert_eq!(means(&mut symlink, Errno::EXIST), Means::Look);
+        assert_eq!((symlink.header.opcode, symlink.payload()), (Opcode::Lookup as u32, &b"name\0"[..]));
+        assert_eq!(symlink.header.len as usize, size_of::<InHeader>() + 5);
+        let mut create = again(Opcode::Create, 16, &[&0o302u32.to_ne_bytes()[..], &[0; 12], b"a\0"].concat());
+        assert_eq!(means(&mut create, Errno::EXIST), Means::Look);
+        assert_eq!(create.message().args[..4], 0o102u32.to_ne_bytes());
+        assert_eq!((create.header.opcode, create.payload()), (Opcode::Create as u32, &b"a\0"[..]));
+    }
+}

@@ -252,7 +252,7 @@ mod tests {
             (place.len - 1, 0, 2, 8),
             (place.len, 4096, 2, 8),
             (place.len, 8, 2, 8),
-            (u64::MAX, u64::MAX & !4095, 2, 8),
+            (u64::MAX, !4095, 2, 8),
             (u64::MAX, 0, 60, 1024),
             (place.len, 0, 0, 8),
             (place.len, 0, 2, 0),

@@ -1,10 +1,8 @@
 //! A daemon that is killed, and another that takes its place; a guest that moves to another daemon.
 
-mod support;
-
 use fusewire::types::Errno;
 use fusewire_abi::{self as abi, Opcode};
-use fusewire_fs::passthrough::{Finding, Kept, Ledger, Passthrough};
+use fusewire_fs::passthrough::{self, Finding, Kept, Ledger, Passthrough};
 use fusewire_vhost::{
     Device, Keeper, Options, Server,
     kit::{Layout, Maps, Monitor},
@@ -45,7 +43,13 @@ impl Keeping {
 }
 
 fn open(dir: &Path) -> io::Result<Passthrough> {
-    support::passthrough(dir)()
+    let options = passthrough::Options {
+        forward: passthrough::Forward::Off,
+        // Locks of the host do not move.
+        locks: passthrough::LockScope::Mount,
+        ..Default::default()
+    };
+    Passthrough::new(dir, options)
 }
 
 impl Keeper<Passthrough> for Keeping {
@@ -390,4 +394,31 @@ fn a_state_that_lies_gets_an_error_and_reaches_nothing_outside() {
     }
     new.driver().init().expect("the device lives");
     assert!(new.driver().lookup(ROOT, c"aaaaaaaaa").is_ok());
+}
+
+#[test]
+fn a_region_that_lies_about_what_is_under_way_is_survived() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir().expect("directory");
+    let from = Here::start(dir.path(), Finding::Paths);
+    let mut guest = Monitor::start(from.connect(), layout()).expect("monitor");
+    guest.driver().init().expect("init");
+    for round in 0..12u64 {
+        let inflight = guest.inflight.as_ref().expect("memory that is kept");
+        let len = inflight.place.mmap_size;
+        for word in 0..len / 8 {
+            // Marks, counters and stages of all kinds.
+            let value = match round % 4 {
+                0 => u64::MAX,
+                1 => 1,
+                2 => (word * round).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+                _ => word & 1 | 0xffff_ffff_0000_0000,
+            };
+            inflight.file.write_all_at(&value.to_ne_bytes(), word * 8).expect("write");
+        }
+        let to = Here::start(dir.path(), Finding::Paths);
+        guest.reconnect(to.connect(), true).expect("reconnect");
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(&guest.config(40).expect("the device lives")[..5], b"test\0");
+    }
 }
