@@ -73,8 +73,9 @@ mod tests {
     use fusewire_abi::InHeader;
 
     fn again(opcode: Opcode, args: usize, bytes: &[u8]) -> Request {
-        let header = InHeader { opcode: opcode as u32, ..InHeader::default() };
-        let mut request = Request { header, again: true, ..Request::default() };
+        let mut request = Request::default();
+        request.header = InHeader { opcode: opcode as u32, ..InHeader::default() };
+        request.again = true;
         request.replace(args, bytes.to_vec());
         request
     }
@@ -87,7 +88,9 @@ mod tests {
         assert_eq!(means(&mut again(Opcode::Unlink, 0, b"a\0"), Errno::NOENT), Means::Done);
         assert_eq!(means(&mut again(Opcode::Lookup, 0, b"a\0"), Errno::NOENT), Means::Itself);
         assert!(is_better_left(&again(Opcode::Forget, 8, &[0; 8])));
-        assert!(!is_better_left(&Request { again: false, ..again(Opcode::Forget, 8, &[0; 8]) }));
+        let mut forget = again(Opcode::Forget, 8, &[0; 8]);
+        forget.again = false;
+        assert!(!is_better_left(&forget));
     }
 
     #[test]

@@ -93,7 +93,7 @@ fn capabilities_are_printed_and_what_is_not_there_is_refused() {
     let json: serde_json::Value = serde_json::from_str(&done.stdout).expect("JSON");
     assert_eq!(json["type"], "fs");
     let line = ["vhost", "--socket-path", "/nonexistent/socket", "--shared-dir", "/"];
-    for words in [&["--writeback"][..]] {
+    for words in [&["--writeback"][..], &["--preserve-noatime"]] {
         let done = program(command::binary()).args(line).args(words).run();
         assert_eq!(done.status.code(), Some(2), "{done}");
         assert!(done.stderr.contains("does not have yet") && done.stderr.contains(words[0]), "{done}");
