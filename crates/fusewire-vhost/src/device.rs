@@ -234,10 +234,11 @@ impl<F: FileSystem> Shared<F> {
         }
     }
 
-    /// The monitor is gone.
+    /// The monitor is gone. It may come back with the same guest: what is kept of that stays.
     pub(crate) fn gone(&self) {
         self.monitor.gone();
-        self.end();
+        self.close_window();
+        self.replace(None, None);
     }
 
     fn close_window(&self) {
@@ -368,7 +369,7 @@ impl<F: FileSystem> Device<F> {
 
 impl<F: FileSystem> Drop for Device<F> {
     fn drop(&mut self) {
-        self.shared.end();
+        self.shared.gone();
         self.shared.watch.close();
         _ = self.watch.take().map(JoinHandle::join);
         self.shared.spares.close();

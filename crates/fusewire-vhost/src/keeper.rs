@@ -20,7 +20,7 @@ pub trait Keeper<F>: Send + Sync {
     /// If nothing can be kept. The session begins all the same.
     fn began(&self, beginning: &[u8]) -> io::Result<()>;
 
-    /// The session is over.
+    /// The guest has ended the session, or was reset.
     fn ended(&self);
 
     /// The session that there was when the process before this one ended: its beginning, and its filesystem as it was.
