@@ -637,7 +637,7 @@ mod tests {
         let ids: std::collections::HashSet<_> = (1..3000).map(|key| acquire(&other, key).0).collect();
         assert_eq!(ids.len(), 2999, "no number is given twice");
         let made_up = |id, lookups| Restored { id: NodeId::new(id), lookups, generation: Generation(0) };
-        let wrong = [made_up(1, 1), made_up(u64::MAX, 1), made_up(1 << 24, 1), made_up(33, 0), made_up(0, 1)];
+        let wrong = [made_up(1, 1), made_up(u64::MAX, 1), made_up(1 << 24, 1), made_up(33, 0), made_up(2, 1)];
         assert!(!table().restore(wrong.map(|node| (node, 99, 0)).into_iter()).contains(&true));
     }
 

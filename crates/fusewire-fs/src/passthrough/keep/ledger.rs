@@ -281,7 +281,7 @@ fn word_at(bytes: &[u8], index: usize) -> u64 {
 
 fn node(index: u64, words: [u64; NODE]) -> Option<KeptNode> {
     let [known, lookups, generation, ..] = words;
-    if known & KNOWN == 0 || lookups == 0 {
+    if known & KNOWN == 0 || lookups == 0 || index == 0 {
         return None;
     }
     let bytes: Vec<u8> = words[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -292,6 +292,9 @@ fn node(index: u64, words: [u64; NODE]) -> Option<KeptNode> {
 }
 
 fn open([handle, node, flags, _]: [u64; OPEN]) -> Option<KeptOpen> {
+    if handle == 0 || node == 0 {
+        return None;
+    }
     let (node, directory) = (NodeId::new(node), flags >> 32 != 0);
-    (handle != 0).then_some(KeptOpen { handle: Handle(handle), node, flags: flags as u32, directory })
+    Some(KeptOpen { handle: Handle(handle), node, flags: flags as u32, directory })
 }

@@ -44,6 +44,14 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.bytes(8)?.try_into().map_err(io::Error::other)?))
     }
 
+    /// A node's number, which is never 0.
+    fn node(&mut self) -> io::Result<NodeId> {
+        match self.u64()? {
+            0 => Err(wrong("the state has a node without a number")),
+            number => Ok(NodeId::new(number)),
+        }
+    }
+
     /// A piece with its length in front.
     fn piece(&mut self) -> io::Result<Vec<u8>> {
         let len = self.u32()? as usize;
@@ -107,7 +115,7 @@ impl Kept {
         let mut kept = Self::default();
         for _ in 0..reader.u64()? {
             let restored = Restored {
-                id: NodeId::new(reader.u64()?),
+                id: reader.node()?,
                 lookups: reader.u64()?,
                 generation: Generation(reader.u64()?),
             };
@@ -122,7 +130,7 @@ impl Kept {
             kept.nodes.push(KeptNode { restored, way });
         }
         for _ in 0..reader.u64()? {
-            let (handle, node) = (Handle(reader.u64()?), NodeId::new(reader.u64()?));
+            let (handle, node) = (Handle(reader.u64()?), reader.node()?);
             let (flags, directory) = (reader.u32()?, reader.u32()? != 0);
             kept.opens.push(KeptOpen { handle, node, flags, directory });
         }
