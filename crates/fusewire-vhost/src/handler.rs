@@ -194,6 +194,12 @@ impl<F: FileSystem> Handler<F> {
     }
 }
 
+impl<F: FileSystem> Drop for Handler<F> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 /// A queue's thread.
 fn attend(events: &Epoll, queue: &Queue, vring: &VringMutex, closed: &AtomicBool, worker: &mut dyn Work) {
     let mut happened = [EpollEvent::default(); 4];
