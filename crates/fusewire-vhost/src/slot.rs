@@ -1,6 +1,7 @@
 //! One request's place on a thread: taken from the queue, answered into the guest's memory.
 
 use crate::{
+    again::{self, Means},
     chain::Request,
     limits::{ANSWERS_PER_SIGNAL, KEPT},
     queue::{Queue, Taken},
@@ -111,32 +112,43 @@ pub(crate) struct VirtioSlot {
     id: usize,
     agreed: Agreed,
     request: Request,
+    /// It is to be served once more, as it is now.
+    repeats: bool,
     /// Where answers are made that are no file's data.
     area: Area,
 }
 
 impl VirtioSlot {
     pub(crate) fn new(local: Rc<Local>, id: usize, agreed: Agreed) -> Self {
-        Self { local, id, agreed, request: Request::default(), area: Area::new(agreed.reply_area()) }
+        let (request, area) = (Request::default(), Area::new(agreed.reply_area()));
+        Self { local, id, agreed, request, repeats: false, area }
     }
 
     /// Take a request, or wait for one.
     fn fetch(&mut self) -> Poll<bool> {
+        if std::mem::take(&mut self.repeats) {
+            return Poll::Ready(true);
+        }
         let local = &*self.local;
         local.idle.borrow_mut().retain(|&id| id != self.id);
         if local.closed.get() {
             return Poll::Ready(false);
         }
         local.status.reads();
-        if local.control.borrow().is_none()
+        while local.control.borrow().is_none()
             && local.queue.take(&mut self.request, self.agreed) == Taken::Request
         {
             local.status.serves();
+            if again::is_better_left(&self.request) {
+                local.put(&mut self.request, 0);
+                continue;
+            }
             let opcode = self.request.header.opcode;
             if opcode != Opcode::Init as u32 && opcode != Opcode::Destroy as u32 {
                 return Poll::Ready(true);
             }
             *local.control.borrow_mut() = Some(std::mem::take(&mut self.request));
+            break;
         }
         local.idle.borrow_mut().push(self.id);
         Poll::Pending
@@ -159,7 +171,19 @@ impl Slot for VirtioSlot {
         Some((self.request.message(), &mut self.area))
     }
 
-    async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>) {
+    async fn finish(&mut self, unique: u64, mut answer: Option<Result<usize>>) {
+        if self.request.again
+            && let Some(Err(errno)) = answer
+        {
+            match again::means(&mut self.request, errno) {
+                Means::Itself => {}
+                Means::Done => answer = Some(Ok(0)),
+                Means::Look => {
+                    self.repeats = true;
+                    return;
+                }
+            }
+        }
         let len = match answer {
             None => 0,
             Some(Ok(len)) if self.request.is_read() => self.request.answer(Ok((&[], len))),

@@ -19,6 +19,7 @@ mod placement;
 mod policy;
 mod posix;
 mod programs;
+mod resume;
 mod ring;
 mod semantics;
 mod slow;

@@ -10,11 +10,11 @@ use fusewire_fs::passthrough::{IdRule, XattrMap};
 use super::caching::Caching;
 use super::dax::DaxArgs;
 use super::former::Former;
+use super::resume::ResumeArgs;
 use super::sandbox::caps::Changes;
 use super::sandbox::ids::Range;
 use super::sandbox::seccomp::Action;
 
-use crate::failure::{Failure, Outcome};
 
 /// What stands below the help of `fusewire vhost`.
 pub const NOTES: &str = "\
@@ -237,7 +237,7 @@ pub struct VhostArgs {
     #[command(flatten)]
     pub dax: DaxArgs,
     #[command(flatten)]
-    pub later: Later,
+    pub resume: ResumeArgs,
 }
 
 /// Seconds, with a fraction if wanted.
@@ -247,30 +247,4 @@ fn lease(text: &str) -> Result<Duration, String> {
         true => Ok(Duration::from_secs_f64(seconds)),
         false => Err("from 0 to 3600 seconds are possible".into()),
     }
-}
-
-/// virtiofsd's options that are not there yet.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Not there yet")]
-pub struct Later {
-    /// How a guest moves to another host
-    #[arg(long, value_name = "MODE", hide = true)]
-    migration_mode: Option<String>,
-}
-
-impl Later {
-    /// # Errors
-    /// If one of them is asked for.
-    pub fn refuse(&self) -> Outcome<()> {
-        let asked = [("--migration-mode", self.migration_mode.is_some(), "without it")];
-        match asked.into_iter().find(|(_, asked, _)| *asked) {
-            Some((option, _, remedy)) => Err(not_yet(option).or_try(remedy)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// An option that will be there some day.
-pub fn not_yet(option: &str) -> Failure {
-    Failure::usage(format!("{option} is an option of virtiofsd that fusewire does not have yet"))
 }

@@ -8,6 +8,7 @@ mod dax;
 pub mod former;
 mod guests;
 mod pidfile;
+mod resume;
 mod sandbox;
 mod socket;
 mod sys;
@@ -26,6 +27,7 @@ use crate::failure::{Failure, Outcome};
 use crate::mount::raise_file_limit;
 use args::{Cache, InodeFileHandles, Sandbox, When};
 use guests::Share;
+use resume::Carry;
 use sandbox::{Inside, Locks, Side};
 use socket::Name;
 
@@ -40,7 +42,6 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
     }
     former::translate(&mut args)?;
     let args = &args;
-    args.later.refuse()?;
     if let Some(file) = &args.config {
         return config::run(args, file);
     }
@@ -70,6 +71,7 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
     }
     let sockets = socket::listen(args)?.into_iter();
     let (listeners, names): (Vec<_>, Vec<_>) = sockets.map(|socket| (socket.listener, socket.name)).unzip();
+    let carry = args.resume.carry(&args.socket_path)?;
     match sandbox::enter(&plan)? {
         Side::Outside(warden) => {
             drop(listeners);
@@ -85,7 +87,7 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
                 names.into_iter().for_each(Name::leave);
                 Vec::new()
             };
-            serve(args, (options, longest), (inside, &locks), (listeners, names))
+            serve(args, (options, longest), (inside, &locks), (listeners, names, carry))
         }
     }
 }
@@ -95,7 +97,7 @@ fn serve(
     args: &VhostArgs,
     (options, longest): (passthrough::Options, Option<Duration>),
     (mut inside, locks): (Inside, &Locks),
-    (listeners, names): (Vec<UnixListener>, Vec<Name>),
+    (listeners, names, carry): (Vec<UnixListener>, Vec<Name>, Carry),
 ) -> Outcome<()> {
     // To hear of changes takes a capability that serving does not.
     let dir = inside.dirs.first().cloned().unwrap_or_default();
@@ -118,7 +120,7 @@ fn serve(
     if args.sandbox == Sandbox::None {
         socket::end_on_signals(names.iter().filter_map(Name::path).map(Path::to_owned).collect())?;
     }
-    guests::serve(share, &options, listeners)
+    guests::serve(share, &options, listeners, &carry)
 }
 
 fn passthrough_options(args: &VhostArgs) -> Outcome<passthrough::Options> {

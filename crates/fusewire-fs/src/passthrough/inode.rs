@@ -29,6 +29,7 @@ mod age;
 mod clock;
 mod find;
 mod habit;
+mod keep;
 mod lookup;
 mod moves;
 mod proc;
@@ -38,6 +39,7 @@ use super::{
     feed::Feed,
     handle::OpenFiles,
     identity::{FileKey, Handle},
+    keep::Ledger,
     mounts::{FIELDS, Mount, Mounts},
     sys,
 };
@@ -176,6 +178,8 @@ pub struct Nodes {
     latest: Mutex<Option<Latest>>,
     /// Is told of nodes on the root's filesystem.
     feed: Option<Arc<Feed>>,
+    /// Keeps what the client knows.
+    pub ledger: Option<Arc<Ledger>>,
 }
 
 impl Nodes {
@@ -212,6 +216,7 @@ impl Nodes {
             losses: Habit::default(),
             latest: Mutex::default(),
             feed,
+            ledger: None,
         })
     }
 
@@ -227,6 +232,8 @@ impl Nodes {
 
     /// The kernel forgets. Was that the last of the node?
     pub fn forget(&self, node: NodeId, count: u64) -> bool {
+        // Before: the number may be another node's afterwards.
+        self.ledger.iter().for_each(|ledger| ledger.forgotten(node, count));
         let Some((key, gone)) = self.table.forget(node, count) else { return false };
         if let Some(feed) = self.feed.as_ref().filter(|_| key.is_on_root_device()) {
             feed.node_forgotten(key.ino(), node);
@@ -242,7 +249,9 @@ impl Nodes {
 
     /// One lookup more of a node that is known.
     pub fn again(&self, node: NodeId) -> Result<Generation> {
-        self.table.acquire_again(node).ok_or(Errno::STALE)
+        let generation = self.table.acquire_again(node).ok_or(Errno::STALE)?;
+        self.ledger.iter().for_each(|ledger| ledger.looked_up(node, false));
+        Ok(generation)
     }
 
     /// The inode number of a node on the root's own filesystem.

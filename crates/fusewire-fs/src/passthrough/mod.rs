@@ -25,6 +25,7 @@ mod handle;
 mod identity;
 mod ids;
 mod inode;
+mod keep;
 mod lease;
 mod locks;
 mod mounts;
@@ -42,6 +43,7 @@ pub use bounds::Bounds;
 pub use coherence::{COHERENT_MINOR, Caching, Coherence, try_coherence};
 pub use feed::{FeedStats, Refusal};
 pub use ids::{IdMap, IdRule};
+pub use keep::{Finding, Kept, Ledger, Resumed};
 pub use lease::Leases;
 pub use options::{
     CacheProfile, Dax, Descriptors, FileHandles, Forward, LockScope, Offer, Opens, Options, ZeroCopy,

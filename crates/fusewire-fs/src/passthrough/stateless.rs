@@ -164,6 +164,11 @@ impl Stateless {
         drop(gone);
     }
 
+    /// The client may have been told so by another process.
+    pub fn may_be_on(&self) {
+        self.files.store(true, Ordering::Relaxed);
+    }
+
     /// Does the kernel open files, or directories, by itself?
     pub fn is_on(&self) -> bool {
         self.files.load(Ordering::Relaxed) || self.directories.load(Ordering::Relaxed)
