@@ -25,7 +25,7 @@ use file::{Checked, File, wrong};
 use limits::Machine;
 
 /// Options that say what the file says.
-pub const NOT_BESIDE_A_FILE: [&str; 21] = [
+pub const NOT_BESIDE_A_FILE: [&str; 27] = [
     "shared_dir",
     "socket_path",
     "fd",
@@ -47,6 +47,12 @@ pub const NOT_BESIDE_A_FILE: [&str; 21] = [
     "dax_window",
     "dax",
     "compatible",
+    "writeback",
+    "no_readdirplus",
+    "preserve_noatime",
+    "resume",
+    "migration_mode",
+    "migration_on_error",
 ];
 
 /// A guest with all that it is to have, but for the sandbox.
