@@ -2,6 +2,7 @@
 
 mod bpf;
 mod ci;
+mod fuzz;
 mod guest;
 mod run;
 mod setup;
@@ -25,6 +26,7 @@ cargo xtask TASK
   coherent [...]    caches that others change under, a million operations and a million changes
   faults [...]      killed, stopped and full: the tests of faults
   guest [...]       tests on the newest kernel in a virtual machine; `guest --help` tells of options
+  fuzz [SECONDS] [TARGET...]   the fuzz targets, or those named, a minute each if not told otherwise; takes cargo-fuzz
   soak [MINUTES]    all kinds of work on one mount at once, 30 minutes if not told otherwise
 
 Words after the name of a suite go to `cargo nextest run`.";
@@ -54,6 +56,7 @@ fn perform(words: &[&str]) -> Result<()> {
         ["setup"] => setup::run(),
         ["bpf", rest @ ..] => bpf::run(rest),
         ["tidy"] => tidy::run(),
+        ["fuzz", rest @ ..] => fuzz::run(rest),
         ["guest", rest @ ..] => guest::run(rest),
         ["soak", rest @ ..] => suites::soak(rest),
         [suite @ ("pjdfstest" | "fsx" | "posix" | "programs" | "coherent" | "faults"), rest @ ..] => {

@@ -357,8 +357,8 @@ pub enum CacheKind {
     /// Names and attributes for a second, data as long as the file has not changed
     #[default]
     Auto,
-    /// Everything, until somebody changes it: the kernel is told of what others do to SRC. It takes root, a local SRC and Linux 6.16;
-    /// where it cannot be had it is as auto, with a warning
+    /// Everything, until somebody changes it: the kernel is told of what others do to SRC. It takes a local SRC and Linux 6.16;
+    /// without root it is so for the files that can be watched. Where it cannot be had it is as auto, with a warning
     Coherent,
     /// Everything, until it is changed through the mount: SRC must not be changed in other ways
     Always,

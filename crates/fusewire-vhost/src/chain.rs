@@ -9,7 +9,8 @@ use fusewire::{
     types::Errno,
 };
 use fusewire_abi::{InHeader, Opcode, OutHeader};
-use virtio_queue::DescriptorChain;
+use virtio_queue::{DescriptorChain, desc::split::Descriptor};
+use vm_memory::{Bytes, GuestAddress};
 use zerocopy::IntoBytes;
 
 const IN: usize = size_of::<InHeader>();
@@ -22,6 +23,8 @@ pub(crate) struct Request {
     pub head: u16,
     /// Which life of the queue it belongs to.
     pub epoch: u64,
+    /// Whether somebody may have carried it out already, all of it or a part.
+    pub again: bool,
     /// A copy: the guest cannot change it any more.
     pub header: InHeader,
     /// Copies of arguments, and of what follows them if that is not data.
@@ -48,7 +51,29 @@ pub(crate) enum Fault {
 impl Request {
     /// Take what `chain` says. Nothing is copied yet.
     pub(crate) fn take(&mut self, chain: DescriptorChain<Memory>, memory: &Memory) -> Result<(), Fault> {
-        self.head = chain.head_index();
+        let head = chain.head_index();
+        self.take_all((head, false), chain, memory)
+    }
+
+    /// The same for a request that was under way when the process before this one ended.
+    pub(crate) fn take_again(
+        &mut self,
+        head: u16,
+        (table, size): (GuestAddress, u16),
+        memory: &Memory,
+    ) -> Result<(), Fault> {
+        let (chain, is_whole) = walk(head, (table, size), memory);
+        self.take_all((head, true), chain.into_iter(), memory)?;
+        if is_whole { Ok(()) } else { Err(Fault::Chain) }
+    }
+
+    fn take_all(
+        &mut self,
+        (head, again): (u16, bool),
+        chain: impl Iterator<Item = Descriptor>,
+        memory: &Memory,
+    ) -> Result<(), Fault> {
+        (self.head, self.again) = (head, again);
         self.header = InHeader::default();
         self.bytes.clear();
         (self.args, self.data) = (0, 0);
@@ -111,6 +136,22 @@ impl Request {
         }
     }
 
+    /// Names and the like.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.bytes[self.args..]
+    }
+
+    /// Arguments and what follows them, without data.
+    pub(crate) fn copy(&self) -> Vec<u8> {
+        self.bytes.clone()
+    }
+
+    /// It is another request from now on, with so many bytes of arguments.
+    pub(crate) fn replace(&mut self, args: usize, bytes: Vec<u8>) {
+        self.header.len = (IN + bytes.len()) as u32;
+        (self.args, self.data, self.bytes) = (args.min(bytes.len()), 0, bytes);
+    }
+
     /// Is the data of its answer where it has to be already?
     pub(crate) fn is_read(&self) -> bool {
         self.header.opcode == Opcode::Read as u32
@@ -145,9 +186,43 @@ impl Request {
         len as u32
     }
 
+    /// Give back what is more than `len` bytes of copies.
+    pub(crate) fn keep(&mut self, len: usize) {
+        if self.bytes.capacity() > len {
+            self.bytes = Vec::new();
+        }
+    }
+
     /// Let go of the guest's memory.
     pub(crate) fn end(&mut self) {
         self.incoming.end();
         self.outgoing.end();
     }
+}
+
+/// The chain that begins with descriptor `head`, and whether it comes to an end: the queue's own walk begins in its ring alone.
+fn walk(head: u16, (table, size): (GuestAddress, u16), memory: &Memory) -> (Vec<Descriptor>, bool) {
+    /// Flags of a descriptor: another follows; it is a table of them.
+    const NEXT: u16 = 1;
+    const INDIRECT: u16 = 4;
+    const LEN: u64 = size_of::<Descriptor>() as u64;
+    let (mut chain, mut table, mut count, mut index) = (Vec::new(), table, u32::from(size), u32::from(head));
+    let mut inside = false;
+    while chain.len() < usize::from(size) && index < count {
+        let at = table.0.checked_add(u64::from(index) * LEN).map(GuestAddress);
+        let Some(descriptor) = at.and_then(|at| memory.read_obj::<Descriptor>(at).ok()) else { break };
+        if descriptor.flags() & INDIRECT != 0 {
+            if inside || descriptor.len() == 0 || !descriptor.len().is_multiple_of(LEN as u32) {
+                break;
+            }
+            (inside, table, count, index) = (true, descriptor.addr(), descriptor.len() / LEN as u32, 0);
+            continue;
+        }
+        chain.push(descriptor);
+        if descriptor.flags() & NEXT == 0 {
+            return (chain, true);
+        }
+        index = u32::from(descriptor.next());
+    }
+    (chain, false)
 }

@@ -1,11 +1,12 @@
 //! The device: what the monitor asks of it, and the session of its guest.
 
 use crate::{
-    limits::{MAX_QUEUES, QUEUE_SIZE, WINDOW},
+    keeper::{Beginning, Keeper, Transfer},
+    limits::{MAX_QUEUES, QUEUE_SIZE, SLOTS, SPARES, WINDOW},
     queue::Queue,
     spare::{Lookout, Spares},
     window::{Monitor, SessionWindow},
-    worker::{Work, Worker, waker},
+    worker::waker,
 };
 use fusewire::{
     backing::Backings,
@@ -18,11 +19,11 @@ use fusewire::{
     window::Window,
 };
 use fusewire_abi::{
-    InitOut,
+    InitFlags, InitOut,
     virtio::{VIRTIO_FS_CONFIG_BASE_SIZE, VirtioFsConfig},
 };
 use std::{
-    cell::RefCell,
+    fs::File,
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -33,7 +34,10 @@ use std::{
 };
 use vhost::vhost_user::{
     Backend,
-    message::{VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserVirtioFeatures},
+    message::{
+        VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
+        VhostUserShMemConfig, VhostUserVirtioFeatures,
+    },
 };
 use vhost_user_backend::{VhostUserBackend, VringMutex};
 use virtio_bindings::bindings::{
@@ -41,10 +45,7 @@ use virtio_bindings::bindings::{
     virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
 };
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
-use vmm_sys_util::{
-    epoll::EventSet,
-    event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier},
-};
+use vmm_sys_util::epoll::EventSet;
 use zerocopy::IntoBytes;
 
 /// How long requests may take to end once their queue is stopped.
@@ -62,12 +63,23 @@ pub struct Options {
     pub max_write: u32,
     /// Length of the DAX window, bytes: 0, which is none, or a multiple of [`WINDOW`]. The monitor must know of shared memory regions.
     pub window: u64,
+    /// How many threads may stand in for others that are stuck in a system call, for all queues together. Where all are, requests wait.
+    pub spares: usize,
+    /// How many requests of one thread may be waiting for something at once, at least 1.
+    pub slots: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { queues: cpus.min(8) as u16, tag: None, max_write: protocol_limits::MAX_WRITE, window: 0 }
+        Self {
+            queues: cpus.min(8) as u16,
+            tag: None,
+            max_write: protocol_limits::MAX_WRITE,
+            window: 0,
+            spares: SPARES,
+            slots: SLOTS,
+        }
     }
 }
 
@@ -75,12 +87,14 @@ impl Default for Options {
 struct Current<F: FileSystem> {
     generation: u64,
     session: Option<Arc<Session<F>>>,
+    beginning: Beginning,
     window: Option<Arc<SessionWindow>>,
 }
 
 /// What all threads of a device share.
 pub(crate) struct Shared<F: FileSystem> {
     make: Box<dyn Fn() -> io::Result<F> + Send + Sync>,
+    keeper: Option<Box<dyn Keeper<F>>>,
     options: Options,
     pub queues: Vec<Arc<Queue>>,
     pub spares: Spares,
@@ -100,6 +114,11 @@ impl<F: FileSystem> Shared<F> {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// How many slots a thread may have.
+    pub(crate) fn slots(&self) -> usize {
+        self.options.slots.max(1)
+    }
+
     /// The session that there is, joined by the calling thread.
     pub(crate) fn join(&self) -> (u64, Option<Arc<Session<F>>>) {
         let current = lock(&self.current);
@@ -113,6 +132,12 @@ impl<F: FileSystem> Shared<F> {
             tracing::error!(%error, "the filesystem cannot be made");
             Errno::from_io_error(&error).unwrap_or(Errno::IO)
         })?;
+        let bytes = [init.header.as_bytes(), init.args, init.payload].concat();
+        self.begin_with(fs, &bytes, None)
+    }
+
+    /// A session with this filesystem. `agreed`: it was begun before, and the guest goes on with what it was answered then.
+    fn begin_with(&self, fs: F, init: &[u8], agreed: Option<&Beginning>) -> Result<InitOut> {
         let bounds = Bounds {
             max_write: self.options.max_write,
             max_pages_limit: u16::try_from(self.options.max_write / 4096).unwrap_or(u16::MAX),
@@ -120,7 +145,25 @@ impl<F: FileSystem> Shared<F> {
             default_permissions: true,
             ring: false,
         };
-        let (out, session) = Session::begin(fs, init, bounds)?;
+        let message = Message::split(init, InitFlags::empty())?;
+        let (out, session) = Session::begin(fs, &message, bounds)?;
+        let beginning = Beginning { init: init.to_vec(), out: out.as_bytes().to_vec() };
+        match agreed {
+            Some(before) if !before.agrees(&out) => {
+                tracing::error!(
+                    "the guest began with other options than this daemon has: its session cannot go on"
+                );
+                return Err(Errno::PROTO);
+            }
+            Some(_) => {}
+            None if session.is_ok() => {
+                let began = self.keeper.as_ref().map(|keeper| keeper.began(&beginning.pack()));
+                if let Some(Err(error)) = began {
+                    tracing::warn!(%error, "the session will not outlive this process");
+                }
+            }
+            None => {}
+        }
         if let Ok(session) = session {
             // Linux has no queue for them.
             session.without_notifications();
@@ -131,20 +174,73 @@ impl<F: FileSystem> Shared<F> {
             session.started_with(Backings::default(), offered);
             session.join();
             self.replace(Some(Arc::new(session)), window);
+            lock(&self.current).beginning = beginning;
         }
         Ok(out)
+    }
+
+    /// A ring is about to be served. If it was before, by another process, go on with the session that there was.
+    pub(crate) fn resume_if_known(&self, queue: &Queue, used: u16) {
+        // A driver begins with empty rings.
+        let is_new = used == 0 && !queue.has_left();
+        let Some(keeper) = self.keeper.as_ref().filter(|_| !is_new && self.is_idle()) else { return };
+        let resumed = keeper.again().and_then(|again| match again {
+            Some((beginning, fs)) => self.go_on(&beginning, fs).map(|()| true),
+            None => Ok(false),
+        });
+        match resumed {
+            Ok(true) => tracing::info!("goes on with the guest's session"),
+            Ok(false) => {
+                tracing::warn!("the guest has a session that nothing is known of: it has to mount anew")
+            }
+            Err(error) => tracing::error!(%error, "the guest's session cannot go on: it has to mount anew"),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        lock(&self.current).session.is_none()
+    }
+
+    fn go_on(&self, beginning: &[u8], fs: F) -> io::Result<()> {
+        let beginning = Beginning::unpack(beginning).ok_or(io::ErrorKind::InvalidData)?;
+        self.begin_with(fs, &beginning.init, Some(&beginning)).map(drop).map_err(io::Error::from)
+    }
+
+    /// The session as bytes; none at all where there is no session.
+    pub(crate) fn save(&self) -> io::Result<Vec<u8>> {
+        let (session, beginning) = {
+            let current = lock(&self.current);
+            (current.session.clone(), current.beginning.pack())
+        };
+        match (&self.keeper, session) {
+            (Some(keeper), Some(session)) => keeper.save(session.filesystem(), &beginning),
+            (Some(_), None) => Ok(Vec::new()),
+            (None, _) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The other way.
+    pub(crate) fn load(&self, state: &[u8]) -> io::Result<()> {
+        let keeper = self.keeper.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        if state.is_empty() {
+            return Ok(());
+        }
+        let (beginning, fs) = keeper.load(state)?;
+        self.go_on(&beginning, fs)
     }
 
     /// A guest's DESTROY, or the end of the guest. Waits for the monitor.
     pub(crate) fn end(&self) {
         self.close_window();
         self.replace(None, None);
+        self.keeper.iter().for_each(|keeper| keeper.ended());
     }
 
     /// The end of the guest as the monitor has it, which waits for us.
     fn end_by_monitor(&self) {
         let window = lock(&self.current).window.take();
         self.replace(None, None);
+        self.keeper.iter().for_each(|keeper| keeper.ended());
         // Asking the monitor to unmap what it may have unmapped already does no harm, but has to wait.
         let close = window.map(|window| {
             std::thread::Builder::new().name("fusewire-window".into()).spawn(move || window.close())
@@ -154,10 +250,11 @@ impl<F: FileSystem> Shared<F> {
         }
     }
 
-    /// The monitor is gone.
+    /// The monitor is gone. It may come back with the same guest: what is kept of that stays.
     pub(crate) fn gone(&self) {
         self.monitor.gone();
-        self.end();
+        self.close_window();
+        self.replace(None, None);
     }
 
     fn close_window(&self) {
@@ -187,6 +284,7 @@ impl<F: FileSystem> Shared<F> {
 pub struct Device<F: FileSystem> {
     pub(crate) shared: Arc<Shared<F>>,
     watch: Option<JoinHandle<()>>,
+    transfer: Transfer,
     pub(crate) memory: GuestMemoryAtomic<GuestMemoryMmap>,
 }
 
@@ -202,6 +300,23 @@ impl<F: FileSystem> Device<F> {
     pub fn new(
         make: impl Fn() -> io::Result<F> + Send + Sync + 'static,
         options: Options,
+    ) -> io::Result<Self> {
+        Self::open(make, options, None)
+    }
+
+    /// The same, and its sessions outlive the process, or move to another machine.
+    pub fn kept(
+        make: impl Fn() -> io::Result<F> + Send + Sync + 'static,
+        options: Options,
+        keeper: impl Keeper<F> + 'static,
+    ) -> io::Result<Self> {
+        Self::open(make, options, Some(Box::new(keeper)))
+    }
+
+    fn open(
+        make: impl Fn() -> io::Result<F> + Send + Sync + 'static,
+        options: Options,
+        keeper: Option<Box<dyn Keeper<F>>>,
     ) -> io::Result<Self> {
         let wrong = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         if options.queues == 0 || options.queues > MAX_QUEUES {
@@ -225,11 +340,17 @@ impl<F: FileSystem> Device<F> {
             .collect::<io::Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
             make: Box::new(make),
-            spares: Spares::new(queues.len()),
+            keeper,
+            spares: Spares::new(queues.len(), options.spares),
             queues,
             watch,
             monitor: Arc::new(Monitor::new(options.window)),
-            current: Mutex::new(Current { generation: 1, session: None, window: None }),
+            current: Mutex::new(Current {
+                generation: 1,
+                session: None,
+                beginning: Beginning::default(),
+                window: None,
+            }),
             generation: AtomicU64::new(1),
             options,
         });
@@ -237,7 +358,7 @@ impl<F: FileSystem> Device<F> {
             let shared = shared.clone();
             move || shared.watch.clone().run(&mut Lookout(shared))
         })?;
-        Ok(Self { shared, watch: Some(watch), memory })
+        Ok(Self { shared, watch: Some(watch), memory, transfer: Transfer::default() })
     }
 
     /// What the guest's session has served so far; nothing while there is none.
@@ -264,16 +385,11 @@ impl<F: FileSystem> Device<F> {
 
 impl<F: FileSystem> Drop for Device<F> {
     fn drop(&mut self) {
-        self.shared.end();
+        self.shared.gone();
         self.shared.watch.close();
         _ = self.watch.take().map(JoinHandle::join);
         self.shared.spares.close();
     }
-}
-
-thread_local! {
-    /// What the thread of a queue works with.
-    static WORKER: RefCell<Option<Box<dyn Work>>> = const { RefCell::new(None) };
 }
 
 impl<F: FileSystem> VhostUserBackend for Device<F> {
@@ -299,11 +415,17 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
         let features = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
             | VhostUserProtocolFeatures::RESET_DEVICE;
         let window = VhostUserProtocolFeatures::SHMEM
             | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::BACKEND_SEND_FD;
         let features = if self.shared.options.window > 0 { features | window } else { features };
+        let features = match self.shared.keeper {
+            // What is mapped in a window is not moved.
+            Some(_) if self.shared.options.window == 0 => features | VhostUserProtocolFeatures::DEVICE_STATE,
+            _ => features,
+        };
         match self.shared.options.tag {
             // The monitor asks for all of the configuration then.
             Some(_) => features | VhostUserProtocolFeatures::CONFIG,
@@ -328,6 +450,21 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
         }
     }
 
+    fn set_device_state_fd(
+        &self,
+        direction: VhostTransferStateDirection,
+        phase: VhostTransferStatePhase,
+        file: File,
+    ) -> io::Result<Option<File>> {
+        let VhostTransferStatePhase::STOPPED = phase;
+        self.transfer.begin(self.shared.clone(), direction, file)?;
+        Ok(None)
+    }
+
+    fn check_device_state(&self) -> io::Result<()> {
+        self.transfer.end()
+    }
+
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
@@ -346,14 +483,6 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
         Ok(())
     }
 
-    fn queues_per_thread(&self) -> Vec<u64> {
-        (0..self.shared.queues.len()).map(|index| 1 << index).collect()
-    }
-
-    fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
-    }
-
     fn stop_vring(&self, index: u32) -> io::Result<()> {
         let Some(queue) = self.shared.queues.get(index as usize) else { return Ok(()) };
         // Whoever waits for a lock would wait for ever.
@@ -366,24 +495,12 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
 
     fn handle_event(
         &self,
-        device_event: u16,
-        _events: EventSet,
-        vrings: &[VringMutex],
-        thread_id: usize,
+        _event: u16,
+        _set: EventSet,
+        _rings: &[VringMutex],
+        _thread: usize,
     ) -> io::Result<()> {
-        let queue = &self.shared.queues[thread_id];
-        if let Some(vring) = vrings.first() {
-            queue.attach(vring);
-        }
-        if device_event != 0 {
-            _ = rustix::io::read(&queue.wake, &mut [0u8; 8]);
-        }
-        WORKER.with_borrow_mut(|worker| {
-            let worker = worker.get_or_insert_with(|| {
-                Box::new(Worker::new(self.shared.clone(), queue.clone())) as Box<dyn Work>
-            });
-            worker.work();
-        });
+        // Threads of our own serve the queues: `handler.rs`.
         Ok(())
     }
 }

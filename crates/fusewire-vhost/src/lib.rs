@@ -12,8 +12,13 @@
 //!   protocol gets an errno.
 #![deny(unsafe_code)]
 
+mod again;
+mod backed;
 mod chain;
 mod device;
+mod handler;
+mod inflight;
+mod keeper;
 pub mod kit;
 mod limits;
 mod queue;
@@ -25,5 +30,6 @@ mod window;
 mod worker;
 
 pub use device::{Device, Options};
+pub use keeper::Keeper;
 pub use limits::{MAX_QUEUES, QUEUE_SIZE, WINDOW};
-pub use server::{Error, Server};
+pub use server::{Error, Server, ShutdownHandle};

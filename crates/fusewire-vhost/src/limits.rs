@@ -6,11 +6,14 @@ pub const QUEUE_SIZE: usize = 1024;
 /// Most request queues: the vhost-user crates name the queues of a thread by the bits of a word, and one of them is for FORGET.
 pub const MAX_QUEUES: u16 = 62;
 
-/// How many requests of one thread may be waiting for something at once.
+/// How many requests of one thread may be waiting for something at once, unless it is said.
 pub const SLOTS: usize = 256;
 
-/// How many threads may stand in for others that are stuck, for all queues together.
+/// How many threads may stand in for others that are stuck, for all queues together, unless it is said.
 pub const SPARES: usize = 64;
+
+/// How much memory a slot keeps between requests, bytes, for the request and for the answer alike; the first of each thread keeps all.
+pub const KEPT: usize = 32 << 10;
 
 /// After how many answers the guest is told although more requests wait.
 pub const ANSWERS_PER_SIGNAL: usize = 8;

@@ -2,6 +2,7 @@
 
 use crate::{
     chain::{Fault, Request},
+    inflight::{Left, Track},
     sys::Memory,
 };
 use fusewire::{
@@ -10,6 +11,7 @@ use fusewire::{
     types::Errno,
 };
 use std::{
+    collections::VecDeque,
     os::fd::OwnedFd,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -17,9 +19,9 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use vhost_user_backend::{VringMutex, VringT};
+use vhost_user_backend::{VringMutex, VringState, VringT};
 use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
 /// One queue of a device.
 pub(crate) struct Queue {
@@ -41,6 +43,15 @@ pub(crate) struct Queue {
     stopping: AtomicBool,
     emptied: (Mutex<()>, Condvar),
     taken: AtomicU64,
+    /// Locked within the ring.
+    kept: Mutex<Kept>,
+}
+
+/// What outlives this process, and what is left from the one before it.
+#[derive(Debug, Default)]
+struct Kept {
+    track: Option<Track>,
+    left: VecDeque<Left>,
 }
 
 /// What became of an attempt to take a request.
@@ -60,6 +71,19 @@ impl std::fmt::Debug for Queue {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Put an answer into the used ring, and have it noted that it is there.
+fn give_back(
+    state: &mut VringState<GuestMemoryAtomic<GuestMemoryMmap>>,
+    kept: &Kept,
+    head: u16,
+    len: u32,
+) -> Result<(), virtio_queue::Error> {
+    kept.track.iter().for_each(|track| track.answered(head, len));
+    state.add_used(head, len)?;
+    kept.track.iter().for_each(|track| track.put(head, state.get_queue().next_used()));
+    Ok(())
 }
 
 impl Queue {
@@ -82,7 +106,35 @@ impl Queue {
             stopping: AtomicBool::new(false),
             emptied: Default::default(),
             taken: AtomicU64::new(0),
+            kept: Mutex::default(),
         }
+    }
+
+    /// What is under way is noted there from now on.
+    pub(crate) fn track(&self, track: Option<Track>) {
+        *lock(&self.kept) = Kept { track, left: VecDeque::new() };
+    }
+
+    /// The ring is about to be served: see what another process has left under way. Those come before what is new.
+    pub(crate) fn recover(&self) {
+        let Some(vring) = self.vring.get() else { return };
+        let Ok(used) = vring.queue_used_idx() else { return };
+        let mut state = vring.get_mut();
+        let mut kept = lock(&self.kept);
+        let Some(track) = &kept.track else { return };
+        let left = track.recover(state.get_queue().size(), used);
+        // What was taken is in the used ring or is left.
+        state.get_queue_mut().set_next_avail(used.wrapping_add(left.len() as u16));
+        if !left.is_empty() {
+            let answered = left.iter().filter(|left| left.answered.is_some()).count();
+            tracing::info!(queue = self.index, requests = left.len(), answered, "requests were under way");
+        }
+        kept.left = left.into();
+    }
+
+    /// Is something left from the process before this one?
+    pub(crate) fn has_left(&self) -> bool {
+        !lock(&self.kept).left.is_empty()
     }
 
     /// The ring itself, which is known once it is used first.
@@ -132,10 +184,32 @@ impl Queue {
             if !state.is_enabled() || !state.get_queue().ready() || self.broken.load(Ordering::Relaxed) {
                 return None;
             }
+            let mut kept = lock(&self.kept);
+            while let Some(left) = kept.left.pop_front() {
+                match left.answered {
+                    // It is only to be given back.
+                    Some(len) => {
+                        if let Err(error) = give_back(&mut state, &kept, left.head, len) {
+                            tracing::error!(queue = self.index, %error, "an answer cannot be given to the guest");
+                        }
+                        drop(kept);
+                        _ = state.signal_used_queue();
+                        kept = lock(&self.kept);
+                    }
+                    None => {
+                        request.epoch = self.epoch.load(Ordering::Relaxed);
+                        self.in_flight.fetch_add(1, Ordering::Relaxed);
+                        let queue = state.get_queue();
+                        let table = (GuestAddress(queue.desc_table()), queue.size());
+                        return Some(request.take_again(left.head, table, memory));
+                    }
+                }
+            }
             match state.get_queue_mut().iter(memory.clone()).map(|mut chains| chains.next()) {
                 Ok(Some(chain)) => {
                     request.epoch = self.epoch.load(Ordering::Relaxed);
                     self.in_flight.fetch_add(1, Ordering::Relaxed);
+                    kept.track.iter().for_each(|track| track.taken(chain.head_index()));
                     chain
                 }
                 Ok(None) => return None,
@@ -160,7 +234,7 @@ impl Queue {
         if let Some(vring) = self.vring.get() {
             let mut state = vring.get_mut();
             if request.epoch == self.epoch.load(Ordering::Relaxed)
-                && let Err(error) = state.add_used(request.head, len)
+                && let Err(error) = give_back(&mut state, &lock(&self.kept), request.head, len)
             {
                 tracing::error!(queue = self.index, %error, "an answer cannot be given to the guest");
             }
@@ -225,6 +299,7 @@ impl Queue {
         let ring = self.vring.get().map(|vring| vring.get_mut());
         self.epoch.fetch_add(1, Ordering::Relaxed);
         self.broken.store(false, Ordering::Relaxed);
+        lock(&self.kept).left.clear();
         drop(ring);
     }
 }

@@ -1,15 +1,17 @@
 //! Has a monitor connect to a device, and waits until it goes.
 
-use crate::Device;
+use crate::{Device, handler::Handler};
 use fusewire::fs::FileSystem;
 use std::{
     io,
-    os::{fd::AsRawFd, unix::net::UnixListener},
-    sync::Arc,
+    os::unix::net::{UnixListener, UnixStream},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
 };
-use vhost::vhost_user::{Error as VhostError, Listener};
-use vhost_user_backend::{ShutdownHandle, VhostUserDaemon};
-use vmm_sys_util::epoll::EventSet;
+use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
 /// Why a device could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -17,22 +19,33 @@ use vmm_sys_util::epoll::EventSet;
 pub enum Error {
     /// The threads of the queues could not be started.
     #[error("cannot start the threads of the device's queues: {0}")]
-    Threads(vhost_user_backend::Error),
+    Threads(io::Error),
     /// Nobody could connect.
     #[error("cannot accept the monitor's connection: {0}")]
-    Accept(vhost_user_backend::Error),
-    /// A thread could not be woken.
-    #[error("cannot watch a queue's wake-up descriptor: {0}")]
-    Wake(io::Error),
+    Accept(io::Error),
     /// The monitor said something wrong.
     #[error("the monitor broke the vhost-user protocol: {0}")]
-    Protocol(vhost_user_backend::Error),
+    Protocol(VhostError),
 }
 
 /// A device that a monitor is connected to.
 pub struct Server<F: FileSystem> {
     device: Arc<Device<F>>,
-    daemon: VhostUserDaemon<Arc<Device<F>>>,
+    handler: Arc<Mutex<Handler<F>>>,
+    connection: ShutdownHandle,
+    thread: JoinHandle<Result<(), VhostError>>,
+}
+
+/// Closes the connection of a [`Server`].
+#[derive(Clone, Debug)]
+pub struct ShutdownHandle(Arc<(UnixStream, AtomicBool)>);
+
+impl ShutdownHandle {
+    /// Close it: the server ends well.
+    pub fn shutdown(&self) {
+        self.0.1.store(true, Ordering::Release);
+        _ = self.0.0.shutdown(std::net::Shutdown::Both);
+    }
 }
 
 impl<F: FileSystem> Server<F> {
@@ -41,16 +54,37 @@ impl<F: FileSystem> Server<F> {
     /// # Errors
     /// See [`Error`].
     pub fn accept(device: Device<F>, listener: UnixListener) -> Result<Self, Error> {
-        let (memory, device) = (device.memory.clone(), Arc::new(device));
-        let mut daemon =
-            VhostUserDaemon::new("fusewire-vhost".into(), device.clone(), memory).map_err(Error::Threads)?;
-        // Of its own numbers, the crate has one per queue and one more.
-        let event = device.shared.queues.len() as u64 + 1;
-        for (handler, queue) in daemon.get_epoll_handlers().iter().zip(&device.shared.queues) {
-            handler.register_listener(queue.wake.as_raw_fd(), EventSet::IN, event).map_err(Error::Wake)?;
-        }
-        daemon.start(&mut Listener::from(listener)).map_err(Error::Accept)?;
-        Ok(Self { device, daemon })
+        let stream = loop {
+            match listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::Accept(error)),
+            }
+        };
+        Self::start(device, stream)
+    }
+
+    /// Serve a monitor that is connected.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn start(device: Device<F>, stream: UnixStream) -> Result<Self, Error> {
+        let device = Arc::new(device);
+        let again = stream.try_clone().map_err(Error::Accept)?;
+        let handler = Arc::new(Mutex::new(Handler::new(device.clone()).map_err(Error::Threads)?));
+        let mut requests = BackendReqHandler::from_stream(stream, handler.clone());
+        let thread = std::thread::Builder::new().name("fusewire-vhost".into());
+        let thread = thread.spawn(move || {
+            let ended = loop {
+                if let Err(error) = requests.handle_request() {
+                    break error;
+                }
+            };
+            Err(ended)
+        });
+        let thread = thread.map_err(Error::Threads)?;
+        let connection = ShutdownHandle(Arc::new((again, AtomicBool::new(false))));
+        Ok(Self { device, handler, connection, thread })
     }
 
     /// The device.
@@ -59,24 +93,27 @@ impl<F: FileSystem> Server<F> {
     }
 
     /// To have the connection closed by another thread: a signal handler's, most often.
-    pub fn shutdown_handle(&self) -> Option<ShutdownHandle> {
-        self.daemon.shutdown_handle()
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.connection.clone()
     }
 
     /// Wait until the monitor is gone.
     ///
     /// # Errors
     /// If it went because it said something that is not vhost-user.
-    pub fn wait(mut self) -> Result<(), Error> {
-        let ended = self.daemon.wait();
+    pub fn wait(self) -> Result<(), Error> {
+        let ended = self.thread.join();
+        _ = self.connection.0.0.shutdown(std::net::Shutdown::Both);
+        self.handler.lock().unwrap_or_else(PoisonError::into_inner).close();
         self.device.shared.gone();
-        use vhost_user_backend::Error::HandleRequest;
         match ended {
-            Ok(())
-            | Err(HandleRequest(
-                VhostError::Disconnected | VhostError::PartialMessage | VhostError::SocketBroken(_),
-            )) => Ok(()),
-            Err(error) => Err(Error::Protocol(error)),
+            Ok(Ok(()))
+            | Ok(Err(VhostError::Disconnected | VhostError::PartialMessage | VhostError::SocketBroken(_))) => {
+                Ok(())
+            }
+            Ok(Err(_)) if self.connection.0.1.load(Ordering::Acquire) => Ok(()),
+            Ok(Err(error)) => Err(Error::Protocol(error)),
+            Err(_) => Err(Error::Threads(io::Error::other("the thread of the connection has panicked"))),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! One request's place on a thread: taken from the queue, answered into the guest's memory.
 
 use crate::{
+    again::{self, Means},
     chain::Request,
-    limits::ANSWERS_PER_SIGNAL,
+    limits::{ANSWERS_PER_SIGNAL, KEPT},
     queue::{Queue, Taken},
 };
 use fusewire::{
@@ -11,9 +12,11 @@ use fusewire::{
     types::{Errno, Result},
 };
 use fusewire_abi::Opcode;
+use memmap2::MmapMut;
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
+    ops::{Deref, DerefMut},
     rc::Rc,
     sync::Arc,
     task::Poll,
@@ -67,6 +70,41 @@ impl Local {
     }
 }
 
+/// Memory for answers. What of it was never used is not there.
+#[derive(Debug)]
+enum Area {
+    /// Straight from the kernel: what the allocator gives may have been used before.
+    Mapped(MmapMut),
+    /// Where the process may have no more mappings.
+    Allocated(Vec<u8>),
+}
+
+impl Area {
+    fn new(len: usize) -> Self {
+        MmapMut::map_anon(len).map_or_else(|_| Self::Allocated(vec![0; len]), Self::Mapped)
+    }
+}
+
+impl Deref for Area {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Allocated(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for Area {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Allocated(bytes) => bytes,
+        }
+    }
+}
+
 /// A slot of one thread.
 #[derive(Debug)]
 pub(crate) struct VirtioSlot {
@@ -74,32 +112,43 @@ pub(crate) struct VirtioSlot {
     id: usize,
     agreed: Agreed,
     request: Request,
-    /// Where answers are made that are no file's data. Memory that was never used is not there.
-    area: Vec<u8>,
+    /// It is to be served once more, as it is now.
+    repeats: bool,
+    /// Where answers are made that are no file's data.
+    area: Area,
 }
 
 impl VirtioSlot {
     pub(crate) fn new(local: Rc<Local>, id: usize, agreed: Agreed) -> Self {
-        Self { local, id, agreed, request: Request::default(), area: vec![0; agreed.reply_area()] }
+        let (request, area) = (Request::default(), Area::new(agreed.reply_area()));
+        Self { local, id, agreed, request, repeats: false, area }
     }
 
     /// Take a request, or wait for one.
     fn fetch(&mut self) -> Poll<bool> {
+        if std::mem::take(&mut self.repeats) {
+            return Poll::Ready(true);
+        }
         let local = &*self.local;
         local.idle.borrow_mut().retain(|&id| id != self.id);
         if local.closed.get() {
             return Poll::Ready(false);
         }
         local.status.reads();
-        if local.control.borrow().is_none()
+        while local.control.borrow().is_none()
             && local.queue.take(&mut self.request, self.agreed) == Taken::Request
         {
             local.status.serves();
+            if again::is_better_left(&self.request) {
+                local.put(&mut self.request, 0);
+                continue;
+            }
             let opcode = self.request.header.opcode;
             if opcode != Opcode::Init as u32 && opcode != Opcode::Destroy as u32 {
                 return Poll::Ready(true);
             }
             *local.control.borrow_mut() = Some(std::mem::take(&mut self.request));
+            break;
         }
         local.idle.borrow_mut().push(self.id);
         Poll::Pending
@@ -122,7 +171,19 @@ impl Slot for VirtioSlot {
         Some((self.request.message(), &mut self.area))
     }
 
-    async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>) {
+    async fn finish(&mut self, unique: u64, mut answer: Option<Result<usize>>) {
+        if self.request.again
+            && let Some(Err(errno)) = answer
+        {
+            match again::means(&mut self.request, errno) {
+                Means::Itself => {}
+                Means::Done => answer = Some(Ok(0)),
+                Means::Look => {
+                    self.repeats = true;
+                    return;
+                }
+            }
+        }
         let len = match answer {
             None => 0,
             Some(Ok(len)) if self.request.is_read() => self.request.answer(Ok((&[], len))),
@@ -133,6 +194,14 @@ impl Slot for VirtioSlot {
             }
             Some(Err(errno)) => self.request.answer(Err(errno)),
         };
+        // Those of a thread that were at work at once keep little: only requests that wait have more than one.
+        if self.id > 0 {
+            self.request.keep(KEPT);
+            let used = if self.request.is_read() { 0 } else { len as usize };
+            if used > KEPT {
+                self.area = Area::new(self.agreed.reply_area());
+            }
+        }
         self.local.put(&mut self.request, len);
     }
 }

@@ -1,6 +1,6 @@
 //! Threads that stand in for those that are stuck in a system call, so that their queues go on.
 
-use crate::{device::Shared, limits::SPARES, queue::Queue, worker};
+use crate::{device::Shared, queue::Queue, worker};
 use fusewire::{
     channel::watch::{Status, Watched, Window},
     fs::FileSystem,
@@ -47,6 +47,8 @@ type Hired = (Arc<Spare>, Option<JoinHandle<()>>);
 #[derive(Debug)]
 pub(crate) struct Spares {
     posts: Vec<Post>,
+    /// How many there may be.
+    most: usize,
     spares: Mutex<Vec<Hired>>,
     closed: AtomicBool,
 }
@@ -56,9 +58,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Spares {
-    pub(crate) fn new(queues: usize) -> Self {
+    /// At most `most`, for so many queues.
+    pub(crate) fn new(queues: usize, most: usize) -> Self {
         let posts = (0..queues).map(|_| Post::default()).collect();
-        Self { posts, spares: Mutex::default(), closed: AtomicBool::new(false) }
+        Self { posts, most, spares: Mutex::default(), closed: AtomicBool::new(false) }
     }
 
     /// The device is gone: wait until all of them are.
@@ -130,7 +133,7 @@ fn send<F: FileSystem>(device: &Arc<Shared<F>>, queue: usize) {
         spare.told.notify_all();
         return;
     }
-    if spares.len() >= SPARES {
+    if spares.len() >= device.spares.most {
         return;
     }
     let Ok(wake) = worker::waker() else { return };
@@ -178,7 +181,7 @@ fn stand_in<F: FileSystem>(device: &Arc<Shared<F>>, spare: &Arc<Spare>, index: u
     let queue: &Arc<Queue> = &device.queues[index];
     let (generation, Some(session)) = device.join() else { return };
     let waker = spare.clone();
-    let mut crew = worker::Crew::new(session, queue, &spare.status, move || waker.wake());
+    let mut crew = worker::Crew::new(session, (queue, device.slots()), &spare.status, move || waker.wake());
     let post = &device.spares.posts[index];
     // Answers that the one who is stuck had not told of.
     queue.signal();

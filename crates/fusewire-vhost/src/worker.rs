@@ -3,7 +3,6 @@
 use crate::{
     chain::Request,
     device::Shared,
-    limits::SLOTS,
     queue::{NO_SESSION, Queue, Taken},
     slot::{Local, VirtioSlot},
 };
@@ -28,6 +27,8 @@ pub(crate) struct Crew<F: FileSystem> {
     tasks: Tasks<'static>,
     local: Rc<Local>,
     session: Arc<Session<F>>,
+    /// How many there may be.
+    slots: usize,
 }
 
 impl<F: FileSystem> Drop for Crew<F> {
@@ -37,15 +38,15 @@ impl<F: FileSystem> Drop for Crew<F> {
 }
 
 impl<F: FileSystem> Crew<F> {
-    /// For a session that the calling thread has joined; it leaves at the end. `wake` wakes it.
+    /// At most `slots` for a session that the calling thread has joined; it leaves at the end. `wake` wakes it.
     pub(crate) fn new(
         session: Arc<Session<F>>,
-        queue: &Arc<Queue>,
+        (queue, slots): (&Arc<Queue>, usize),
         status: &Arc<Status>,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let local = Rc::new(Local::new(queue.clone(), status.clone()));
-        Self { tasks: Tasks::new(Ready::new(wake)), local, session }
+        Self { tasks: Tasks::new(Ready::new(wake)), local, session, slots }
     }
 
     /// Have requests served until there are none, or one that begins or ends a session.
@@ -65,7 +66,7 @@ impl<F: FileSystem> Crew<F> {
             let idle = self.local.idle.borrow().last().copied();
             let id = match idle {
                 Some(id) => id,
-                None if self.tasks.live() < SLOTS => self.spawn(),
+                None if self.tasks.live() < self.slots => self.spawn(),
                 None => return false,
             };
             self.tasks.poll(id);
@@ -160,8 +161,10 @@ impl<F: FileSystem> Worker<F> {
         let (generation, session) = self.device.join();
         self.generation = generation;
         let queue = self.queue.clone();
-        self.crew =
-            session.map(|session| Crew::new(session, &self.queue, &self.queue.status, move || queue.wake()));
+        let slots = self.device.slots();
+        self.crew = session.map(|session| {
+            Crew::new(session, (&self.queue, slots), &self.queue.status, move || queue.wake())
+        });
     }
 
     /// A request, where there is no session that could serve it.

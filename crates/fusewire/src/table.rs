@@ -8,6 +8,7 @@
 use crate::types::{Generation, Handle, NodeId};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::{
+    collections::HashMap,
     fmt,
     hash::{BuildHasher, Hash},
     mem,
@@ -113,6 +114,36 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Fill a place that was not used yet; `false` if it is used. [`relink`](Self::relink) is due afterwards.
+    fn place(&mut self, index: u32, generation: u32, value: T) -> bool {
+        while self.chunks.len() <= index as usize / CHUNK {
+            let full = |_| Slot { generation: 0, state: State::Vacant { next: NONE } };
+            self.chunks.push((0..CHUNK).map(full).collect());
+        }
+        let last = self.chunks.last_mut().expect("there is one at least");
+        while last.len() < CHUNK {
+            last.push(Slot { generation: 0, state: State::Vacant { next: NONE } });
+        }
+        match self.slot(index) {
+            Some(slot) if matches!(slot.state, State::Vacant { .. }) => {
+                *slot = Slot { generation, state: State::Used(value) };
+                self.len += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Make the list of vacant places anew.
+    fn relink(&mut self) {
+        self.vacant = NONE;
+        for (number, slot) in self.chunks.iter_mut().flatten().enumerate() {
+            if let State::Vacant { next } = &mut slot.state {
+                *next = mem::replace(&mut self.vacant, number as u32);
+            }
+        }
+    }
+
     fn values(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flatten().filter_map(|slot| match &slot.state {
             State::Used(value) => Some(value),
@@ -134,6 +165,24 @@ pub struct NodeTable<K, V> {
     hasher: DefaultHashBuilder,
     /// Added to a hash's shard, so that the root comes to lie where its number says.
     turn: usize,
+    /// By hash, nodes that [`restore`](NodeTable::restore) put elsewhere than where their keys belong.
+    strays: Mutex<HashMap<u64, Vec<NodeId>>>,
+    /// How many: where there are none, nobody looks.
+    stray: AtomicUsize,
+}
+
+/// Most places of a shard that can be restored: whoever asks for more is making it up.
+const RESTORED: u32 = 1 << 18;
+
+/// A node as it was in another table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Its number.
+    pub id: NodeId,
+    /// How often it had been looked up.
+    pub lookups: u64,
+    /// Its generation.
+    pub generation: Generation,
 }
 
 struct NodeShard<K, V> {
@@ -183,6 +232,8 @@ impl<K: Hash + Eq, V> NodeTable<K, V> {
                 .collect(),
             turn: 0,
             hasher,
+            strays: Mutex::default(),
+            stray: AtomicUsize::new(0),
         };
         let hash = table.hasher.hash_one(&root);
         table.turn = ROOT_SHARD.wrapping_sub(table.shard_of(hash));
@@ -204,6 +255,10 @@ impl<K: Hash + Eq, V> NodeTable<K, V> {
         then: impl FnOnce(NodeId, &mut V, bool) -> R,
     ) -> (NodeId, Generation, R) {
         let hash = self.hasher.hash_one(&key);
+        let (key, then) = match self.acquire_stray(hash, key, then) {
+            Ok(acquired) => return acquired,
+            Err(back) => back,
+        };
         let shard_number = self.shard_of(hash);
         let shard = &mut *lock(&self.shards[shard_number]);
         let (slot, new) = match shard.find(hash, &key) {
@@ -230,6 +285,14 @@ impl<K: Hash + Eq, V> NodeTable<K, V> {
         then: impl FnOnce(NodeId, &mut V) -> R,
     ) -> Option<(NodeId, Generation, R)> {
         let hash = self.hasher.hash_one(key);
+        if let Some(id) = self.stray(hash, key)
+            && let Some((number, slot)) = place(id)
+            && let Some((generation, node)) = lock(&self.shards[number]).nodes.get(slot)
+            && node.key == *key
+        {
+            node.lookups += 1;
+            return Some((id, Generation(generation.into()), then(id, &mut node.value)));
+        }
         let shard_number = self.shard_of(hash);
         let shard = &mut *lock(&self.shards[shard_number]);
         let slot = shard.find(hash, key)?;
@@ -251,6 +314,9 @@ impl<K: Hash + Eq, V> NodeTable<K, V> {
     /// The number of the node with this key, without counting a lookup.
     pub fn find(&self, key: &K) -> Option<NodeId> {
         let hash = self.hasher.hash_one(key);
+        if let Some(id) = self.stray(hash, key) {
+            return Some(id);
+        }
         let shard = self.shard_of(hash);
         let slot = lock(&self.shards[shard]).find(hash, key)?;
         Some(node_id(shard, slot))
@@ -305,7 +371,86 @@ impl<K: Hash + Eq, V> NodeTable<K, V> {
         if let Ok(entry) = shard.index.find_entry(hash, |&other| other == slot) {
             entry.remove();
         }
+        if self.stray.load(Ordering::Acquire) > 0 {
+            let mut strays = lock(&self.strays);
+            if let Some(ids) = strays.get_mut(&hash) {
+                let before = ids.len();
+                ids.retain(|&other| other != id);
+                self.stray.fetch_sub(before - ids.len(), Ordering::Release);
+            }
+        }
         shard.nodes.remove(slot).map(|node| (node.key, node.value))
+    }
+
+    /// A node that lies elsewhere than its key says.
+    fn stray(&self, hash: u64, key: &K) -> Option<NodeId> {
+        if self.stray.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let ids = lock(&self.strays).get(&hash)?.clone();
+        ids.into_iter().find(|&id| self.with(id, |known, _| known == key).unwrap_or(false))
+    }
+
+    /// [`acquire`](Self::acquire) of such a node; what it was given comes back if there is none.
+    fn acquire_stray<T, R>(&self, hash: u64, key: K, then: T) -> Result<(NodeId, Generation, R), (K, T)>
+    where
+        T: FnOnce(NodeId, &mut V, bool) -> R,
+    {
+        if let Some(id) = self.stray(hash, &key)
+            && let Some((number, slot)) = place(id)
+            && let Some((generation, node)) = lock(&self.shards[number]).nodes.get(slot)
+            && node.key == key
+        {
+            node.lookups += 1;
+            return Ok((id, Generation(generation.into()), then(id, &mut node.value, false)));
+        }
+        Err((key, then))
+    }
+
+    /// Put nodes of another table, with their numbers, into this one, which knows nothing but the root. `false` for each that was not
+    /// taken: its number or its key is in use, or cannot be.
+    pub fn restore(&mut self, nodes: impl Iterator<Item = (Restored, K, V)>) -> Vec<bool> {
+        let taken = nodes.map(|(restored, key, value)| self.restore_one(restored, key, value)).collect();
+        self.shards.iter().for_each(|shard| lock(shard).nodes.relink());
+        taken
+    }
+
+    fn restore_one(&mut self, restored: Restored, key: K, value: V) -> bool {
+        let id = restored.id;
+        let Some((number, slot)) = place(id).filter(|&(_, slot)| slot < RESTORED) else { return false };
+        let Ok(generation) = u32::try_from(restored.generation.0) else { return false };
+        let hash = self.hasher.hash_one(&key);
+        if id == NodeId::ROOT || restored.lookups == 0 || self.find(&key).is_some() {
+            return false;
+        }
+        let shard = &mut *lock(&self.shards[number]);
+        let node = Node { lookups: restored.lookups, key, value };
+        if !shard.nodes.place(slot, generation, node) {
+            return false;
+        }
+        if self.shard_of(hash) != number {
+            lock(&self.strays).entry(hash).or_default().push(id);
+            self.stray.fetch_add(1, Ordering::Release);
+            return true;
+        }
+        let (nodes, hasher) = (&shard.nodes, &self.hasher);
+        let hash_of = |&slot: &u32| nodes.peek(slot).map_or(0, |node| hasher.hash_one(&node.key));
+        shard.index.insert_unique(hash, slot, hash_of);
+        true
+    }
+
+    /// Call `visit` on every node, as it can be [restored](Self::restore).
+    pub fn for_each_restorable(&self, mut visit: impl FnMut(Restored, &K, &V)) {
+        for (number, shard) in self.shards.iter().enumerate() {
+            let shard = lock(shard);
+            for (index, slot) in shard.nodes.chunks.iter().flatten().enumerate() {
+                if let State::Used(node) = &slot.state {
+                    let id = node_id(number, index as u32);
+                    let generation = Generation(slot.generation.into());
+                    visit(Restored { id, lookups: node.lookups, generation }, &node.key, &node.value);
+                }
+            }
+        }
     }
 
     /// How many nodes there are, the root included.
@@ -372,6 +517,30 @@ impl<T> HandleTable<T> {
         Handle(u64::from(generation) << 32 | u64::from(slot) << SHARD_BITS | shard as u64)
     }
 
+    /// Put open files of another table, with their numbers, into this one, which is empty. `false` for each that was not taken: its
+    /// number is in use, or cannot be one.
+    pub fn restore(&mut self, opens: impl Iterator<Item = (Handle, Arc<T>)>) -> Vec<bool> {
+        let taken = opens.map(|(handle, open)| {
+            let (shard, slot, generation) = parts(handle);
+            slot < RESTORED && generation > 0 && lock(&self.shards[shard]).place(slot, generation, open)
+        });
+        let taken = taken.collect();
+        self.shards.iter().for_each(|shard| lock(shard).relink());
+        taken
+    }
+
+    /// Call `visit` on every open file.
+    pub fn for_each(&self, mut visit: impl FnMut(Handle, &Arc<T>)) {
+        for (number, shard) in self.shards.iter().enumerate() {
+            for (index, slot) in lock(shard).chunks.iter().flatten().enumerate() {
+                if let State::Used(open) = &slot.state {
+                    let low = (index << SHARD_BITS | number) as u64;
+                    visit(Handle(u64::from(slot.generation) << 32 | low), open);
+                }
+            }
+        }
+    }
+
     /// The open file; `None` (answer `EBADF`) where the number is of none.
     pub fn get(&self, handle: Handle) -> Option<Arc<T>> {
         let (shard, slot, generation) = parts(handle);
@@ -411,7 +580,7 @@ fn parts(handle: Handle) -> (usize, u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{collections::HashMap, hash::Hasher, thread};
+    use std::{hash::Hasher, thread};
 
     fn table() -> NodeTable<u64, u64> {
         NodeTable::new(0, 1000)
@@ -443,6 +612,50 @@ mod tests {
         assert_eq!(table.forget(id, 1), Some((7, 1007)));
         assert_eq!((table.get(id), table.find(&7), table.acquire_again(id)), (None, None, None));
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn nodes_keep_their_numbers_in_another_table() {
+        let one = table();
+        let kept: Vec<_> = (1..2000).map(|key| (key, acquire(&one, key).0)).collect();
+        kept.iter().filter(|(key, _)| key % 3 == 0).for_each(|&(_, id)| _ = one.forget(id, 1));
+        _ = acquire(&one, 7);
+        let mut nodes = Vec::new();
+        one.for_each_restorable(|restored, &key, &value| nodes.push((restored, key, value)));
+        let mut other = table();
+        let taken = other.restore(nodes.iter().copied());
+        assert_eq!(taken.iter().filter(|taken| !**taken).count(), 1, "the root is there already");
+        for (key, id) in kept.into_iter().filter(|(key, _)| key % 3 != 0) {
+            assert_eq!((other.get(id), other.find(&key)), (Some(key + 1000), Some(id)));
+            assert_eq!((acquire(&other, key).0, acquire(&other, key).2), (id, false));
+            assert_eq!(other.acquire_known(&key, |id, _| id).map(|found| found.0), Some(id));
+            assert_eq!(other.forget(id, if key == 7 { 4 } else { 3 }), None);
+            assert_eq!(other.forget(id, 1), Some((key, key + 1000)));
+            assert_eq!(other.find(&key), None);
+        }
+        assert_eq!(other.stray.load(Ordering::Relaxed), 0);
+        let ids: std::collections::HashSet<_> = (1..3000).map(|key| acquire(&other, key).0).collect();
+        assert_eq!(ids.len(), 2999, "no number is given twice");
+        let made_up = |id, lookups| Restored { id: NodeId::new(id), lookups, generation: Generation(0) };
+        let wrong = [made_up(1, 1), made_up(u64::MAX, 1), made_up(1 << 24, 1), made_up(33, 0), made_up(2, 1)];
+        assert!(!table().restore(wrong.map(|node| (node, 99, 0)).into_iter()).contains(&true));
+    }
+
+    #[test]
+    fn open_files_keep_their_numbers_in_another_table() {
+        let one = HandleTable::new();
+        let all: Vec<_> = (0..100).map(|i| one.insert(i)).collect();
+        all.iter().step_by(3).for_each(|&handle| _ = one.remove(handle));
+        let mut kept = Vec::new();
+        one.for_each(|handle, open| kept.push((handle, open.clone())));
+        assert_eq!(kept.len(), 66);
+        let mut other = HandleTable::new();
+        assert!(!other.restore(kept.clone().into_iter()).contains(&false));
+        assert!(kept.iter().all(|(handle, open)| other.get(*handle).as_ref() == Some(open)));
+        for i in 0..100 {
+            let handle = other.insert(i);
+            assert!(!kept.iter().any(|&(known, _)| known == handle));
+        }
     }
 
     #[test]

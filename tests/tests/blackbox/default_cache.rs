@@ -3,7 +3,7 @@
 use super::coherent::WINDOW;
 use fusewire_tests::command::{self, Cache};
 use fusewire_tests::mount::{self, Mount, Plan};
-use fusewire_tests::program::program;
+use fusewire_tests::program::{as_user, program};
 use fusewire_tests::sandbox::{self, Sandbox};
 use fusewire_tests::wait;
 use serde_json::Value;
@@ -129,24 +129,33 @@ fn where_nobody_knows_whether_the_source_is_local_they_are_kept_for_a_moment() {
     lower.stop();
 }
 
-/// Nobody asked for anything that could not be had, so nobody is warned.
 #[test]
-fn for_other_users_they_are_kept_for_a_moment() {
+fn for_other_users_they_are_coherent_file_by_file() {
     let Some(sandbox) = sandbox::enter() else { return };
     for level in ["warn", "info"] {
         let mount = plain(&sandbox).name(level).option(&format!("log={level}")).user("daemon").start();
-        assert_eq!(said(&mount), "auto");
-        assert_eq!(mount.log().contains("no feed of changes"), level == "info", "{}", mount.log());
+        assert_eq!(said(&mount), "coherent");
+        assert_eq!(mount.log().contains("file by file"), level == "info", "{}", mount.log());
+        let probe = as_user("daemon", sandbox.dir().join("fusewire"));
+        let text = probe.args(["probe", "--json"]).arg(mount.source()).limit(30).ok();
+        let report: Value = serde_json::from_str(&text).expect("JSON");
+        for key in ["dir.coherent", "dir.coherent_default"] {
+            let check = &report["checks"][key];
+            let why = check["detail"].as_str().expect("a reason");
+            assert!(check["verdict"] == "yes" && why.contains("file by file"), "{check}");
+        }
         mount.stop();
     }
 }
 
-/// What is in force is said, not what was asked for.
+/// Nobody asked for anything that could not be had, so nobody is warned; who did is. What is in force is said, not what was asked for.
 #[test]
 fn who_asks_for_coherent_caches_in_vain_is_warned() {
     let Some(sandbox) = sandbox::enter() else { return };
-    let mount = mount::passthrough(&sandbox).cache(Cache::Coherent).user("daemon").start();
+    let lower = mount::mem(&sandbox).name("lower").start();
+    let mount = mount::passthrough(&sandbox).source(lower.path()).cache(Cache::Coherent).start();
     assert_eq!(said(&mount), "auto");
     assert!(mount.log().contains("WARN") && mount.log().contains("no feed of changes"), "{}", mount.log());
     mount.stop();
+    lower.stop();
 }

@@ -1,5 +1,6 @@
 //! The black-box tests, one module per subject.
 
+mod by_file;
 mod cli;
 mod coherent;
 mod data;
@@ -18,6 +19,7 @@ mod placement;
 mod policy;
 mod posix;
 mod programs;
+mod resume;
 mod ring;
 mod semantics;
 mod slow;
@@ -27,4 +29,6 @@ mod suites;
 mod top;
 mod users;
 mod vhost;
+mod vhost_config;
 mod vhost_operators;
+mod vhost_options;

@@ -10,8 +10,10 @@ mod image;
 mod machine;
 mod packages;
 mod pair;
+mod queues;
 mod sight;
 mod virtio;
+mod writeback;
 
 use crate::{ci, run};
 use anyhow::{Context, Result, bail};
@@ -42,10 +44,14 @@ cargo xtask guest [OPTION...] -- COMMAND...
 Boots Linux in QEMU and runs the black-box tests there over the ring: those of data and of the ring, with --all many more,
 or those with NAME in their names; or a command of the guest's shell, which finds `fusewire` in its PATH.
 
-cargo xtask guest --virtio [--all | --two]
+cargo xtask guest --virtio [--all | --two | --writeback]
 
 Boots User Mode Linux, which mounts a directory that `fusewire vhost` shares, and runs the POSIX suite, pjdfstest and fsx there, on
-each caching profile with --all; then two guests that share a directory, which the host writes to as well. --two does that alone.
+each caching profile with --all; then two guests that share a directory, which the host writes to as well. --two does that alone, --writeback only what a guest does that gathers writes; --all does it, too.
+
+cargo xtask guest --queues
+
+Boots QEMU with two processors and a request queue for each: both are used, and the files are what they should be.
 
 cargo xtask guest --dax [--all]
 
@@ -77,6 +83,9 @@ pub fn run(words: &[&str]) -> Result<()> {
     }
     if let ["--virtio", rest @ ..] = words {
         return virtio::run(rest);
+    }
+    if let ["--queues", rest @ ..] = words {
+        return queues::run(rest);
     }
     if let ["--dax", rest @ ..] = words {
         return dax::run(rest);

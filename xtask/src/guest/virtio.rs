@@ -6,7 +6,7 @@ use super::{
     image::{self, Program},
     machine,
     packages::{Store, Uml, Unavailable},
-    pair,
+    pair, writeback,
 };
 use crate::run;
 use anyhow::{Result, bail};
@@ -32,7 +32,7 @@ rm -rf /mnt/* && umount /mnt || status=1
 exit $status";
 
 /// Cases of the POSIX suite that ask for what this guest is not, whatever it mounts.
-const SKIPPED: [(&str, &str); 2] = [
+pub const SKIPPED: [(&str, &str); 2] = [
     (
         "times-of-a-new-file",
         "User Mode Linux has no clock that needs no system call, and the suite dies of that",
@@ -41,7 +41,7 @@ const SKIPPED: [(&str, &str); 2] = [
 ];
 
 /// As the black-box tests have them.
-const FSX: &str = include_str!("../../../tests/src/fsx.toml");
+pub const FSX: &str = include_str!("../../../tests/src/fsx.toml");
 const PJDFSTEST: &str = include_str!("../../../tests/src/pjdfstest.toml");
 
 /// `cargo xtask guest --virtio`.
@@ -49,8 +49,9 @@ pub fn run(words: &[&str]) -> Result<()> {
     let (profiles, operations): (&[&[&str]], u32) = match words {
         [] => (&[&["auto"]], 5_000),
         ["--two"] => return pair::run(&kit()?),
+        ["--writeback"] => return writeback::run(&kit()?, 20_000),
         ["--all"] => (&[&["never"], &["auto"], &["always"], &["shared"]], 50_000),
-        _ => bail!("unknown words {words:?}: there are --all and --two"),
+        _ => bail!("unknown words {words:?}: there are --all, --two and --writeback"),
     };
     let kit = kit()?;
     let mut programs = device::programs()?;
@@ -70,6 +71,9 @@ pub fn run(words: &[&str]) -> Result<()> {
         machine::watch(&mut kit.uml(&initrd, Some(&device.sockets[0]), "")?, 600, |_| {})?;
         device.end()?;
         eprintln!("xtask: guest: --cache {}: done in {} s", profile[0], start.elapsed().as_secs());
+    }
+    if words == ["--all"] {
+        writeback::run(&kit, operations)?;
     }
     pair::run(&kit)
 }

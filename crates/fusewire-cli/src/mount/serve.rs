@@ -74,6 +74,8 @@ fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
             CacheKind::Always => passthrough::CacheProfile::Always,
         },
         prefer_coherent: prefers_coherent(plan),
+        // One mount is all that this process is for.
+        sole: true,
         entry_timeout: plan.timeouts.entry,
         attr_timeout: plan.timeouts.attr,
         negative_timeout: plan.timeouts.negative,

@@ -41,6 +41,12 @@ fn check((key, title): (&'static str, &str), dir: &Path, (options, protocol): (O
             );
             Check::no(key, title, protocol.evidence, reason).remedy("Linux 6.16 or newer")
         }
+        Ok(Coherence::ToldOfKnown(refusal)) => Check::yes(key, title, Evidence::Tried)
+            .because(format!(
+                "file by file, up to a bound; not of the whole filesystem: {}",
+                refusal.reason()
+            ))
+            .remedy(refusal.remedy()),
         Ok(_) => Check::yes(key, title, Evidence::Tried),
     }
 }

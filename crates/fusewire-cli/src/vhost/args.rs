@@ -7,13 +7,14 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use fusewire_fs::passthrough::{IdRule, XattrMap};
 
+use super::caching::Caching;
 use super::dax::DaxArgs;
 use super::former::Former;
+use super::resume::ResumeArgs;
 use super::sandbox::caps::Changes;
 use super::sandbox::ids::Range;
 use super::sandbox::seccomp::Action;
 
-use crate::failure::{Failure, Outcome};
 
 /// What stands below the help of `fusewire vhost`.
 pub const NOTES: &str = "\
@@ -35,6 +36,20 @@ Examples:
 
   Two machines that share a directory, what they remember of it no older than 2 s:
     fusewire vhost --socket-path /run/a.sock --socket-path /run/b.sock --shared-dir /srv/share --cache shared --lease 2
+
+Many guests and trees (--config FILE):
+  [defaults]
+  queues = 1
+  [shares.home]
+  shared-dir = \"/srv/home\"
+  cache = \"shared\"
+  [guests.web]
+  socket-path = \"/run/web.sock\"
+  share = \"home\"
+  memory = \"256M\"
+  A share has the options of this command, without --. A guest has socket-path, share, tag, queues, socket-group, and budgets, so that none \
+takes from others: descriptors, memory and threads. Without them it gets an equal part of the limits of the process and the machine. At a \
+budget the guest gets an errno, others notice nothing. Guests may come and go; the daemon ends with SIGTERM. docs/vhost.toml explains all of it.
 
 Queues:
   A queue of 128 entries, QEMU's default, holds requests of 496 KiB; one of 1024 holds 1 MiB. From Linux 6.12 on a guest has one \
@@ -129,10 +144,13 @@ pub enum InodeFileHandles {
 #[derive(Args, Debug)]
 pub struct VhostArgs {
     /// Directory to share
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present_any = ["print_capabilities", "compatible"])]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present_any = ["print_capabilities", "compatible", "config"])]
     pub shared_dir: Option<PathBuf>,
+    /// Serve many guests and trees by what FILE says (TOML; docs/vhost.toml), until SIGTERM; see below
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = super::config::NOT_BESIDE_A_FILE)]
+    pub config: Option<PathBuf>,
     /// Socket to make, where the virtual machine connects; once for each machine that DIR is shared with
-    #[arg(long, alias = "socket", value_name = "PATH", value_hint = ValueHint::FilePath, required_unless_present_any = ["fd", "print_capabilities"])]
+    #[arg(long, alias = "socket", value_name = "PATH", value_hint = ValueHint::FilePath, required_unless_present_any = ["fd", "print_capabilities", "config"])]
     pub socket_path: Vec<PathBuf>,
     /// Listening socket that the caller has made, by its descriptor
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["socket_path", "socket_group"])]
@@ -152,6 +170,8 @@ pub struct VhostArgs {
     /// How old at most what a guest sees may be with --cache shared, seconds [default: 5]
     #[arg(long, value_name = "SECONDS", value_parser = lease)]
     pub lease: Option<Duration>,
+    #[command(flatten)]
+    pub caching: Caching,
     /// Refuse every change
     #[arg(long)]
     pub readonly: bool,
@@ -217,7 +237,7 @@ pub struct VhostArgs {
     #[command(flatten)]
     pub dax: DaxArgs,
     #[command(flatten)]
-    pub later: Later,
+    pub resume: ResumeArgs,
 }
 
 /// Seconds, with a fraction if wanted.
@@ -227,40 +247,4 @@ fn lease(text: &str) -> Result<Duration, String> {
         true => Ok(Duration::from_secs_f64(seconds)),
         false => Err("from 0 to 3600 seconds are possible".into()),
     }
-}
-
-/// virtiofsd's options that are not there yet.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Not there yet")]
-pub struct Later {
-    /// Have the guest gather writes
-    #[arg(long, hide = true)]
-    writeback: bool,
-    /// Keep access times
-    #[arg(long, hide = true)]
-    preserve_noatime: bool,
-    /// How a guest moves to another host
-    #[arg(long, value_name = "MODE", hide = true)]
-    migration_mode: Option<String>,
-}
-
-impl Later {
-    /// # Errors
-    /// If one of them is asked for.
-    pub fn refuse(&self) -> Outcome<()> {
-        let asked = [
-            ("--writeback", self.writeback, "without it"),
-            ("--preserve-noatime", self.preserve_noatime, "without it"),
-            ("--migration-mode", self.migration_mode.is_some(), "without it"),
-        ];
-        match asked.into_iter().find(|(_, asked, _)| *asked) {
-            Some((option, _, remedy)) => Err(not_yet(option).or_try(remedy)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// An option that will be there some day.
-pub fn not_yet(option: &str) -> Failure {
-    Failure::usage(format!("{option} is an option of virtiofsd that fusewire does not have yet"))
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 
 use super::VhostArgs;
-use super::args::{Cache, Sandbox, When, not_yet};
+use super::args::{Cache, Sandbox, When};
 use crate::failure::{Failure, Outcome};
 
 /// Options of former times.
@@ -92,10 +92,12 @@ fn switch(args: &mut VhostArgs, word: &str) -> Outcome<()> {
         "no_security_label" => args.security_label = When::Never,
         "announce_submounts" => args.no_announce_submounts = false,
         "posix_lock" | "flock" => args.shared_locks = true,
-        "writeback" => return Err(not_yet("-o writeback").or_try("without it")),
-        "no_readdirplus" => return Err(not_yet("-o no_readdirplus").or_try("without it")),
-        "no_posix_lock" | "no_flock" | "no_writeback" | "readdirplus" | "killpriv_v2" | "no_killpriv_v2"
-        | "allow_direct_io" | "no_allow_direct_io" => {}
+        "writeback" => args.caching.writeback = true,
+        "no_writeback" => args.caching.writeback = false,
+        "readdirplus" => args.caching.no_readdirplus = false,
+        "no_readdirplus" => args.caching.no_readdirplus = true,
+        "no_posix_lock" | "no_flock" | "killpriv_v2" | "no_killpriv_v2" | "allow_direct_io"
+        | "no_allow_direct_io" => {}
         _ => return Err(unknown(word)),
     }
     Ok(())
@@ -142,6 +144,8 @@ mod tests {
         let args = parse(&["-o", "source=/a,modcaps=+sys_admin:-mknod,xattrmap=:map::user.virtiofs.:"])
             .expect("a line");
         assert!(args.modcaps.is_some() && args.xattrmap.is_some());
+        let args = parse(&["-o", "source=/a,writeback,no_readdirplus"]).expect("a line");
+        assert!(args.caching.writeback && args.caching.no_readdirplus);
     }
 
     #[test]
@@ -155,8 +159,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_said() {
-        for words in ["source=/a,cash=none", "source=/a,cache=some", "verbose", "writeback", "modcaps=chown"]
-        {
+        for words in ["source=/a,cash=none", "source=/a,cache=some", "verbose", "modcaps=chown"] {
             let failure = parse(&["-o", words]).expect_err(words).to_string();
             let last = words.rsplit(',').next().unwrap_or_default();
             assert!(failure.contains(last.split('=').next().unwrap_or_default()), "{words}: {failure}");

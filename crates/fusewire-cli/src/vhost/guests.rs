@@ -8,6 +8,7 @@ use std::time::Duration;
 use fusewire_fs::passthrough::{self, Leases, Passthrough};
 use fusewire_vhost::{Device, Options, Server};
 
+use super::resume::Carry;
 use crate::failure::{Failure, Outcome, with_causes};
 
 /// The longest lease, if nothing else is said.
@@ -32,7 +33,11 @@ impl Share {
         Ok(share)
     }
 
-    fn open(&self) -> std::io::Result<Passthrough> {
+    /// The tree, for a guest that mounts it.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn open(&self) -> std::io::Result<Passthrough> {
         match &self.leases {
             Some(leases) => Passthrough::leased(&self.path, self.options.clone(), leases),
             None => Passthrough::new(&self.path, self.options.clone()),
@@ -59,12 +64,12 @@ pub fn watch(dir: &Path, longest: Duration) -> Outcome<Arc<Leases>> {
 ///
 /// # Errors
 /// The first failure; the other guests are served all the same.
-pub fn serve(share: Share, options: &Options, listeners: Vec<UnixListener>) -> Outcome<()> {
+pub fn serve(share: Share, options: &Options, listeners: Vec<UnixListener>, carry: &Carry) -> Outcome<()> {
     let share = Arc::new(share);
     let mut guests = Vec::new();
     for (index, listener) in listeners.into_iter().enumerate() {
-        let share = share.clone();
-        let device = Device::new(move || share.open(), options.clone())
+        let keeping = carry.keeping(&share, index)?;
+        let device = Device::kept(keeping.make(), options.clone(), keeping)
             .map_err(|error| Failure::usage(error.to_string()))?;
         let guest = std::thread::Builder::new().name(format!("guest-{index}"));
         let guest = guest

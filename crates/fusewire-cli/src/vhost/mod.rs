@@ -2,9 +2,13 @@
 
 mod args;
 mod backend;
+mod caching;
+mod config;
 mod dax;
 pub mod former;
 mod guests;
+mod pidfile;
+mod resume;
 mod sandbox;
 mod socket;
 mod sys;
@@ -23,6 +27,7 @@ use crate::failure::{Failure, Outcome};
 use crate::mount::raise_file_limit;
 use args::{Cache, InodeFileHandles, Sandbox, When};
 use guests::Share;
+use resume::Carry;
 use sandbox::{Inside, Locks, Side};
 use socket::Name;
 
@@ -37,7 +42,9 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
     }
     former::translate(&mut args)?;
     let args = &args;
-    args.later.refuse()?;
+    if let Some(file) = &args.config {
+        return config::run(args, file);
+    }
     let Some(dir) = &args.shared_dir else {
         return Err(Failure::usage("a directory is needed: --shared-dir DIR"));
     };
@@ -47,13 +54,15 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
         (_, None) => None,
         (_, Some(_)) => return Err(Failure::usage("--lease says something with --cache shared alone")),
     };
+    args.caching.check(args.cache, args.dax.window())?;
     let dax = args.dax.options(args.readonly, args.tag.as_deref())?;
     let options = passthrough::Options { dax, ..passthrough_options(args)? };
     let handles = options.file_handles != passthrough::FileHandles::Never;
     let capabilities = sandbox::caps::Kept::new(handles, args.modcaps)?;
     let locks = Locks { capabilities, seccomp: args.seccomp, handles };
     let ids = sandbox::ids::Ids { users: args.uid_map.clone(), groups: args.gid_map.clone() };
-    let plan = sandbox::Plan { how: args.sandbox, dir, read_only: args.readonly, ids: &ids };
+    let trees = [sandbox::Tree { dir, read_only: args.readonly }];
+    let plan = sandbox::Plan { how: args.sandbox, trees: &trees, ids: &ids };
     // What can be found out before somebody connects is to be said before.
     if !dir.is_dir() {
         let why =
@@ -62,6 +71,7 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
     }
     let sockets = socket::listen(args)?.into_iter();
     let (listeners, names): (Vec<_>, Vec<_>) = sockets.map(|socket| (socket.listener, socket.name)).unzip();
+    let carry = args.resume.carry(&args.socket_path)?;
     match sandbox::enter(&plan)? {
         Side::Outside(warden) => {
             drop(listeners);
@@ -77,7 +87,7 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
                 names.into_iter().for_each(Name::leave);
                 Vec::new()
             };
-            serve(args, (options, longest), (inside, &locks), (listeners, names))
+            serve(args, (options, longest), (inside, &locks), (listeners, names, carry))
         }
     }
 }
@@ -87,13 +97,14 @@ fn serve(
     args: &VhostArgs,
     (options, longest): (passthrough::Options, Option<Duration>),
     (mut inside, locks): (Inside, &Locks),
-    (listeners, names): (Vec<UnixListener>, Vec<Name>),
+    (listeners, names, carry): (Vec<UnixListener>, Vec<Name>, Carry),
 ) -> Outcome<()> {
     // To hear of changes takes a capability that serving does not.
-    let leases = longest.map(|longest| guests::watch(&inside.dir, longest)).transpose()?;
+    let dir = inside.dirs.first().cloned().unwrap_or_default();
+    let leases = longest.map(|longest| guests::watch(&dir, longest)).transpose()?;
     inside.lock(locks)?;
     let options = passthrough::Options { descriptors: inside.descriptors, ..options };
-    let share = Share::new(inside.dir.clone(), options, leases)?;
+    let share = Share::new(dir, options, leases)?;
     let defaults = Options::default();
     let options = Options {
         queues: args.queues.unwrap_or(defaults.queues),
@@ -109,7 +120,7 @@ fn serve(
     if args.sandbox == Sandbox::None {
         socket::end_on_signals(names.iter().filter_map(Name::path).map(Path::to_owned).collect())?;
     }
-    guests::serve(share, &options, listeners)
+    guests::serve(share, &options, listeners, &carry)
 }
 
 fn passthrough_options(args: &VhostArgs) -> Outcome<passthrough::Options> {
@@ -153,6 +164,9 @@ fn passthrough_options(args: &VhostArgs) -> Outcome<passthrough::Options> {
         xattr_map: args.xattrmap.clone(),
         users,
         groups,
+        writeback: args.caching.writeback,
+        readdirplus: !args.caching.no_readdirplus,
+        noatime: args.caching.preserve_noatime,
         // The guest's kernel cannot be given files of this one.
         forward: passthrough::Forward::Off,
         ..passthrough::Options::default()

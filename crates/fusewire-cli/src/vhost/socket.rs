@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::args::VhostArgs;
+use super::pidfile::{self, PidFile};
 use super::sys;
 use crate::failure::{Failure, Outcome};
 
@@ -22,25 +23,29 @@ pub struct Socket {
     pub name: Name,
 }
 
-/// The name of a socket, which goes with this.
-pub struct Name(Option<PathBuf>);
+/// The name of a socket, which goes with this, and the file beside it that says whose it is.
+pub struct Name {
+    path: Option<PathBuf>,
+    _claim: Option<PidFile>,
+}
 
 impl Name {
     /// Leaves it to another process.
     pub fn leave(mut self) {
-        self.0 = None;
+        self.path = None;
     }
 
     /// Where it is.
     pub fn path(&self) -> Option<&Path> {
-        self.0.as_deref()
+        self.path.as_deref()
     }
 }
 
 impl Drop for Name {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
+        if let Some(path) = &self.path {
             _ = fs::remove_file(path);
+            _ = fs::remove_file(pidfile::path(path));
         }
     }
 }
@@ -55,7 +60,7 @@ pub fn listen(args: &VhostArgs) -> Outcome<Vec<Socket>> {
             Failure::usage(format!("--fd {number}: {error}"))
                 .or_try("the number of a listening socket that fusewire inherits")
         })?;
-        return Ok(vec![Socket { listener: fd.into(), name: Name(None) }]);
+        return Ok(vec![Socket { listener: fd.into(), name: Name { path: None, _claim: None } }]);
     }
     if args.socket_path.is_empty() {
         return Err(Failure::usage("a place to listen at is needed: --socket-path PATH or --fd NUMBER"));
@@ -63,7 +68,11 @@ pub fn listen(args: &VhostArgs) -> Outcome<Vec<Socket>> {
     args.socket_path.iter().map(|path| listen_at(path, args.socket_group.as_deref())).collect()
 }
 
-fn listen_at(path: &Path, group: Option<&str>) -> Outcome<Socket> {
+/// Listens at one place, for members of `group`.
+///
+/// # Errors
+/// If that is not possible; the reason names the place.
+pub fn listen_at(path: &Path, group: Option<&str>) -> Outcome<Socket> {
     let failed = |error: io::Error| Failure::new(format!("cannot listen at {}: {error}", path.display()));
     let is = |path: &Path, socket| {
         fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket() == socket)
@@ -72,6 +81,7 @@ fn listen_at(path: &Path, group: Option<&str>) -> Outcome<Socket> {
     if is(path, false) {
         return Err(failed(io::ErrorKind::AlreadyExists.into()).or_try("another --socket-path"));
     }
+    let claimed = pidfile::claim(path)?;
     // Whoever waits for the name connects at once: it must have its group by then, and be listened at.
     let early = path.with_file_name(format!(".fw{}", std::process::id()));
     if is(&early, true) {
@@ -80,13 +90,13 @@ fn listen_at(path: &Path, group: Option<&str>) -> Outcome<Socket> {
     let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(&early);
     rustix::process::umask(mask);
-    let mut name = Name(Some(early.clone()));
+    let mut name = Name { path: Some(early.clone()), _claim: Some(claimed) };
     let listener = listener.map_err(failed)?;
     if let Some(group) = group {
         give(&early, group)?;
     }
     fs::rename(&early, path).map_err(failed)?;
-    name.0 = Some(path.to_owned());
+    name.path = Some(path.to_owned());
     Ok(Socket { listener, name })
 }
 
@@ -116,7 +126,8 @@ pub fn end_on_signals(paths: Vec<PathBuf>) -> Outcome<()> {
     let obey = move || {
         if signals.forever().next().is_some() {
             for path in paths {
-                _ = fs::remove_file(path);
+                _ = fs::remove_file(&path);
+                _ = fs::remove_file(pidfile::path(&path));
             }
             std::process::exit(0);
         }

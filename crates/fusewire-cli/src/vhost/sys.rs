@@ -24,6 +24,23 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Lets so many more threads than by default wait for what blocks, for all guests together. To be called while there is one thread.
+///
+/// # Errors
+/// If there are others.
+pub fn allow_blocking(more: usize) -> io::Result<()> {
+    /// What the crate `blocking` allows by default, and what it allows at most.
+    const THREADS: (usize, usize) = (500, 10_000);
+    if more == 0 || std::env::var_os("BLOCKING_MAX_THREADS").is_some() {
+        return Ok(());
+    }
+    only_thread()?;
+    let threads = (THREADS.0 + more).min(THREADS.1);
+    // SAFETY: there is no other thread that could read the environment meanwhile.
+    unsafe { std::env::set_var("BLOCKING_MAX_THREADS", threads.to_string()) };
+    Ok(())
+}
+
 /// What mounts are to be like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MountFlags(u8);

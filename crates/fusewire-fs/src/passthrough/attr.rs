@@ -90,7 +90,8 @@ impl Passthrough {
     /// Of a name that was looked up or made since `reading` began.
     pub(super) fn entry(&self, found: &Found, reading: Reading<'_>) -> Entry {
         self.dax.named(found.node, reading.name());
-        Entry::new(found.node, self.attr(found.node, &found.stat, &reading))
+        let (stat, of_attributes) = self.watched(found, reading);
+        Entry::new(found.node, self.attr(found.node, &stat, &of_attributes))
             .with_ttl(self.entry_ttl(&found.stat, reading))
             .with_generation(found.generation)
     }
@@ -147,6 +148,10 @@ impl Passthrough {
     fn change_owner(&self, cx: &Context, target: &Target, changes: &Changes) -> Result<()> {
         let uid = changes.uid.map(|uid| self.options.users.host(uid)).transpose()?;
         let gid = changes.gid.map(|gid| self.options.groups.host(gid)).transpose()?;
+        if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
+            // No id: a kernel does not send it. A system call would take it as "leave it".
+            return Err(Errno::INVAL);
+        }
         // Nothing but clearing of set-id bits: a change of owner to the same does that.
         let only_kill = changes.kill_suid_gid && changes.size.is_none() && changes.mode.is_none();
         if uid.is_none() && gid.is_none() && !only_kill && !self.is_voiding(cx, target, changes)? {

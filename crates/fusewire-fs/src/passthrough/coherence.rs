@@ -3,13 +3,14 @@
 use super::{
     Passthrough, attr,
     fds::explain,
-    feed::{Feed, FeedStats, Refusal, Since, Subject},
+    feed::{Feed, FeedStats, Lower, Own, Refusal, Since, Subject},
+    inode::Found,
     lease::Tenant,
     mounts::{Mount, Mounts},
     options::{CacheProfile, Options, Timeouts},
     sys,
 };
-use fusewire::{Config, NodeId, notify::Notifier};
+use fusewire::{Config, FileType, NodeId, notify::Notifier};
 use rustix::{
     fs::{Mode, OFlags, Statx},
     io::Errno,
@@ -43,6 +44,9 @@ pub enum Coherence {
     NotAsked,
     /// It is.
     Told,
+    /// It is, of the files and directories that it knows, up to a bound; others are remembered for a second. For that reason it is not
+    /// told of the whole filesystem.
+    ToldOfKnown(Refusal),
     /// It was wanted and cannot be had, for this reason: names and attributes are remembered for a second.
     Refused(Refusal),
 }
@@ -60,15 +64,24 @@ impl Caching {
         self.coherent.profile(self.wanted)
     }
 
+    /// What the feed of changes has done so far, if there is one.
+    pub fn feed_stats(&self) -> Option<FeedStats> {
+        self.coherent.feed().map(|feed| feed.stats())
+    }
+
     /// Is the kernel told of changes that others make to the directory? Final once it is mounted.
     pub fn coherence(&self) -> Coherence {
         match &self.coherent {
             Coherent { refusal: Some(refusal), .. } => Coherence::Refused(*refusal),
             Coherent { feed: None, .. } => Coherence::NotAsked,
             coherent if coherent.is_old_kernel.load(Ordering::Relaxed) => Coherence::Refused(OLD_KERNEL),
-            _ => Coherence::Told,
+            Coherent { feed: Some(feed), .. } => told(feed),
         }
     }
+}
+
+fn told(feed: &Feed) -> Coherence {
+    feed.by_file().map_or(Coherence::Told, Coherence::ToldOfKnown)
 }
 
 /// What a mount of `dir` with `options` would come to, as far as this directory and the rights of this process say; the kernel has
@@ -84,7 +97,7 @@ pub fn try_coherence(dir: &Path, mut options: Options) -> io::Result<Coherence> 
     let stat = attr::stat(&mounts.root().fd).map_err(failed)?;
     Ok(match Coherent::feed_for(&mut options, mounts.root(), &stat) {
         None => Coherence::NotAsked,
-        Some(Ok(_)) => Coherence::Told,
+        Some(Ok(feed)) => told(&feed),
         Some(Err(refusal)) => Coherence::Refused(refusal),
     })
 }
@@ -164,7 +177,12 @@ impl Coherent {
         if rustix::fs::fgetxattr(&root.fd, c"user.fusewire", &mut [0u8; 0][..]) == Err(Errno::OPNOTSUPP) {
             options.xattr = false;
         }
-        tracing::info!("the kernel is told of changes to the directory (fanotify)");
+        match feed.by_file() {
+            None => tracing::info!("the kernel is told of changes to the directory (fanotify)"),
+            Some(refusal) => tracing::info!(
+                "the kernel is told of changes to the directory (fanotify, file by file): not of the whole filesystem, {refusal}"
+            ),
+        }
         Self { feed: Some(feed), ..none(None) }
     }
 
@@ -178,8 +196,11 @@ impl Coherent {
             CacheProfile::None | CacheProfile::Always => return None,
         }
         let handle = || sys::name_to_handle_at(&root.fd, c"", libc::AT_EMPTY_PATH as c_int).ok();
-        let handle = root.handles.then(handle).flatten().map(|(handle, _)| handle);
-        Some(Feed::new(&root.fd, stat, handle.as_ref().map(sys::RawHandle::bytes)))
+        let handle = handle().map(|(handle, _)| handle);
+        let handle = handle.as_ref().map(sys::RawHandle::bytes);
+        let own = if options.sole { Own::Process } else { Own::None };
+        let lower = Lower { stat, handle, can_open: root.handles, is_known: root.is_local() };
+        Some(Feed::new(&root.fd, lower, (options.descriptors, own)))
     }
 
     /// Whoever asked for it by name must see it.
@@ -195,6 +216,11 @@ impl Coherent {
     /// The feed, if there is one.
     pub fn feed(&self) -> Option<&Arc<Feed>> {
         self.feed.as_ref()
+    }
+
+    /// Are files watched one by one?
+    pub fn is_by_file(&self) -> bool {
+        self.feed.as_ref().is_some_and(|feed| feed.is_by_file())
     }
 
     /// What can be had of what is `wanted`.
@@ -260,13 +286,60 @@ impl Passthrough {
     /// What it may remember of a node's content, while it is open and later.
     pub(super) fn cache_of(&self, node: NodeId) -> CacheProfile {
         match self.cache() {
+            CacheProfile::Coherent if self.is_reached(node) => CacheProfile::Coherent,
+            CacheProfile::Coherent if self.coherent.is_by_file() => CacheProfile::Auto,
             // The feed does not reach there, and with EXPLICIT_INVAL_DATA the kernel does not see for itself, by the times of a file
             // that is read, that its pages are old.
-            CacheProfile::Coherent if self.nodes.ino_on_root_device(node).is_none() => CacheProfile::None,
+            CacheProfile::Coherent => CacheProfile::None,
             CacheProfile::Auto if self.coherent.feed().is_some_and(|feed| feed.is_deaf()) => {
                 CacheProfile::None
             }
             cache => cache,
+        }
+    }
+
+    fn is_reached(&self, node: NodeId) -> bool {
+        let ino = self.nodes.ino_on_root_device(node);
+        ino.is_some_and(|ino| self.coherent.feed().is_none_or(|feed| feed.reaches(ino)))
+    }
+
+    /// Have a file watched that the kernel is about to learn of, where files are watched one by one. What was read of it before is not to be
+    /// remembered.
+    pub(super) fn watch(&self, found: &Found) {
+        let ino = found.stat.stx_ino;
+        let Some(feed) = self.coherent.feed().filter(|feed| feed.is_by_file()) else { return };
+        if self.nodes.mounts.device(&found.stat) != 0 || !feed.can_watch(ino) || self.nodes.budget.is_over() {
+            return;
+        }
+        let Ok(fd) = self.nodes.fd(found.node) else { return };
+        let is_dir = FileType::from_mode(found.stat.stx_mode.into()) == Some(FileType::Directory);
+        // The kernel may have pages of it from the time before, of a mapping.
+        let drop_pages = || match self.notifier.get().filter(|_| !found.is_new) {
+            Some(notifier) => notifier.inval_inode(found.node, 0, 0),
+            None => Ok(()),
+        };
+        // If not now, then when it is looked up next.
+        if drop_pages().is_ok() && feed.watch(ino, (fd, is_dir)) {
+            _ = drop_pages();
+        }
+    }
+
+    /// The same; answers attributes that were read under the watch, if it is younger than `reading`.
+    pub(super) fn watched<'a>(&self, found: &Found, reading: Reading<'a>) -> (Statx, Reading<'a>) {
+        self.watch(found);
+        let is_younger = |feed: &Arc<Feed>| {
+            let ino = found.stat.stx_ino;
+            self.nodes.mounts.device(&found.stat) == 0
+                && feed.is_watched_by_itself(ino)
+                && !feed.has_reached(ino, reading.since)
+        };
+        if !self.coherent.feed().is_some_and(is_younger) {
+            return (found.stat, reading);
+        }
+        let again = self.reading();
+        match self.nodes.stat(found.node) {
+            Ok(stat) => (stat, Reading { since: again.since, ..reading }),
+            Err(_) => (found.stat, reading),
         }
     }
 
@@ -303,8 +376,9 @@ impl Passthrough {
             return self.timeouts.attr;
         }
         match self.trusted() {
-            Some(feed) if self.nodes.mounts.device(stat) == 0 => {
-                match feed.is_fresh(reading.since, &[Subject::file(stat.stx_ino)]) {
+            Some(feed) if self.nodes.mounts.device(stat) == 0 && feed.reaches(stat.stx_ino) => {
+                let is_fresh = feed.has_reached(stat.stx_ino, reading.since);
+                match is_fresh && feed.is_fresh(reading.since, &[Subject::file(stat.stx_ino)]) {
                     true => self.timeouts.attr,
                     false => Duration::ZERO,
                 }
@@ -346,6 +420,8 @@ impl Passthrough {
         let Some((dir, name)) = reading.under else { return long };
         match self.nodes.ino_on_root_device(dir) {
             None => short,
+            Some(ino) if !feed.reaches(ino) => short,
+            Some(ino) if !feed.has_reached(ino, reading.since) => Duration::ZERO,
             Some(ino) if feed.is_fresh(reading.since, &[Subject::name(ino, name)]) => long,
             Some(_) => Duration::ZERO,
         }
@@ -372,7 +448,7 @@ mod tests {
         let caching_of = |cache| caching(Options { cache, ..preferred.clone() });
         let best = caching_of(CacheProfile::Auto);
         match best.coherence() {
-            Coherence::Told => assert_eq!(best.profile(), CacheProfile::Coherent),
+            Coherence::Told | Coherence::ToldOfKnown(_) => assert_eq!(best.profile(), CacheProfile::Coherent),
             Coherence::Refused(refusal) => {
                 assert_eq!(best.profile(), CacheProfile::Auto);
                 assert!(!refusal.reason().is_empty() && refusal.to_string().contains(refusal.remedy()));
@@ -387,14 +463,14 @@ mod tests {
     }
 
     #[test]
-    fn without_handles_there_is_no_feed() {
+    fn where_files_cannot_be_opened_by_handle_they_are_watched_one_by_one() {
         let preferred =
             Options { prefer_coherent: true, file_handles: FileHandles::Never, ..Options::default() };
         let asked = Options { cache: CacheProfile::Coherent, ..preferred.clone() };
         for options in [preferred, asked] {
             let caching = caching(options);
-            assert!(matches!(caching.coherence(), Coherence::Refused(_)), "{caching:?}");
-            assert_eq!(caching.profile(), CacheProfile::Auto);
+            assert!(matches!(caching.coherence(), Coherence::ToldOfKnown(_)), "{caching:?}");
+            assert_eq!(caching.profile(), CacheProfile::Coherent);
         }
     }
 }

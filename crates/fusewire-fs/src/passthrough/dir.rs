@@ -167,7 +167,8 @@ impl Passthrough {
             if matches!(name, b"." | b"..") {
                 return Ok(out.put_unresolved(ino, entry.kind, name, entry.next));
             }
-            match self.nodes.lookup_in(At { parent: op.node, dir: open.fd(&self.nodes)?, name: entry.name }) {
+            let at = At { parent: op.node, dir: open.fd(&self.nodes)?, name: entry.name };
+            match self.nodes.lookup_in(at).and_then(|found| self.within(found)) {
                 Ok(found) => {
                     let entry_out = self.entry(&found, reading.under(op.node, entry.name));
                     Ok(out.put(&entry_out, name, entry.next))

@@ -17,8 +17,9 @@ use std::{
 /// Descriptors left to everything else in the process: channels, mounts, threads that look into `/proc`.
 const RESERVE: u64 = 128;
 /// Part of the reserve that is for moments: what is opened to answer one request and closed again with the answer. So
-/// that files can be looked at, changed and removed while clients hold all descriptors there are.
-const MOMENTARY: usize = 64;
+/// that files can be looked at, changed and removed while clients hold all descriptors there are. A small budget has less: an eighth
+/// of it, and no less than the smaller number.
+const MOMENTARY: (usize, usize) = (8, 64);
 /// Fewer than this and nothing works; then the attempt is made all the same, and fails with `EMFILE` where it must.
 const LEAST: u64 = 32;
 
@@ -33,7 +34,7 @@ impl Budget {
     /// Raise the process's limit as far as it may be, and leave a reserve of it to others. `place` has the descriptors in use.
     pub fn new(limit: Option<u64>, place: &Path) -> Arc<Self> {
         let allowed = raise_limit();
-        let in_use = fs::read_dir(place).map_or(0, |dir| dir.count() as u64);
+        let in_use = in_use(place);
         let ours = allowed.saturating_sub(in_use + RESERVE).max(LEAST);
         let limit = usize::try_from(limit.unwrap_or(ours).clamp(LEAST, ours)).unwrap_or(usize::MAX);
         Arc::new(Self { limit, used: AtomicUsize::new(0) })
@@ -61,7 +62,7 @@ impl Budget {
 
     /// Permission to open one descriptor for the length of a request, also at the limit.
     pub fn take_for_a_moment(self: &Arc<Self>) -> Option<Permit> {
-        self.take_below(self.limit + MOMENTARY)
+        self.take_below(self.limit + momentary(self.limit))
     }
 
     fn take_below(self: &Arc<Self>, limit: usize) -> Option<Permit> {
@@ -70,6 +71,25 @@ impl Budget {
         }
         self.used.fetch_sub(1, Ordering::Relaxed);
         None
+    }
+}
+
+/// How many more than `limit` may be open for moments.
+pub const fn momentary(limit: usize) -> usize {
+    let part = limit / 8;
+    match (part < MOMENTARY.0, part > MOMENTARY.1) {
+        (true, _) => MOMENTARY.0,
+        (_, true) => MOMENTARY.1,
+        _ => part,
+    }
+}
+
+/// How many descriptors there are in `place`.
+fn in_use(place: &Path) -> u64 {
+    // Linux 6.2 has the number as the directory's size; with thousands of them, counting takes long.
+    match fs::metadata(place).map_or(0, |meta| meta.len()) {
+        0 => fs::read_dir(place).map_or(0, |dir| dir.count() as u64),
+        count => count,
     }
 }
 

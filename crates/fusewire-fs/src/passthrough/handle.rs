@@ -6,6 +6,7 @@ use super::{
     fds::Fd,
     forward::{Counted, LARGE},
     inode::Nodes,
+    keep::kept_open,
     mounts::Mount,
     options::{CacheProfile, Forward, LockScope, ZeroCopy},
     stateless::Use,
@@ -54,6 +55,8 @@ pub struct Open {
     lower: Lower,
     /// Closing it may tell of errors.
     flush_errors: bool,
+    /// How it was opened.
+    pub flags: OFlags,
     /// What it is.
     pub content: Content,
 }
@@ -121,12 +124,13 @@ impl Open {
             marked: AtomicU64::new(0),
             counted,
         };
-        Self { node, lower, flush_errors, content: Content::File(file) }
+        Self { node, lower, flush_errors, flags, content: Content::File(file) }
     }
 
     /// An open directory.
     pub fn directory(node: NodeId, fd: Fd, stream: Mutex<Stream>) -> Self {
-        Self { node, lower: fd.into(), flush_errors: false, content: Content::Directory(stream) }
+        let content = Content::Directory(stream);
+        Self { node, lower: fd.into(), flush_errors: false, flags: OFlags::DIRECTORY, content }
     }
 
     /// The lower file, open as the client's is.
@@ -171,6 +175,13 @@ impl OpenFiles {
         (of == node).then(|| open.clone())
     }
 
+    /// What was open before this process began, if it could be lost.
+    pub fn restore(&self, handle: Handle, open: Arc<Open>, nodes: &Nodes) {
+        if nodes.mount(open.node).is_ok_and(|mount| !mount.handles) {
+            self.insert(handle, open);
+        }
+    }
+
     fn insert(&self, handle: Handle, open: Arc<Open>) {
         let mut all = self.all();
         all.insert((open.node, handle), open);
@@ -199,6 +210,7 @@ impl Passthrough {
     fn insert(&self, open: Open, can_be_lost: bool) -> Handle {
         let open = Arc::new(open);
         let handle = self.handles.insert_shared(open.clone());
+        self.nodes.ledger.iter().for_each(|ledger| ledger.opened(kept_open(handle, &open)));
         if can_be_lost {
             self.nodes.open_files.insert(handle, open);
         }
@@ -230,7 +242,8 @@ impl Passthrough {
         if flags.contains(OFlags::TRUNC) {
             self.creds.keep_set_ids(!op.kill_suid_gid)?;
         }
-        let fd = self.nodes.open(op.node, FileType::Regular, flags)?;
+        let (fd, flags) =
+            self.with_flags(flags, |flags| self.nodes.open(op.node, FileType::Regular, flags))?;
         self.opened(op.node, fd, flags)
     }
 
@@ -343,7 +356,8 @@ impl Passthrough {
 
     pub(super) fn open_directory(&self, op: &Opendir) -> Result<Opened> {
         self.opendir_is_told()?;
-        let noatime = OFlags::from_bits_retain(op.flags) & OFlags::NOATIME;
+        let noatime = if self.options.noatime { OFlags::NOATIME } else { OFlags::empty() };
+        let noatime = OFlags::from_bits_retain(op.flags) & noatime;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | noatime;
         let fd = self.nodes.open(op.node, FileType::Directory, flags)?;
         let flags = match self.cache_of(op.node) {
@@ -380,6 +394,7 @@ impl Passthrough {
         _flock_owner: Option<LockOwner>,
     ) -> Result<()> {
         self.locks.ended(node, handle);
+        self.nodes.ledger.iter().for_each(|ledger| ledger.closed(handle));
         // A flock lock is the lower open file's, and ends with it.
         let open = self.handles.remove(handle).ok_or(Errno::BADF)?;
         if let Content::File(File { counted, writes, .. }) = open.content {

@@ -4,7 +4,7 @@ use super::{
     mounts::{Mount, Mounts},
     sys::RawHandle,
 };
-use fusewire::FileType;
+use fusewire::{FileType, NodeId};
 use rustix::fs::{Statx, StatxFlags};
 use std::hash::{Hash, Hasher};
 
@@ -43,6 +43,11 @@ impl FileKey {
         let birth = if known { (birth.tv_sec as u64) << 30 ^ u64::from(birth.tv_nsec) } else { 0 };
         let kind = FileType::from_mode(stat.stx_mode.into()).unwrap_or(FileType::Regular);
         Self { mount: mount.index, device: mounts.device(stat), kind, ino: stat.stx_ino, birth }
+    }
+
+    /// Identity of a node whose file is gone for good: that of no file.
+    pub fn lost(node: NodeId) -> Self {
+        Self { mount: 0, device: u16::MAX, kind: FileType::Regular, ino: node.raw(), birth: u64::MAX }
     }
 
     /// Inode number.

@@ -29,6 +29,7 @@ mod age;
 mod clock;
 mod find;
 mod habit;
+mod keep;
 mod lookup;
 mod moves;
 mod proc;
@@ -38,6 +39,7 @@ use super::{
     feed::Feed,
     handle::OpenFiles,
     identity::{FileKey, Handle},
+    keep::Ledger,
     mounts::{FIELDS, Mount, Mounts},
     sys,
 };
@@ -45,7 +47,7 @@ use clock::Clock;
 use fusewire::{Generation, NodeId, table::NodeTable};
 use habit::Habit;
 use moves::Latest;
-pub use proc::Proc;
+pub use proc::{Proc, by_path};
 use rustix::{
     fs::{AtFlags, Mode, OFlags, Statx, Timespec},
     io::{Errno, Result},
@@ -140,6 +142,8 @@ pub struct Found {
     pub generation: Generation,
     /// Its attributes.
     pub stat: Statx,
+    /// The kernel did not know of it.
+    pub is_new: bool,
 }
 
 /// All nodes.
@@ -174,6 +178,8 @@ pub struct Nodes {
     latest: Mutex<Option<Latest>>,
     /// Is told of nodes on the root's filesystem.
     feed: Option<Arc<Feed>>,
+    /// Keeps what the client knows.
+    pub ledger: Option<Arc<Ledger>>,
 }
 
 impl Nodes {
@@ -186,7 +192,13 @@ impl Nodes {
         let node = Node { fd: Some(root.clone()), ..Node::default() };
         // Open files come first: they cannot be given up. Where nodes need descriptors they get most of what there is.
         let limit = budget.limit();
-        let holding_limit = if mounts.root().handles { (limit / 2).min(ENOUGH) } else { limit / 4 * 3 };
+        let is_by_file = feed.as_ref().is_some_and(|feed| feed.is_by_file());
+        let need_none = mounts.root().handles && !is_by_file;
+        let holding_limit = if need_none { (limit / 2).min(ENOUGH) } else { limit / 4 * 3 };
+        if let Some(feed) = &feed {
+            feed.bound_watches(holding_limit / 2);
+            feed.watch(key.ino(), (root.clone(), true));
+        }
         Ok(Self {
             table: NodeTable::new(key, node),
             mounts,
@@ -204,6 +216,7 @@ impl Nodes {
             losses: Habit::default(),
             latest: Mutex::default(),
             feed,
+            ledger: None,
         })
     }
 
@@ -219,6 +232,8 @@ impl Nodes {
 
     /// The kernel forgets. Was that the last of the node?
     pub fn forget(&self, node: NodeId, count: u64) -> bool {
+        // Before: the number may be another node's afterwards.
+        self.ledger.iter().for_each(|ledger| ledger.forgotten(node, count));
         let Some((key, gone)) = self.table.forget(node, count) else { return false };
         if let Some(feed) = self.feed.as_ref().filter(|_| key.is_on_root_device()) {
             feed.node_forgotten(key.ino(), node);
@@ -234,7 +249,9 @@ impl Nodes {
 
     /// One lookup more of a node that is known.
     pub fn again(&self, node: NodeId) -> Result<Generation> {
-        self.table.acquire_again(node).ok_or(Errno::STALE)
+        let generation = self.table.acquire_again(node).ok_or(Errno::STALE)?;
+        self.ledger.iter().for_each(|ledger| ledger.looked_up(node, false));
+        Ok(generation)
     }
 
     /// The inode number of a node on the root's own filesystem.
@@ -333,7 +350,12 @@ impl Nodes {
         while given < count && steps > 0 {
             steps -= 1;
             let Some((place, id)) = self.clock.advance() else { break };
-            let release = |key: &FileKey, node: &mut Node| node.release(place, self.mounts.at(key.mount));
+            let release = |key: &FileKey, node: &mut Node| {
+                // The watch has the descriptor, too: to close it here would give nothing back.
+                let is_watched = key.is_on_root_device()
+                    && self.feed.as_ref().is_some_and(|feed| feed.is_watched_by_itself(key.ino()));
+                if is_watched { None } else { node.release(place, self.mounts.at(key.mount)) }
+            };
             if let Some((fd, handle)) = self.table.with(id, release).flatten() {
                 given += usize::from(self.give_up_one(id, &fd, handle));
             }

@@ -42,6 +42,8 @@ pub struct Locks {
     waiting: Mutex<HashMap<LockOwner, (NodeId, FileLock)>>,
     /// How many `owners` there are: closing a file must not cost a lock when there are none.
     count: AtomicUsize,
+    /// How many ranges they have.
+    ranges: Arc<AtomicUsize>,
 }
 
 /// An owner's locks on one file.
@@ -49,6 +51,8 @@ pub struct Locks {
 struct Held {
     fd: Fd,
     ranges: Mutex<Vec<FileLock>>,
+    /// How many of them there are, with those of others.
+    all: Arc<AtomicUsize>,
     /// The client's open files that they were taken through.
     through: Mutex<Vec<Handle>>,
 }
@@ -66,7 +70,10 @@ impl Locks {
         let mut owners = self.owners();
         let held = owners
             .entry((node, owner))
-            .or_insert_with(|| Arc::new(Held { fd, ranges: Mutex::default(), through: Mutex::default() }))
+            .or_insert_with(|| {
+                let (ranges, through, all) = (Mutex::default(), Mutex::default(), self.ranges.clone());
+                Arc::new(Held { fd, ranges, all, through })
+            })
             .clone();
         self.count.store(owners.len(), Ordering::Release);
         held
@@ -185,7 +192,16 @@ impl Held {
     /// Remember what was locked: the kernel below knows, but does not tell whose it is.
     fn note(&self, new: FileLock) {
         let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = ranges.len();
         replace(&mut ranges, new);
+        self.all.fetch_add(ranges.len().wrapping_sub(before), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let ranges = self.ranges.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.all.fetch_sub(ranges.len(), Ordering::Relaxed);
     }
 }
 
@@ -297,15 +313,21 @@ impl Passthrough {
             None => self.locks.insert(op.node, op.owner, self.open_for_locks(op.node)?),
         };
         held.used_by(op.handle);
+        let is_full = |most| self.locks.ranges.load(Ordering::Relaxed) >= most;
+        if self.options.bounds.ranges.is_some_and(is_full) && op.lock.kind != LockKind::Unlock {
+            return Err(Errno::NOLCK);
+        }
         // Asked before the attempt: afterwards, whoever was in the way may just have gone.
         let others = self.locks.has_others(op.node, op.owner);
         let mut done = sys::ofd_lock(&held.fd, LockCommand::Set, wanted);
         if !op.wait && is_refused(&done) && others {
+            let _turn = self.waits.take()?;
             let again = held.clone();
             done = once_closed(cx, move || sys::ofd_lock(&again.fd, LockCommand::Set, wanted)).await;
         }
         while op.wait && is_refused(&done) {
             let _waiting = self.locks.wait(op.node, op.owner, op.lock)?;
+            let _turn = self.waits.take()?;
             let waiting = held.clone();
             let waited = cx.blocking(move || sys::ofd_lock(&waiting.fd, LockCommand::Wait, wanted)).await;
             done = match waited {
@@ -337,10 +359,12 @@ impl Passthrough {
         };
         let mut done = rustix::fs::flock(open.path(), now);
         if !op.wait && is_refused(&done) {
+            let _turn = self.waits.take()?;
             let again = open.clone();
             done = once_closed(cx, move || rustix::fs::flock(again.path(), now)).await;
         }
         while op.wait && done == Err(Errno::AGAIN) {
+            let _turn = self.waits.take()?;
             let waiting = open.clone();
             done = match cx.blocking(move || rustix::fs::flock(waiting.path(), wait)).await {
                 Err(Errno::INTR) if !cx.is_cancelled() => Err(Errno::AGAIN),

@@ -12,6 +12,7 @@
 //! * Descriptors: open files are never closed for want of them, cached ones are; see `fds.rs`.
 
 mod attr;
+mod bounds;
 mod coherence;
 mod creds;
 mod data;
@@ -24,6 +25,7 @@ mod handle;
 mod identity;
 mod ids;
 mod inode;
+mod keep;
 mod lease;
 mod locks;
 mod mounts;
@@ -33,18 +35,22 @@ mod stateless;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod writeback;
 mod xattr;
 mod xattr_map;
 
+pub use bounds::Bounds;
 pub use coherence::{COHERENT_MINOR, Caching, Coherence, try_coherence};
 pub use feed::{FeedStats, Refusal};
 pub use ids::{IdMap, IdRule};
+pub use keep::{Finding, Kept, Ledger, Resumed};
 pub use lease::Leases;
 pub use options::{
     CacheProfile, Dax, Descriptors, FileHandles, Forward, LockScope, Offer, Opens, Options, ZeroCopy,
 };
 pub use xattr_map::XattrMap;
 
+use bounds::Turns;
 use coherence::Coherent;
 use creds::Creds;
 use dax::Daxing;
@@ -85,6 +91,8 @@ pub struct Passthrough {
     nodes: Nodes,
     handles: HandleTable<Open>,
     locks: Locks,
+    /// Requests that wait for locks.
+    waits: Turns,
     forwarding: Forwarding,
     stateless: Stateless,
     dax: Daxing,
@@ -151,6 +159,7 @@ impl Passthrough {
             timeouts: options.timeouts(coherent.profile(options.cache)),
             coherent,
             dax: Daxing::new(options.dax.clone()),
+            waits: Turns::new(options.bounds.waits),
             options,
             nodes,
             handles: HandleTable::new(),
@@ -267,6 +276,17 @@ impl FileSystem for Passthrough {
         }
         self.coherent.negotiate(config);
         want |= cached(self.cache());
+        if !self.options.readdirplus {
+            want -= InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO;
+        }
+        if self.options.writeback && config.offered().contains(InitFlags::WRITEBACK_CACHE) {
+            want |= InitFlags::WRITEBACK_CACHE;
+        }
+        if self.coherent.is_by_file() && self.cache() == CacheProfile::Coherent {
+            // What is not watched is served as with `auto`.
+            want -= InitFlags::EXPLICIT_INVAL_DATA;
+            want |= InitFlags::AUTO_INVAL_DATA;
+        }
         if self.options.forward != Forward::Off {
             want |= InitFlags::PASSTHROUGH;
             config.max_stack_depth = self.nodes.mounts.stack_depth();
@@ -296,7 +316,7 @@ impl FileSystem for Passthrough {
     async fn lookup(&self, _cx: &Context, op: Lookup<'_>) -> Result<Entry> {
         let name = op.name.as_c_str();
         let reading = self.reading();
-        match self.nodes.lookup(op.parent, name) {
+        match self.nodes.lookup(op.parent, name).and_then(|found| self.within(found)) {
             Ok(found) => Ok(self.entry(&found, reading.under(op.parent, name))),
             Err(Errno::NOENT) => match self.absence_ttl(reading.under(op.parent, name)) {
                 Duration::ZERO => Err(Errno::NOENT),
@@ -336,16 +356,19 @@ impl FileSystem for Passthrough {
 
     async fn symlink(&self, cx: &Context, op: Symlink<'_>) -> Result<Entry> {
         self.coherent.acting();
+        self.room_for_node()?;
         self.make_symlink(cx, &op)
     }
 
     async fn mknod(&self, cx: &Context, op: Mknod<'_>) -> Result<Entry> {
         self.coherent.acting();
+        self.room_for_node()?;
         self.make_special(cx, &op)
     }
 
     async fn mkdir(&self, cx: &Context, op: Mkdir<'_>) -> Result<Entry> {
         self.coherent.acting();
+        self.room_for_node()?;
         self.make_directory(cx, &op)
     }
 
@@ -371,6 +394,7 @@ impl FileSystem for Passthrough {
 
     async fn open(&self, _cx: &Context, op: fusewire::op::Open) -> Result<Opened> {
         self.coherent.acting();
+        self.room_for_handle()?;
         self.open_file(&op)
     }
 
@@ -423,15 +447,20 @@ impl FileSystem for Passthrough {
 
     async fn create(&self, cx: &Context, op: Create<'_>) -> Result<(Entry, Opened)> {
         self.coherent.acting();
+        self.room_for_node()?;
+        self.room_for_handle()?;
         self.make_file(cx, &op)
     }
 
     async fn tmpfile(&self, cx: &Context, op: Tmpfile<'_>) -> Result<(Entry, Opened)> {
         self.coherent.acting();
+        self.room_for_node()?;
+        self.room_for_handle()?;
         self.make_nameless(cx, &op)
     }
 
     async fn opendir(&self, _cx: &Context, op: Opendir) -> Result<Opened> {
+        self.room_for_handle()?;
         self.open_directory(&op)
     }
 

@@ -19,8 +19,23 @@ use std::{
 /// What is asked of `statx` everywhere.
 pub const FIELDS: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
 
-/// How many mounts there may be inside the directory.
-const MOST: usize = 4096;
+/// How many mounts there may be inside the directory: so many parts of so many places, each of which is made when it is needed.
+const PARTS: usize = 64;
+const PLACES: usize = 64;
+
+/// Places for mounts; what was put there stays where it is.
+#[derive(Debug, Default)]
+struct Part(OnceLock<Box<[OnceLock<Mount>]>>);
+
+impl Part {
+    fn at(&self, place: usize) -> Option<&Mount> {
+        self.0.get()?.get(place)?.get()
+    }
+
+    fn slot(&self, place: usize) -> &OnceLock<Mount> {
+        &self.0.get_or_init(|| (0..PLACES).map(|_| OnceLock::new()).collect())[place]
+    }
+}
 
 /// Lower filesystems that hand out handles which lead nowhere once the file has dropped out of memory.
 const UNSTABLE: &[(i64, &str)] = &[(0x4d44, "FAT"), (0x2011_bab0, "exFAT"), (0x6573_5546, "FUSE")];
@@ -116,7 +131,7 @@ impl AsFd for Anchor {
 /// The mounts met so far. They stay: a number once given to a mount is not given to another.
 #[derive(Debug)]
 pub struct Mounts {
-    all: Box<[OnceLock<Mount>]>,
+    all: [Part; PARTS],
     /// From the kernel's number to the place; locked while a mount is added.
     known: Mutex<HashMap<u64, u16>>,
     wanted: FileHandles,
@@ -139,11 +154,11 @@ impl Mounts {
         let handles = choose(&root, &stat, wanted)?;
         let flush_errors = tells_at_close(&root);
         let (births, nowait) = (births(&root, &stat), nowait(&root));
-        let all: Box<[OnceLock<Mount>]> = (0..MOST).map(|_| OnceLock::new()).collect();
+        let all: [Part; PARTS] = std::array::from_fn(|_| Part::default());
         let id = stat.stx_mnt_id;
         let mount = Mount { index: 0, id, fd: Anchor::Root(root), handles, flush_errors, nowait, births };
         let known = HashMap::from([(mount.id, 0)]);
-        if all[0].set(mount).is_err() {
+        if all[0].slot(0).set(mount).is_err() {
             return Err(Errno::EXIST);
         }
         let root_device = (stat.stx_dev_major, stat.stx_dev_minor);
@@ -158,12 +173,13 @@ impl Mounts {
 
     /// Is there no other mount, as far as is known?
     pub fn is_one(&self) -> bool {
-        self.all[1].get().is_none()
+        self.all[0].at(1).is_none()
     }
 
     /// A mount by its place, which must have come from here.
     pub fn at(&self, index: u16) -> &Mount {
-        self.all[index as usize].get().expect("places are handed out once they are filled")
+        let (part, place) = (index as usize / PLACES, index as usize % PLACES);
+        self.all[part].at(place).expect("places are handed out once they are filled")
     }
 
     /// The mount that `stat`, a file's in `dir`, is on. `near` is a guess.
@@ -195,7 +211,7 @@ impl Mounts {
         (dir, name): (&Fd, &CStr),
         budget: &Arc<Budget>,
     ) -> rustix::io::Result<&Mount> {
-        let slot = self.all.get(place).ok_or(Errno::NFILE)?;
+        let slot = self.all.get(place / PLACES).ok_or(Errno::NFILE)?.slot(place % PLACES);
         let permit = budget.take().ok_or(Errno::MFILE)?;
         // Only directories and regular files are opened for real; opening anything else could block or act.
         let kind = stat.stx_mode as u32 & libc::S_IFMT;

@@ -138,18 +138,22 @@ impl Passthrough {
         let must_be_new = OFlags::from_bits_retain(op.flags).contains(OFlags::EXCL);
         // First as something new in any case: an existing name may be a FIFO or a device by now, whose opening would
         // block or act.
-        let new = (flags - OFlags::TRUNC) | OFlags::CREATE | OFlags::EXCL;
-        let made = self.make_as(&maker, || {
-            self.nodes.opening(|| rustix::fs::openat(&dir, name, new, permissions(op.mode)))
+        let made = self.with_flags(flags, |flags| {
+            let new = (flags - OFlags::TRUNC) | OFlags::CREATE | OFlags::EXCL;
+            self.make_as(&maker, || {
+                self.nodes.opening(|| rustix::fs::openat(&dir, name, new, permissions(op.mode)))
+            })
         });
-        let fd = match made {
-            Ok((fd, ours)) => {
+        let (fd, flags) = match made {
+            Ok(((fd, ours), flags)) => {
                 if ours || maker.security.is_some() {
                     self.finish(&fd, &dir, &maker, ours)?;
                 }
-                fd
+                (fd, flags)
             }
-            Err(Errno::EXIST) if !must_be_new => self.open_existing(&maker, op, (&dir, name), flags)?,
+            Err(Errno::EXIST) if !must_be_new => {
+                self.with_flags(flags, |flags| self.open_existing(&maker, op, (&dir, name), flags))?
+            }
             Err(error) => return Err(error),
         };
         let found = self.nodes.adopt(op.parent, Some(name), &fd)?;
@@ -188,9 +192,11 @@ impl Passthrough {
         let reading = self.reading();
         let dir = self.nodes.fd(op.parent)?;
         let flags = lower_flags(op.flags) - OFlags::TRUNC;
-        let (fd, ours) = self.make_as(&maker, || {
-            self.nodes
-                .opening(|| rustix::fs::openat(&dir, c".", flags | OFlags::TMPFILE, permissions(op.mode)))
+        let ((fd, ours), flags) = self.with_flags(flags, |flags| {
+            self.make_as(&maker, || {
+                self.nodes
+                    .opening(|| rustix::fs::openat(&dir, c".", flags | OFlags::TMPFILE, permissions(op.mode)))
+            })
         })?;
         if ours || maker.security.is_some() {
             self.finish(&fd, &dir, &maker, ours)?;
@@ -205,6 +211,8 @@ impl Passthrough {
         (fd, flags): (Fd, OFlags),
         reading: Reading<'_>,
     ) -> Result<(Entry, Opened)> {
+        // What the kernel may keep of the content depends on it.
+        self.watch(found);
         match self.opened(found.node, fd, flags) {
             Ok(opened) => Ok((self.entry(found, reading), opened)),
             Err(error) => {
@@ -272,7 +280,8 @@ impl Passthrough {
         }
         let stat = attr::stat(&*fd)?;
         let generation = self.nodes.again(op.node)?;
-        Ok(self.entry(&Found { node: op.node, generation, stat }, reading.under(op.new_parent, name)))
+        let found = Found { node: op.node, generation, stat, is_new: false };
+        Ok(self.entry(&found, reading.under(op.new_parent, name)))
     }
 
     pub(super) fn link_target(&self, op: &Readlink, out: &mut Sink<'_>) -> Result<()> {

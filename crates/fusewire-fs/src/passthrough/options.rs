@@ -1,6 +1,6 @@
 //! How a directory is to be re-exported.
 
-use super::{ids::IdMap, xattr_map::XattrMap};
+use super::{bounds::Bounds, ids::IdMap, xattr_map::XattrMap};
 use std::time::Duration;
 
 /// Long enough for «for ever»; the kernel counts in clock ticks, so the largest `Duration` would overflow.
@@ -16,8 +16,9 @@ pub enum CacheProfile {
     #[default]
     Auto,
     /// Everything, names that do not exist included, until somebody changes it: the kernel is told of what others do to the
-    /// directory, some time below a millisecond later as a rule. It takes a local filesystem with file handles, `CAP_SYS_ADMIN`
-    /// and Linux 6.16; where it cannot be had it is as [`Auto`](Self::Auto), see [`Caching::coherence`](super::Caching::coherence).
+    /// directory, some time below a millisecond later as a rule. It takes a local filesystem with file handles
+    /// and Linux 6.16; without `CAP_SYS_ADMIN` it is so for some ten thousand files and directories, and for what this process may
+    /// read. Where it cannot be had it is as [`Auto`](Self::Auto), see [`Caching::coherence`](super::Caching::coherence).
     Coherent,
     /// Everything, names that do not exist included, until it is changed through the mount. For directories that
     /// nobody else changes.
@@ -130,6 +131,10 @@ pub struct Options {
     /// Where `cache` is [`CacheProfile::Auto`]: [`CacheProfile::Coherent`] rather than that if the directory is on a filesystem that is
     /// known to be local, and it can be had. The log says why not, and [`Passthrough::caching`](super::Passthrough::caching) which it is.
     pub prefer_coherent: bool,
+    /// Nothing else in this process changes the directory, neither itself nor as another mount of it. Matters where changes are told of file by
+    /// file ([`Coherence::ToldOfKnown`](super::Coherence::ToldOfKnown)): what clients of the mount do is then known not to be news to it. If it is not so,
+    /// the kernel is not told of such changes.
+    pub sole: bool,
     /// For how long it may remember names; `None` leaves it to `cache`.
     pub entry_timeout: Option<Duration>,
     /// For how long it may remember attributes; `None` leaves it to `cache`.
@@ -153,6 +158,8 @@ pub struct Options {
     /// How many descriptors to use at most; `None`: as many as the process may have. The process's own limit is raised
     /// as far as it may be either way.
     pub fd_limit: Option<u64>,
+    /// What else is kept for the client at most.
+    pub bounds: Bounds,
     /// Where the process finds its own descriptors.
     pub descriptors: Descriptors,
     /// Access control lists; without `xattr` there are none.
@@ -168,6 +175,13 @@ pub struct Options {
     pub users: IdMap,
     /// The same for groups.
     pub groups: IdMap,
+    /// Whether the kernel may gather writes, to send them later and in larger pieces. Size and times of a file are the kernel's own
+    /// then, and what others do to the directory is not seen: it must not be changed in other ways. It takes a `cache` that keeps data.
+    pub writeback: bool,
+    /// Whether names may be listed together with their attributes.
+    pub readdirplus: bool,
+    /// Whether `O_NOATIME` is passed down; it is refused for files of others where the process has no right to it.
+    pub noatime: bool,
 }
 
 impl Descriptors {
@@ -193,6 +207,7 @@ impl Default for Options {
         Self {
             cache: CacheProfile::default(),
             prefer_coherent: false,
+            sole: false,
             entry_timeout: None,
             attr_timeout: None,
             negative_timeout: None,
@@ -204,6 +219,7 @@ impl Default for Options {
             zero_copy: ZeroCopy::default(),
             dax: None,
             fd_limit: None,
+            bounds: Bounds::default(),
             descriptors: Descriptors::default(),
             acl: Offer::default(),
             labels: Offer::default(),
@@ -211,6 +227,9 @@ impl Default for Options {
             xattr_map: None,
             users: IdMap::default(),
             groups: IdMap::default(),
+            writeback: false,
+            readdirplus: true,
+            noatime: true,
         }
     }
 }

@@ -164,6 +164,11 @@ impl Stateless {
         drop(gone);
     }
 
+    /// The client may have been told so by another process.
+    pub fn may_be_on(&self) {
+        self.files.store(true, Ordering::Relaxed);
+    }
+
     /// Does the kernel open files, or directories, by itself?
     pub fn is_on(&self) -> bool {
         self.files.load(Ordering::Relaxed) || self.directories.load(Ordering::Relaxed)
@@ -175,6 +180,11 @@ impl Passthrough {
     pub(super) fn needs_opens(&self) -> Option<&'static str> {
         let mount = self.nodes.mounts.root();
         match (self.cache(), self.options.opens) {
+            (CacheProfile::Coherent, _) if self.coherent.is_by_file() => {
+                return Some(
+                    "not all files can be watched for changes, so that each open says what may be cached",
+                );
+            }
             (CacheProfile::Always, _) | (CacheProfile::Coherent, Opens::Stateless) => {}
             (CacheProfile::Coherent, _) => {
                 return Some("changes may cease to be heard of, where filesystems are mounted inside");
@@ -231,7 +241,7 @@ impl Passthrough {
     pub(super) fn opendir_is_told(&self) -> Result<()> {
         let caches = match self.cache() {
             CacheProfile::Always => self.options.opens != Opens::Handles,
-            CacheProfile::Coherent => self.options.opens == Opens::Stateless,
+            CacheProfile::Coherent => self.options.opens == Opens::Stateless && !self.coherent.is_by_file(),
             CacheProfile::None | CacheProfile::Auto => false,
         };
         if !caches || !self.nodes.mounts.root().handles {

@@ -5,7 +5,45 @@ use rustix::io::Errno;
 use std::{
     ffi::{CStr, c_int, c_long},
     os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd},
+    sync::atomic::AtomicU64,
 };
+
+/// Memory of a file, as words that several processes may change.
+#[derive(Debug)]
+pub struct Words {
+    begin: std::ptr::NonNull<AtomicU64>,
+    bytes: usize,
+}
+
+// SAFETY: it is a piece of memory that is only used through atomics.
+unsafe impl Send for Words {}
+// SAFETY: the same.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// Maps the first `bytes` of a file. Whoever touches what the file does not have ends the process.
+    pub fn map(file: impl AsFd, bytes: usize) -> rustix::io::Result<Self> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let (rights, shared) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: nothing is there yet; the kernel chooses the place.
+        let begin = unsafe { mmap(std::ptr::null_mut(), bytes, rights, shared, file, 0)? };
+        let begin = std::ptr::NonNull::new(begin.cast()).ok_or(Errno::NOMEM)?;
+        Ok(Self { begin, bytes })
+    }
+
+    /// The words.
+    pub fn all(&self) -> &[AtomicU64] {
+        // SAFETY: mapped until this is dropped, aligned to a page, and any bytes are a word.
+        unsafe { std::slice::from_raw_parts(self.begin.as_ptr(), self.bytes / size_of::<AtomicU64>()) }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: it is what `map` has mapped, and nobody has a reference to it any more.
+        _ = unsafe { rustix::mm::munmap(self.begin.as_ptr().cast(), self.bytes) };
+    }
+}
 
 /// Largest file handle (`MAX_HANDLE_SZ`).
 pub const MAX_HANDLE: usize = 128;

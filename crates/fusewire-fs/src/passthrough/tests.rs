@@ -1,5 +1,6 @@
 //! The filesystem as the kernel sees it, without a mount.
 
+mod bounds;
 mod underneath;
 
 use super::*;

@@ -3,10 +3,12 @@
 //! [`Monitor`] connects to the socket, hands over memory of its own and sets queues up, [`Driver`] sends requests through one of
 //! them as Linux does, and [`Ring`] is what there is below that, for tests that do it wrong and for load.
 
+mod again;
 mod driver;
 pub mod ring;
 mod window;
 
+pub use again::{Inflight, send};
 pub use driver::{Driver, Reply};
 pub use ring::Ring;
 pub use window::{Mapped, Window};
@@ -82,6 +84,8 @@ pub struct Monitor {
     pub drivers: Vec<Driver>,
     /// The DAX window.
     pub window: Option<Window>,
+    /// What the device wants kept.
+    pub inflight: Option<Inflight>,
     layout: Layout,
 }
 
@@ -113,21 +117,22 @@ impl Monitor {
         let region = memory.iter().next().ok_or_else(|| other("no memory"))?;
         let region = VhostUserMemoryRegionInfo::from_guest_region(region).map_err(other)?;
         frontend.set_mem_table(&[region]).map_err(other)?;
+        let inflight = Inflight::of(&mut frontend, queues as u16, layout.size)?;
         let mut drivers = Vec::new();
         for queue in 0..queues {
             let base = GuestAddress(queue * per_queue);
             let ring = Ring::new(memory.clone(), base, layout.size, layout.event_idx)?;
             drivers.push(Driver::new(ring, GuestAddress(base.0 + Ring::bytes(layout.size)), &layout));
         }
-        let mut monitor = Self { frontend, memory, drivers, window, layout };
+        let mut monitor = Self { frontend, memory, drivers, window, inflight, layout };
         for queue in 0..monitor.drivers.len() {
-            monitor.attach(queue)?;
+            monitor.attach(queue, 0)?;
         }
         Ok(monitor)
     }
 
     /// Hand a queue over.
-    fn attach(&mut self, queue: usize) -> io::Result<()> {
+    fn attach(&mut self, queue: usize, base: u16) -> io::Result<()> {
         let ring = &self.drivers[queue].ring;
         let region = self.memory.iter().next().ok_or_else(|| other("no memory"))?;
         // The device is told of rings by the addresses that they have here.
@@ -143,7 +148,7 @@ impl Monitor {
         };
         self.frontend.set_vring_num(queue, ring.size).map_err(other)?;
         self.frontend.set_vring_addr(queue, &config).map_err(other)?;
-        self.frontend.set_vring_base(queue, 0).map_err(other)?;
+        self.frontend.set_vring_base(queue, base).map_err(other)?;
         self.frontend.set_vring_call(queue, &ring.call).map_err(other)?;
         self.frontend.set_vring_kick(queue, &ring.kick).map_err(other)?;
         self.frontend.set_vring_enable(queue, true).map_err(other)
@@ -161,7 +166,7 @@ impl Monitor {
         let ring = Ring::new(self.memory.clone(), table, self.layout.size, self.layout.event_idx)?;
         let buffers = GuestAddress(table.0 + Ring::bytes(self.layout.size));
         self.drivers[queue] = Driver::new(ring, buffers, &self.layout);
-        self.attach(queue)
+        self.attach(queue, 0)
     }
 
     /// Configuration space of the device.
@@ -209,6 +214,8 @@ fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<()> {
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::RESET_DEVICE
+        | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+        | VhostUserProtocolFeatures::DEVICE_STATE
         | match layout.window {
             Maps::Nothing => VhostUserProtocolFeatures::empty(),
             Maps::Exact | Maps::Beyond => SHARED_MEMORY,

@@ -119,6 +119,11 @@ impl Ring {
         }
     }
 
+    /// How many answers the device has ever given, as the ring says.
+    pub fn answered(&self) -> u16 {
+        self.load(self.used().0 + 2)
+    }
+
     fn load(&self, address: u64) -> u16 {
         self.memory.load(GuestAddress(address), Ordering::Acquire).unwrap_or(0)
     }

@@ -13,9 +13,11 @@ mod warden;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use fusewire_fs::passthrough::Descriptors;
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use sd_notify::NotifyState;
 
@@ -30,12 +32,26 @@ pub use warden::Warden;
 pub struct Plan<'a> {
     /// How.
     pub how: Sandbox,
-    /// The directory that stays within reach.
+    /// The directories that stay within reach.
+    pub trees: &'a [Tree<'a>],
+    /// Users and groups of the sandbox.
+    pub ids: &'a Ids,
+}
+
+/// A directory that stays within reach.
+#[derive(Clone, Copy, Debug)]
+pub struct Tree<'a> {
+    /// The directory.
     pub dir: &'a Path,
     /// Whether nothing may be written to it.
     pub read_only: bool,
-    /// Users and groups of the sandbox.
-    pub ids: &'a Ids,
+}
+
+impl Plan<'_> {
+    /// The directories, to be told of.
+    fn names(&self) -> String {
+        self.trees.iter().map(|tree| tree.dir.display().to_string()).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Who is who after [`enter`].
@@ -50,8 +66,8 @@ pub enum Side {
 /// What the process that serves finds.
 #[derive(Debug)]
 pub struct Inside {
-    /// Where the directory is now.
-    pub dir: PathBuf,
+    /// Where the directories are now.
+    pub dirs: Vec<PathBuf>,
     /// Where the descriptors of the process are found by name.
     pub descriptors: Descriptors,
     /// How it was shut in.
@@ -59,8 +75,8 @@ pub struct Inside {
     /// Whether it may act for one user only.
     one_user: bool,
     ready: Option<File>,
-    /// Keeps a copy of mounts that has no place.
-    _tree: Option<OwnedFd>,
+    /// Keep directories and copies of mounts that have no place.
+    _trees: Vec<OwnedFd>,
 }
 
 /// Goes inside. To be called while there is one thread only.
@@ -75,36 +91,74 @@ pub fn enter(plan: &Plan<'_>) -> Outcome<Side> {
         return Err(Failure::usage("--uid-map and --gid-map are for the user namespace of a sandbox")
             .or_try("--sandbox namespace"));
     }
-    let (dir, tree) = if plan.read_only { read_only(plan.dir)? } else { (plan.dir.to_owned(), None) };
-    let descriptors = Descriptors::InProc;
+    let places = plan.trees.iter().map(place).collect::<Outcome<Vec<_>>>()?;
     let how = plan.how;
     if how == Sandbox::None {
-        let inside = Inside { dir, descriptors, how, one_user: false, ready: None, _tree: tree };
+        let (dirs, trees): (Vec<_>, Vec<_>) = places.into_iter().unzip();
+        let descriptors = Descriptors::InProc;
+        let trees = trees.into_iter().flatten().collect();
+        let inside = Inside { dirs, descriptors, how, one_user: false, ready: None, _trees: trees };
         return Ok(Side::Inside(inside));
     }
     match warden::fork()? {
         warden::Forked::Warden(warden) => Ok(Side::Outside(warden)),
         warden::Forked::Child(ready) => {
-            change_root(&dir).map_err(|error| {
-                Failure::new(format!("cannot make {} the root directory: {error}", plan.dir.display()))
-                    .or_try("as root, or with CAP_SYS_CHROOT; or --sandbox namespace, which needs neither")
-            })?;
-            let (dir, descriptors) = (PathBuf::from("/"), Descriptors::InWorkingDirectory);
-            Ok(Side::Inside(Inside {
-                dir,
-                descriptors,
-                how,
-                one_user: false,
-                ready: Some(ready),
-                _tree: tree,
-            }))
+            let (dirs, trees) = leave_for(plan, places)?;
+            let descriptors = Descriptors::InWorkingDirectory;
+            let ready = Some(ready);
+            Ok(Side::Inside(Inside { dirs, descriptors, how, one_user: false, ready, _trees: trees }))
         }
     }
 }
 
+/// Where a directory is found, with what keeps it there.
+fn place(tree: &Tree<'_>) -> Outcome<(PathBuf, Option<OwnedFd>)> {
+    if tree.read_only { read_only(tree.dir) } else { Ok((tree.dir.to_owned(), None)) }
+}
+
+/// Changes the root directory: to the one directory that there is, or to an empty one if there are several, which are then found by
+/// their descriptors.
+fn leave_for(
+    plan: &Plan<'_>,
+    places: Vec<(PathBuf, Option<OwnedFd>)>,
+) -> Outcome<(Vec<PathBuf>, Vec<OwnedFd>)> {
+    let failed = |error: std::io::Error| {
+        Failure::new(format!("cannot make {} the root directory: {error}", plan.names()))
+            .or_try("as root, or with CAP_SYS_CHROOT; or --sandbox namespace, which needs neither")
+    };
+    if let [(dir, _)] = &*places {
+        change_root(dir).map_err(failed)?;
+        return Ok((vec!["/".into()], places.into_iter().filter_map(|(_, tree)| tree).collect()));
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |(dir, tree): (PathBuf, Option<OwnedFd>)| match tree {
+        Some(tree) => Ok(tree),
+        None => rustix::fs::open(&dir, flags, Mode::empty()).map_err(|error| {
+            Failure::new(format!("cannot open {}: {}", dir.display(), std::io::Error::from(error)))
+        }),
+    };
+    let trees = places.into_iter().map(open).collect::<Outcome<Vec<_>>>()?;
+    let empty = std::env::temp_dir().join(format!(".fusewire-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&empty).map_err(failed)?;
+    change_root_to_nothing(&empty).map_err(failed)?;
+    Ok((trees.iter().map(|tree| tree.as_raw_fd().to_string().into()).collect(), trees))
+}
+
+/// The same with a directory that is removed.
+fn change_root_to_nothing(empty: &Path) -> std::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(empty, flags | OFlags::NOFOLLOW, Mode::empty());
+    let removed = std::fs::remove_dir(empty);
+    let proc = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())?;
+    rustix::process::fchdir(opened?)?;
+    removed?;
+    rustix::process::chroot(".")?;
+    rustix::process::fchdir(proc)?;
+    Ok(())
+}
+
 /// The root directory is `dir` from now on, and the working directory where the process's descriptors are.
 fn change_root(dir: &Path) -> std::io::Result<()> {
-    use rustix::fs::{Mode, OFlags};
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())?;
     rustix::process::chroot(dir)?;
@@ -147,7 +201,7 @@ impl Inside {
             caps::keep(&locks.capabilities, self.one_user)?;
         }
         if self.how != Sandbox::None {
-            landlock::restrict((!locks.handles).then_some(&*self.dir));
+            landlock::restrict((!locks.handles).then_some(&*self.dirs));
         }
         seccomp::apply(locks.seccomp)
     }

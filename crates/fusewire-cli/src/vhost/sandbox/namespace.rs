@@ -1,8 +1,8 @@
-//! Namespaces: a root directory that holds `/share`, which is the directory, and `/proc`, which shows this process alone; no network,
+//! Namespaces: a root directory that holds `/share`, which is the directory (or `/share0` and so on, if there are several), and `/proc`, which shows this process alone; no network,
 //! no other processes, and without root a user namespace.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::Path;
 
 use fusewire_fs::passthrough::Descriptors;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat};
@@ -16,11 +16,13 @@ use rustix::thread::UnshareFlags;
 use super::super::args::Sandbox;
 use super::super::sys::{self, MountFlags};
 use super::warden::{self, Forked, follow_warden};
-use super::{Inside, Plan, Side};
+use super::{Inside, Plan, Side, Tree};
 use crate::failure::{Failure, Outcome};
 
-/// Where the directory is inside.
-const SHARE: &str = "/share";
+/// Where the directory with this number is inside, without the slash.
+fn name(plan: &Plan<'_>, number: usize) -> String {
+    if plan.trees.len() == 1 { "share".into() } else { format!("share{number}") }
+}
 
 /// What failed, and why.
 type Step<T> = Result<T, (&'static str, std::io::Error)>;
@@ -50,19 +52,19 @@ pub fn enter(plan: &Plan<'_>) -> Outcome<Side> {
             }
             build(plan).map_err(|failed| refused(plan, failed))?;
             Ok(Side::Inside(Inside {
-                dir: PathBuf::from(SHARE),
+                dirs: (0..plan.trees.len()).map(|number| Path::new("/").join(name(plan, number))).collect(),
                 descriptors: Descriptors::InProc,
                 how: Sandbox::Namespace,
                 one_user: users && !plan.ids.is_asked_for(),
                 ready: Some(ready),
-                _tree: None,
+                _trees: Vec::new(),
             }))
         }
     }
 }
 
 fn refused(plan: &Plan<'_>, (what, error): (&'static str, std::io::Error)) -> Failure {
-    Failure::new(format!("cannot shut {} in: {what}: {error}", plan.dir.display()))
+    Failure::new(format!("cannot shut {} in: {what}: {error}", plan.names()))
         .or_try("--sandbox chroot, as root in a container that may not make namespaces")
         .or_try("--sandbox none, where something else keeps the daemon in")
 }
@@ -74,15 +76,16 @@ fn build(plan: &Plan<'_>) -> Step<()> {
     // Nothing that is done here is seen outside. What is mounted in the directory later is seen here.
     let downwards = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     step("mounts of its own", mount_change("/", downwards))?;
-    let share = share(plan)?;
+    let shares = plan.trees.iter().map(share).collect::<Step<Vec<_>>>()?;
     // While the proc that there was is still seen: without that, a user namespace gets none.
     let proc = filesystem("proc", &[("subset", "pid")])?;
     let root = filesystem("tmpfs", &[("mode", "0755"), ("size", "64k")])?;
     // Any directory would do; that one is never the one to share, nor the root.
     step("a root directory", attach(&root, CWD, "/proc"))?;
-    for (mount, place) in [(&share, "share"), (&proc, "proc")] {
-        step("a root directory", mkdirat(&root, place, Mode::from_raw_mode(0o755)))?;
-        step("the directory in its new place", attach(mount, &root, place))?;
+    let shares = shares.iter().enumerate().map(|(number, share)| (share, name(plan, number)));
+    for (mount, place) in shares.chain([(&proc, "proc".into())]) {
+        step("a root directory", mkdirat(&root, &*place, Mode::from_raw_mode(0o755)))?;
+        step("the directory in its new place", attach(mount, &root, &place))?;
     }
     sys::set_mounts(root.as_fd(), MountFlags::READ_ONLY | MountFlags::SHALLOW)
         .map_err(|error| ("a root directory that nothing is written to", error))?;
@@ -94,23 +97,23 @@ fn build(plan: &Plan<'_>) -> Step<()> {
 }
 
 /// A copy of the directory's mounts, with no place yet.
-fn share(plan: &Plan<'_>) -> Step<OwnedFd> {
+fn share(tree: &Tree<'_>) -> Step<OwnedFd> {
     let what = "the directory";
     // It must be one, and be found, whatever it is mounted on.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = step(what, rustix::fs::open(plan.dir, flags, Mode::empty()))?;
+    let dir = step(what, rustix::fs::open(tree.dir, flags, Mode::empty()))?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE
         | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = step(what, open_tree(&dir, "", flags))?;
+    let copy = step(what, open_tree(&dir, "", flags))?;
     let mut flags = MountFlags::NO_DEVICES | MountFlags::NO_SET_IDS;
-    if plan.read_only {
+    if tree.read_only {
         // Nor through what is mounted there later.
         flags |= MountFlags::READ_ONLY | MountFlags::PRIVATE;
     }
-    sys::set_mounts(tree.as_fd(), flags).map_err(|error| ("flags of its mounts", error))?;
-    Ok(tree)
+    sys::set_mounts(copy.as_fd(), flags).map_err(|error| ("flags of its mounts", error))?;
+    Ok(copy)
 }
 
 /// A new filesystem, with no place yet.

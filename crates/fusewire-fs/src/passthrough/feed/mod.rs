@@ -1,6 +1,7 @@
 //! The kernel remembers everything, and is told when somebody else changes it: `--cache coherent`.
 //!
 //! * `source.rs`: fanotify tells of each change to the lower filesystem, by file handle and name; `event.rs` takes that apart.
+//! * `watches.rs`: where it does not, because that takes rights, of each file and directory that the kernel knows.
 //! * `index.rs`: which nodes have the inode numbers that are in a handle.
 //! * `actors.rs`: what a thread that serves this mount changes is no news to its kernel.
 //! * `news.rs`: what the kernel is to be told, now and once more later.
@@ -14,11 +15,13 @@ mod index;
 mod news;
 mod source;
 mod stamps;
+mod watches;
 
 pub use event::{Event, numbers};
 pub use source::{Source, Waited};
 pub use stamps::{Since, Subject};
 
+use super::{fds::Fd, options::Descriptors};
 use actors::Actors;
 use fusewire::{Errno, NodeId, Result, notify::Notifier};
 use index::Index;
@@ -34,6 +37,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use watches::Watches;
 
 /// A name is there or is not.
 const NAMES: u64 = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
@@ -57,6 +61,8 @@ pub struct FeedStats {
     pub notifications: u64,
     /// How often everything was dropped, because events were lost.
     pub overflows: u64,
+    /// Files and directories that are watched one by one, now.
+    pub watched: u64,
     /// The longest time from reading of a change to the kernel's having been told, in microseconds.
     pub longest_us: u64,
 }
@@ -76,19 +82,35 @@ pub struct Refusal {
     what: &'static str,
     errno: Option<Errno>,
     remedy: &'static str,
+    /// Why files cannot be watched one by one either.
+    by_file: Option<ByFileRefusal>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ByFileRefusal {
+    Failed(Errno),
+    /// It is not known what handles of the filesystem consist of.
+    Unknown,
 }
 
 impl Refusal {
     /// Because of `what`.
     pub(super) const fn new(what: &'static str, remedy: &'static str) -> Self {
-        Self { what, errno: None, remedy }
+        Self { what, errno: None, remedy, by_file: None }
     }
 
     /// What is missing, or was tried in vain.
     pub fn reason(&self) -> String {
-        match self.errno {
+        let reason = match self.errno {
             Some(errno) => format!("{}: {errno}", self.what),
             None => self.what.to_owned(),
+        };
+        match self.by_file {
+            Some(ByFileRefusal::Failed(errno)) => format!("{reason}; of single files: {errno}"),
+            Some(ByFileRefusal::Unknown) => {
+                format!("{reason}; single files are watched on ext4, XFS, Btrfs, F2FS and tmpfs only")
+            }
+            None => reason,
         }
     }
 
@@ -104,8 +126,8 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// Hear of changes to the filesystem of `root`, whose attributes are `stat` and whose handle is `handle`.
-pub fn watch(root: impl AsFd, stat: &Statx, handle: Option<&[u8]>) -> std::result::Result<Source, Refusal> {
+/// Are there handles, and do they contain inode numbers? By these events are understood.
+fn contain_numbers(stat: &Statx, handle: Option<&[u8]>) -> std::result::Result<(), Refusal> {
     let Some(handle) = handle else {
         return Err(Refusal::new(
             "files have no handles",
@@ -116,6 +138,12 @@ pub fn watch(root: impl AsFd, stat: &Statx, handle: Option<&[u8]>) -> std::resul
         let remedy = "serve a directory of another filesystem";
         return Err(Refusal::new("file handles do not contain inode numbers there", remedy));
     }
+    Ok(())
+}
+
+/// Hear of changes to the filesystem of `root`, whose attributes are `stat` and whose handle is `handle`.
+pub fn watch(root: impl AsFd, stat: &Statx, handle: Option<&[u8]>) -> std::result::Result<Source, Refusal> {
+    contain_numbers(stat, handle)?;
     Source::new(root).map_err(|errno| {
         let remedy = match errno {
             Errno::PERM => "it takes CAP_SYS_ADMIN: serve it as root",
@@ -123,14 +151,44 @@ pub fn watch(root: impl AsFd, stat: &Statx, handle: Option<&[u8]>) -> std::resul
             Errno::MFILE => "end other mounts, or raise /proc/sys/fs/fanotify/max_user_groups",
             _ => "the filesystem cannot be watched: serve a directory of a local filesystem",
         };
-        Refusal { errno: Some(errno), ..Refusal::new("fanotify", remedy) }
+        Refusal { errno: Some(errno), ..Refusal::new("fanotify of the filesystem", remedy) }
     })
+}
+
+/// Hear of changes to the directory `root` itself, and of those that are added. It takes no rights. `refusal` is that of the whole filesystem.
+fn watch_files(root: impl AsFd, refusal: Refusal) -> std::result::Result<Source, Refusal> {
+    let source = Source::of_files().and_then(|source| source.add_directory(root).map(|()| source));
+    source.map_err(|errno| Refusal { by_file: Some(ByFileRefusal::Failed(errno)), ..refusal })
+}
+
+/// What is to be known of the re-exported directory.
+#[derive(Clone, Copy)]
+pub struct Lower<'a> {
+    /// Its attributes.
+    pub stat: &'a Statx,
+    /// Its file handle.
+    pub handle: Option<&'a [u8]>,
+    /// Files are opened by their handles.
+    pub can_open: bool,
+    /// The filesystem is one whose handles are known to contain inode numbers. (On FUSE it depends on the server.)
+    pub is_known: bool,
+}
+
+/// Whose changes are no news to the mount, where files are watched one by one and all that is told of who made them is whether it was this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// The process's: nothing else in it changes the directory.
+    Process,
+    /// Nobody's.
+    None,
 }
 
 /// Hears of changes to the lower filesystem and tells the kernel.
 #[derive(Debug)]
 pub struct Feed {
     source: Source,
+    /// Where there is none of the whole filesystem.
+    by_file: Option<ByFile>,
     index: Index,
     actors: Arc<Actors>,
     stamps: Stamps,
@@ -139,17 +197,42 @@ pub struct Feed {
     is_deaf: AtomicBool,
 }
 
+/// What is watched, and why not the whole filesystem.
+#[derive(Debug)]
+struct ByFile {
+    watches: Watches,
+    refusal: Refusal,
+    own: Own,
+}
+
 impl Feed {
-    /// Hear of changes to the filesystem of `root`, the re-exported directory, whose attributes are `stat` and whose handle is
-    /// `handle`.
+    /// Hear of changes to the filesystem of `root`, the re-exported directory. Where that is refused, changes are heard of to single files; see
+    /// [`watch`](Self::watch).
     pub fn new(
         root: impl AsFd,
-        stat: &Statx,
-        handle: Option<&[u8]>,
+        Lower { stat, handle, can_open, is_known }: Lower<'_>,
+        (descriptors, own): (Descriptors, Own),
     ) -> std::result::Result<Arc<Self>, Refusal> {
-        let source = watch(root, stat, handle)?;
+        let whole = watch(&root, stat, handle).and_then(|source| match can_open {
+            true => Ok(source),
+            false => {
+                Err(Refusal::new("files are not opened by handle", "serve the directory with file handles"))
+            }
+        });
+        let (source, by_file) = match whole {
+            Ok(source) => (source, None),
+            Err(refusal) => {
+                contain_numbers(stat, handle)?;
+                if !is_known {
+                    return Err(Refusal { by_file: Some(ByFileRefusal::Unknown), ..refusal });
+                }
+                let source = watch_files(root, refusal)?;
+                (source, Some(ByFile { watches: Watches::new(descriptors), refusal, own }))
+            }
+        };
         let feed = Self {
             source,
+            by_file,
             index: Index::default(),
             actors: Arc::default(),
             stamps: Stamps::default(),
@@ -178,6 +261,70 @@ impl Feed {
     /// The node is forgotten.
     pub fn node_forgotten(&self, ino: u64, node: NodeId) {
         self.index.remove(ino, node);
+        if let Some(ByFile { watches, .. }) = &self.by_file {
+            watches.forgotten(&self.source, ino, &self.index);
+        }
+    }
+
+    /// Are files watched one by one, and not the whole filesystem?
+    pub fn is_by_file(&self) -> bool {
+        self.by_file.is_some()
+    }
+
+    /// The same; and if so, why is it.
+    pub fn by_file(&self) -> Option<Refusal> {
+        self.by_file.as_ref().map(|by_file| by_file.refusal)
+    }
+
+    /// How many files may be watched one by one.
+    pub fn bound_watches(&self, limit: usize) {
+        if let Some(ByFile { watches, .. }) = &self.by_file {
+            watches.bound(limit);
+        }
+    }
+
+    /// Could [`watch`](Self::watch) do something for the file with this number?
+    pub fn can_watch(&self, ino: u64) -> bool {
+        self.by_file.as_ref().is_some_and(|by_file| by_file.watches.can_watch(ino))
+    }
+
+    /// Watch the file with this number, which is known as a node and which `fd` is of, until that is forgotten. What is not watched, the kernel may
+    /// remember for a moment only. Answers whether it is watched, and was not before.
+    pub fn watch(&self, ino: u64, of: (Arc<Fd>, bool)) -> bool {
+        let Some(ByFile { watches, .. }) = &self.by_file else { return false };
+        match watches.watch((&self.source, &self.stamps), ino, of) {
+            Ok(_) => true,
+            Err(error) => {
+                watches.refused(error);
+                false
+            }
+        }
+    }
+
+    /// Is the file with this number watched by itself?
+    pub fn is_watched_by_itself(&self, ino: u64) -> bool {
+        self.by_file.as_ref().is_some_and(|by_file| by_file.watches.since(ino).is_some())
+    }
+
+    /// Is every change heard of to the file with this number?
+    pub fn reaches(&self, ino: u64) -> bool {
+        self.by_file.is_none() || self.is_watched_by_itself(ino)
+    }
+
+    /// Was it since before that?
+    pub fn has_reached(&self, ino: u64, since: Since) -> bool {
+        match &self.by_file {
+            None => true,
+            Some(ByFile { watches, .. }) => watches.since(ino).is_some_and(|begin| begin <= since),
+        }
+    }
+
+    /// Did a client of this mount ask for what `who` did?
+    fn is_own(&self, who: i32) -> bool {
+        match &self.by_file {
+            None => self.actors.has(who),
+            Some(by_file) => by_file.own == Own::Process && who as u32 == std::process::id(),
+        }
     }
 
     /// This thread is about to change something for a client of this mount.
@@ -204,6 +351,7 @@ impl Feed {
             own: read(own),
             notifications: read(notifications),
             overflows: read(overflows),
+            watched: self.by_file.as_ref().map_or(0, |by_file| by_file.watches.len() as u64),
             longest_us: read(longest_us),
         }
     }
@@ -229,6 +377,9 @@ impl Feed {
     pub fn end(&self) {
         self.source.stop();
         tracing::debug!(stats = ?self.stats(), "the feed of changes has ended");
+        if let Some(ByFile { watches, .. }) = &self.by_file {
+            watches.end();
+        }
     }
 }
 
@@ -331,7 +482,7 @@ impl Feed {
     /// What an event says to the kernel.
     fn understand(&self, event: &Event<'_>, news: &mut News, later: &mut Later) {
         self.counts.events.fetch_add(1, Ordering::Relaxed);
-        let is_own = self.actors.has(event.tid);
+        let is_own = self.is_own(event.tid);
         let is_named = event.mask & NAMES != 0;
         self.counts.own.fetch_add(u64::from(is_own), Ordering::Relaxed);
         for object in event.objects() {

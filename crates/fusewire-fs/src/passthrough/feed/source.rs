@@ -1,12 +1,14 @@
-//! Where changes are heard of: fanotify, on a whole filesystem.
+//! Where changes are heard of: fanotify, on a whole filesystem or on single files.
 
 use super::event::{Event, events};
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    fs::CWD,
     io::{Errno, Result},
 };
 use std::{
+    ffi::CStr,
     os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
@@ -22,13 +24,27 @@ const CHANGES: u64 = libc::FAN_CREATE
     | libc::FAN_CLOSE_WRITE
     | libc::FAN_ONDIR;
 
+/// The same of a file that is watched by itself. `MOVE_SELF`: moving changes the time of change of attributes, of which the directories need not be
+/// watched.
+const CHANGES_OF_FILE: u64 =
+    libc::FAN_ATTRIB | libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE | libc::FAN_MOVE_SELF;
+
+/// And of a directory: its own changes, and those of the names in it.
+const CHANGES_OF_DIRECTORY: u64 = libc::FAN_CREATE
+    | libc::FAN_DELETE
+    | libc::FAN_MOVED_FROM
+    | libc::FAN_MOVED_TO
+    | libc::FAN_ATTRIB
+    | libc::FAN_MOVE_SELF
+    | libc::FAN_ONDIR;
+
 /// Events read at once, bytes.
 const BUFFER: usize = 64 << 10;
 
-/// A queue of changes to one filesystem.
+/// A queue of changes to one filesystem, or to files of it.
 #[derive(Debug)]
 pub struct Source {
-    group: OwnedFd,
+    group: Fanotify,
     /// Wakes the reader, to end.
     stop: OwnedFd,
 }
@@ -50,18 +66,64 @@ impl Source {
     /// `PERM` without `CAP_SYS_ADMIN`; `INVAL`, `NODEV`, `OPNOTSUPP`, `XDEV` where the filesystem has no handles, or no number of
     /// its own.
     pub fn new(dir: impl AsFd) -> Result<Self> {
-        let init = InitFlags::from_bits_retain(
-            libc::FAN_CLASS_NOTIF
-                | libc::FAN_CLOEXEC
-                | libc::FAN_NONBLOCK
-                | libc::FAN_REPORT_TID
-                | libc::FAN_REPORT_DFID_NAME_TARGET,
-        );
-        let group = Fanotify::init(init, EventFFlags::O_RDONLY).map_err(errno)?;
+        let source = Self::empty(libc::FAN_REPORT_TID)?;
         let mark = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
         let mask = MaskFlags::from_bits_retain(CHANGES);
-        group.mark::<_, std::path::Path>(mark, mask, dir, Some(".".as_ref())).map_err(errno)?;
-        Ok(Self { group: group.into(), stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+        source.group.mark::<_, std::path::Path>(mark, mask, dir, Some(".".as_ref())).map_err(errno)?;
+        Ok(source)
+    }
+
+    /// Hear of changes to what is [added](Self::add), by handle and name. It takes no rights. Of who did it is told only whether it was this
+    /// process.
+    ///
+    /// # Errors
+    /// `PERM` before Linux 5.13, `INVAL` before 5.17.
+    pub fn of_files() -> Result<Self> {
+        Self::empty(0)
+    }
+
+    fn empty(flags: u32) -> Result<Self> {
+        let flags = flags
+            | libc::FAN_CLASS_NOTIF
+            | libc::FAN_CLOEXEC
+            | libc::FAN_NONBLOCK
+            | libc::FAN_REPORT_DFID_NAME_TARGET;
+        let init = InitFlags::from_bits_retain(flags);
+        let group = Fanotify::init(init, EventFFlags::O_RDONLY).map_err(errno)?;
+        Ok(Self { group, stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+    }
+
+    /// Hear of changes to the file that `path` leads to from now on; of a directory, also of those to the names in it.
+    ///
+    /// # Errors
+    /// `ACCESS` if this process may not read it; `NOSPC` if the user has as many already as he may; `NODEV`, `OPNOTSUPP`, `XDEV` where files have
+    /// no handles.
+    pub fn add(&self, path: &CStr, is_dir: bool) -> Result<()> {
+        let mask = if is_dir { CHANGES_OF_DIRECTORY } else { CHANGES_OF_FILE };
+        self.mark(MarkFlags::FAN_MARK_ADD, mask, path)
+    }
+
+    /// The same for a directory at hand.
+    ///
+    /// # Errors
+    /// As for [`add`](Self::add).
+    pub fn add_directory(&self, dir: impl AsFd) -> Result<()> {
+        let mask = MaskFlags::from_bits_retain(CHANGES_OF_DIRECTORY);
+        self.group.mark(MarkFlags::FAN_MARK_ADD, mask, dir, Some(c".")).map_err(errno)
+    }
+
+    /// No more.
+    ///
+    /// # Errors
+    /// `NOENT` if it was not added, `ACCESS` if this process may not read it any more.
+    pub fn remove(&self, path: &CStr, is_dir: bool) -> Result<()> {
+        let mask = if is_dir { CHANGES_OF_DIRECTORY } else { CHANGES_OF_FILE };
+        self.mark(MarkFlags::FAN_MARK_REMOVE, mask, path)
+    }
+
+    fn mark(&self, how: MarkFlags, mask: u64, path: &CStr) -> Result<()> {
+        let mask = MaskFlags::from_bits_retain(mask);
+        self.group.mark(how, mask, CWD, Some(path)).map_err(errno)
     }
 
     /// Wait for events, for `limit` at most.

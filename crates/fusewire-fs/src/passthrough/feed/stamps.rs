@@ -110,6 +110,11 @@ impl Stamps {
         }
     }
 
+    /// A moment between before and after: what is read later has a younger stamp than what was read until now.
+    pub fn pass(&self) -> Since {
+        Since(self.count.fetch_add(1, SeqCst) + 1)
+    }
+
     /// Anything may have changed. To be called before the kernel is told.
     pub fn everything_changed(&self) {
         let now = self.count.fetch_add(1, SeqCst) + 1;

@@ -211,6 +211,7 @@ impl Nodes {
             if new && let Some(feed) = self.feed.as_ref().filter(|_| key.is_on_root_device()) {
                 feed.node_made(key.ino(), id);
             }
+            self.ledger.iter().for_each(|ledger| ledger.looked_up(id, new));
             (new, arrival.meet(id, node, &self.clock))
         });
         if new {
@@ -219,26 +220,32 @@ impl Nodes {
         if !seen.mount.handles {
             self.found_known(!new);
         }
-        self.arrived(met, Found { node, generation, stat: seen.stat })
+        self.arrived(met, Found { node, generation, stat: seen.stat, is_new: new })
     }
 
     /// The same for a node that is known; `None` where there is none.
     fn acquire_known(&self, seen: &Seen<'_>, at: At<'_>) -> Option<std::result::Result<Found, Handle>> {
         let way = if seen.mount.handles { Way::None } else { Way::Place(at.parent, at.name) };
         let arrival = Arrival { seen, fd: None, way };
-        let (node, generation, met) =
-            self.table.acquire_known(&seen.key, |id, node| arrival.meet(id, node, &self.clock))?;
+        let (node, generation, met) = self.table.acquire_known(&seen.key, |id, node| {
+            self.ledger.iter().for_each(|ledger| ledger.looked_up(id, false));
+            arrival.meet(id, node, &self.clock)
+        })?;
         if !seen.mount.handles {
             self.found_known(true);
         }
-        Some(self.arrived(met, Found { node, generation, stat: seen.stat }))
+        Some(self.arrived(met, Found { node, generation, stat: seen.stat, is_new: false }))
     }
 
     fn arrived(&self, met: Met, found: Found) -> std::result::Result<Found, Handle> {
         match met {
-            Met::Known => Ok(found),
+            Met::Known => {
+                self.note(found.node, found.generation);
+                Ok(found)
+            }
             Met::Held => {
                 self.make_room();
+                self.note(found.node, found.generation);
                 Ok(found)
             }
             Met::Doubtful(handle) => {

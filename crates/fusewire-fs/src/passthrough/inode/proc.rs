@@ -27,17 +27,22 @@ impl Nodes {
         rustix::fs::openat(&self.proc.fd, name.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
     }
 
-    /// Do something to a path that leads to `fd`: `/proc/self/fd/N`, or `N` if that is the working directory.
+    /// Do something to a path that leads to `fd`.
     pub fn by_path<R>(&self, fd: &impl AsFd, act: impl FnOnce(&CStr) -> R) -> R {
-        const LONGEST: usize = "/proc/self/fd/".len();
-        let prefix = self.proc.descriptors.prefix();
-        let number = Decimal::new(fd.as_fd().as_raw_fd());
-        let digits = number.as_c_str().to_bytes_with_nul();
-        let mut path = [0; LONGEST + Decimal::ROOM];
-        path[..prefix.len()].copy_from_slice(prefix);
-        path[prefix.len()..][..digits.len()].copy_from_slice(digits);
-        act(CStr::from_bytes_until_nul(&path).unwrap_or(c"/proc/self/fd/-"))
+        by_path(self.proc.descriptors, fd, act)
     }
+}
+
+/// Do something to a path that leads to `fd`: `/proc/self/fd/N`, or `N` if that is the working directory.
+pub fn by_path<R>(descriptors: Descriptors, fd: &impl AsFd, act: impl FnOnce(&CStr) -> R) -> R {
+    const LONGEST: usize = "/proc/self/fd/".len();
+    let prefix = descriptors.prefix();
+    let number = Decimal::new(fd.as_fd().as_raw_fd());
+    let digits = number.as_c_str().to_bytes_with_nul();
+    let mut path = [0; LONGEST + Decimal::ROOM];
+    path[..prefix.len()].copy_from_slice(prefix);
+    path[prefix.len()..][..digits.len()].copy_from_slice(digits);
+    act(CStr::from_bytes_until_nul(&path).unwrap_or(c"/proc/self/fd/-"))
 }
 
 /// A number as text, without asking for memory.

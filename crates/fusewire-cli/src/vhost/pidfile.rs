@@ -1,0 +1,94 @@
+//! The file beside a socket that tells which process serves there, and keeps a second one away: virtiofsd makes it, too, and its users'
+//! scripts look for it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::failure::{Failure, Outcome};
+
+/// A locked file `<socket>.pid`. The lock is there as long as this, or a copy of it in a process that was forked.
+#[derive(Debug)]
+pub struct PidFile {
+    _file: File,
+}
+
+/// Where it is.
+pub fn path(socket: &Path) -> PathBuf {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(".pid");
+    name.into()
+}
+
+/// Takes the socket's name for this process, which is said in the file.
+///
+/// # Errors
+/// If another process has it, or the file cannot be made.
+pub fn claim(socket: &Path) -> Outcome<PidFile> {
+    let path = path(socket);
+    let failed = |error: io::Error| {
+        Failure::new(format!("cannot make {}: {error}", path.display()))
+            .or_try("another --socket-path, in a directory that this user may write to")
+    };
+    let mut file = loop {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(taken(socket, &path)),
+            Err(error) => return Err(failed(error.into())),
+        }
+        // Whoever had it may have taken it away before it was locked here: then it says nothing to anybody.
+        let locked = file.metadata().map_err(failed)?.ino();
+        if fs::symlink_metadata(&path).is_ok_and(|now| now.ino() == locked) {
+            break file;
+        }
+    };
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
+    Ok(PidFile { _file: file })
+}
+
+fn taken(socket: &Path, path: &Path) -> Failure {
+    let who = fs::read_to_string(path).unwrap_or_default();
+    let who = match who.trim() {
+        "" => String::new(),
+        number => format!(" {number}"),
+    };
+    Failure::new(format!(
+        "cannot listen at {}: the process{who} serves there, as {} says",
+        socket.display(),
+        path.display()
+    ))
+    .or_try("another --socket-path, or once that process has ended")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_taken_once_and_free_again_afterwards() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("socket");
+        let first = claim(&socket).expect("free");
+        let text = fs::read_to_string(path(&socket)).expect("the file");
+        assert_eq!(text, format!("{}\n", std::process::id()));
+        let refused = claim(&socket).expect_err("taken").to_string();
+        assert!(refused.contains("socket.pid") && refused.contains(text.trim()), "{refused}");
+        drop(first);
+        // Left behind, and with a longer number in it.
+        fs::write(path(&socket), "12345678901234567890\n").expect("the file");
+        _ = claim(&socket).expect("free again");
+        assert_eq!(fs::read_to_string(path(&socket)).expect("the file"), text);
+    }
+}

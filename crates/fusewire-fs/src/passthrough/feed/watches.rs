@@ -1,0 +1,221 @@
+//! Files and directories that are watched one by one, where a whole filesystem cannot be.
+//!
+//! What is watched the kernel may remember for ever; what is not, for a moment. A watch is set when the kernel first learns of a file, before
+//! anything that it is to remember is read, and ends when the kernel has forgotten it: never before, so that nothing is remembered unwatched.
+//! It is on the file itself, not on its directory. So it does not matter under which of its names a file is changed, or whether it has one.
+
+use super::{
+    index::Index,
+    source::Source,
+    stamps::{Since, Stamps},
+};
+use crate::passthrough::{fds::Fd, inode::by_path, options::Descriptors};
+use rustix::io::{Errno, Result};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+const SHARDS: usize = 16;
+
+/// How many there are at most. Each keeps an inode in the kernel's memory, about 1 KiB, and a descriptor.
+const MOST: usize = 1 << 16;
+
+/// What is watched, by inode number.
+#[derive(Debug)]
+pub struct Watches {
+    shards: [Mutex<HashMap<u64, Watch>>; SHARDS],
+    count: AtomicUsize,
+    limit: AtomicUsize,
+    /// That there are no more has been said.
+    is_told: AtomicBool,
+    descriptors: Descriptors,
+}
+
+#[derive(Debug)]
+struct Watch {
+    /// What is read later is read under the watch.
+    since: Since,
+    /// Takes it away again, and keeps the number from being another file's meanwhile.
+    fd: Arc<Fd>,
+    is_dir: bool,
+}
+
+impl Watches {
+    /// None yet. `descriptors`: where the process finds those that files are watched by.
+    pub fn new(descriptors: Descriptors) -> Self {
+        Self {
+            shards: Default::default(),
+            count: AtomicUsize::new(0),
+            limit: AtomicUsize::new(MOST),
+            is_told: AtomicBool::new(false),
+            descriptors,
+        }
+    }
+
+    fn shard(&self, ino: u64) -> MutexGuard<'_, HashMap<u64, Watch>> {
+        self.shards[ino as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There are to be no more than that many: each takes a descriptor.
+    pub fn bound(&self, limit: usize) {
+        self.limit.store(limit.min(MOST), Ordering::Relaxed);
+    }
+
+    /// How many there may be.
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Since when the file with this number has been watched, if it is.
+    pub fn since(&self, ino: u64) -> Option<Since> {
+        self.shard(ino).get(&ino).map(|watch| watch.since)
+    }
+
+    /// Is the file with this number not watched yet, and is there room?
+    pub fn can_watch(&self, ino: u64) -> bool {
+        if self.len() >= self.limit() {
+            self.refused(Errno::NOSPC);
+            return false;
+        }
+        self.since(ino).is_none()
+    }
+
+    /// Watch the file with this number, which `fd` is of, if it is not watched yet.
+    ///
+    /// # Errors
+    /// `NOSPC` when there are as many as there may be, here or for the user; `ACCESS` if it may not be read.
+    pub fn watch(
+        &self,
+        (source, stamps): (&Source, &Stamps),
+        ino: u64,
+        (fd, is_dir): (Arc<Fd>, bool),
+    ) -> Result<Since> {
+        let mut shard = self.shard(ino);
+        if let Some(watch) = shard.get(&ino) {
+            return Ok(watch.since);
+        }
+        if self.count.fetch_add(1, Ordering::Relaxed) >= self.limit() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(Errno::NOSPC);
+        }
+        if let Err(error) = by_path(self.descriptors, &*fd, |path| source.add(path, is_dir)) {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(error);
+        }
+        let since = stamps.pass();
+        shard.insert(ino, Watch { since, fd, is_dir });
+        Ok(since)
+    }
+
+    /// A node of the file with this number is forgotten: was it the last?
+    pub fn forgotten(&self, source: &Source, ino: u64, index: &Index) {
+        let mut shard = self.shard(ino);
+        // Under the lock: whoever makes a node of it anew enters that before he asks for a watch.
+        let mut is_known = false;
+        index.each(ino, |_| is_known = true);
+        if is_known {
+            return;
+        }
+        let Some(watch) = shard.remove(&ino) else { return };
+        match by_path(self.descriptors, &*watch.fd, |path| source.remove(path, watch.is_dir)) {
+            Ok(()) => _ = self.count.fetch_sub(1, Ordering::Relaxed),
+            // It may not be read any more. The watch is there as long as the file is, so it counts.
+            Err(error) => tracing::debug!(%error, ino, "a watch stays"),
+        }
+        drop(shard);
+        // Closed, if at all, with nothing locked.
+        drop(watch);
+    }
+
+    /// The kernel has forgotten everything: no descriptors are kept. (Whoever asks what was heard may keep all this for long.)
+    pub fn end(&self) {
+        self.bound(0);
+        for shard in &self.shards {
+            let watches = std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
+            self.count.fetch_sub(watches.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// There is no watch for a file: say so once, if it is for want of room.
+    pub fn refused(&self, error: Errno) {
+        if error == Errno::NOSPC && self.limit() > 0 && !self.is_told.swap(true, Ordering::Relaxed) {
+            let (watched, limit) = (self.len(), self.limit());
+            tracing::warn!(
+                watched,
+                limit,
+                "no more files can be watched: caches of others are those of auto (raise the limit on open \
+                 files or /proc/sys/fs/fanotify/max_user_marks, or serve the directory as root)"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passthrough::fds::Budget;
+    use fusewire::NodeId;
+    use std::{os::unix::fs::MetadataExt, path::Path};
+
+    fn fd(path: &Path) -> Arc<Fd> {
+        let permit = Budget::new(None, Path::new("/proc/self/fd")).take().expect("a descriptor");
+        Arc::new(Fd::new(std::fs::File::open(path).expect("a file").into(), permit))
+    }
+
+    /// What is heard: masks of the events, by inode number.
+    fn heard(source: &Source) -> Vec<(u64, u64)> {
+        let (mut heard, mut buffer) = (Vec::new(), Vec::new());
+        let take = |event: super::super::Event<'_>| {
+            for object in event.objects() {
+                heard.extend(super::super::numbers(object.handle).map(|number| (number, event.mask)));
+            }
+        };
+        source.read(&mut buffer, take).expect("events");
+        heard
+    }
+
+    #[test]
+    fn a_file_is_watched_until_its_last_node_is_forgotten_and_no_more_than_there_may_be() {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let paths = ["a", "b"].map(|name| dir.path().join(name));
+        paths.iter().for_each(|path| std::fs::write(path, "x").expect("a file"));
+        let [a, b] = paths.each_ref().map(|path| path.metadata().expect("a file").ino());
+        let (source, stamps, index) =
+            (Source::of_files().expect("fanotify"), Stamps::default(), Index::default());
+        let watches = Watches::new(Descriptors::InProc);
+        watches.bound(1);
+        let watch = |ino, path: &Path| watches.watch((&source, &stamps), ino, (fd(path), false));
+        let nodes = [NodeId::new(2), NodeId::new(3)];
+        nodes.iter().for_each(|node| index.insert(a, *node));
+
+        let before = stamps.now();
+        let since = watch(a, &paths[0]).expect("a watch");
+        assert!(before < since && since <= stamps.now(), "what was read before is not guarded");
+        assert_eq!(watch(a, &paths[0]), Ok(since), "it is watched already");
+        assert_eq!(watch(b, &paths[1]), Err(Errno::NOSPC));
+        assert_eq!((watches.len(), watches.since(b), watches.can_watch(b)), (1, None, false));
+
+        let change = || paths.iter().for_each(|path| std::fs::write(path, "changed").expect("written"));
+        let is_of = |of: u64, heard: &[(u64, u64)]| heard.iter().any(|(number, _)| *number == of);
+        change();
+        let first = heard(&source);
+        assert!(is_of(a, &first) && !is_of(b, &first), "{first:?}");
+        for (node, is_watched) in [(nodes[0], true), (nodes[1], false)] {
+            index.remove(a, node);
+            watches.forgotten(&source, a, &index);
+            change();
+            assert_eq!(is_of(a, &heard(&source)), is_watched);
+        }
+        assert_eq!((watches.len(), watches.since(a)), (0, None));
+        assert!(watch(b, &paths[1]).is_ok(), "there is room again");
+    }
+}

@@ -1,0 +1,85 @@
+//! A guest with several processors and a request queue for each: `fusewire vhost --queues` here, QEMU there.
+
+use super::{
+    device::{self, Device},
+    image, machine,
+    packages::Store,
+};
+use crate::run;
+use anyhow::{Context, Result, bail, ensure};
+use std::{fs, process::Command, time::Instant};
+
+/// Processors, and request queues.
+const CPUS: usize = 2;
+
+/// What each processor writes (the job once more, with a processor's number), and how the guest tells which queues it used: each has an interrupt.
+const JOB: &str = "\
+fail() { echo \"FAILED: $*\"; exit 1; }
+[ \"$1\" = write ] || mount -t virtiofs share /mnt || fail mount
+[ $(grep -c 'requests\\.[0-9]' /proc/interrupts) -ge CPUS ] || { cat /proc/interrupts; fail 'there are too few queues'; }
+write() { # CPU
+    n=0; while [ $n -lt 60 ]; do
+        dd if=/dev/urandom of=/mnt/$1-$n bs=4096 count=9 2>/dev/null || exit 1
+        cat /mnt/$1-$n > /mnt/copy-$1-$n && cmp /mnt/$1-$n /mnt/copy-$1-$n || exit 1
+        mv /mnt/copy-$1-$n /mnt/moved-$1-$n || exit 1
+        n=$((n+1))
+    done; }
+if [ \"$1\" = write ]; then write $2; exit 0; fi
+cpu=0; jobs=
+while [ $cpu -lt CPUS ]; do taskset -c $cpu sh /job write $cpu & jobs=\"$jobs $!\"; cpu=$((cpu+1)); done
+for job in $jobs; do wait $job || fail \"a writer\"; done
+sed -n 's/^ *[0-9]*:\\(.*\\)  .*\\(requests\\.[0-9]*\\)$/interrupts: \\2 \\1/p' /proc/interrupts
+for file in /mnt/*; do echo \"sum: $(basename $file) $(md5sum < $file | cut -d' ' -f1)\"; done
+umount /mnt || fail umount
+exit 0";
+
+/// `cargo xtask guest --queues`.
+pub fn run(words: &[&str]) -> Result<()> {
+    if !words.is_empty() {
+        bail!("unknown words {words:?}: there are none");
+    }
+    let store = Store::open(&run::target_dir()?.join("guest"))?;
+    let (kernel, qemu) = (store.kernel(super::KERNEL)?, store.qemu()?);
+    let job = JOB.replace("CPUS", &CPUS.to_string());
+    let initrd = image::build(&store, &[], &job)?;
+    let share = store.dir().join("queues");
+    _ = fs::remove_dir_all(&share);
+    let start = Instant::now();
+    let queues = CPUS.to_string();
+    let device = Device::start(&share, &["sock"], &["auto", "--queues", &queues])?;
+    let mut command = qemu.command();
+    let cpus = CPUS.to_string();
+    let machine = ["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35,memory-backend=mem"];
+    command.args(machine).args(["-smp", &cpus, "-m", "1G"]);
+    command.args(["-object", "memory-backend-memfd,id=mem,size=1G,share=on", "-nodefaults"]);
+    command.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+    command.arg("-chardev").arg(format!("socket,id=share,path={}", device.sockets[0].display()));
+    let option = format!(
+        "vhost-user-fs-pci,chardev=share,tag={},num-request-queues={CPUS},queue-size=1024",
+        device::TAG
+    );
+    command.args(["-device", &option]).arg("-kernel").arg(&kernel).arg("-initrd").arg(&initrd);
+    let line = "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
+    command.args(["-append", line]);
+    eprintln!("xtask: guest with {}, {CPUS} processors and as many request queues", kernel.display());
+    let (mut queues, mut sums) = (Vec::new(), Vec::new());
+    machine::watch(&mut command, 600, |line| {
+        queues.extend(line.strip_prefix("interrupts: ").map(str::to_owned));
+        sums.extend(line.strip_prefix("sum: ").map(str::to_owned));
+    })?;
+    device.end()?;
+    for queue in &queues {
+        let total: u64 = queue.split_whitespace().skip(1).filter_map(|count| count.parse::<u64>().ok()).sum();
+        ensure!(total > 20, "a queue of the guest was hardly used: {queues:?}");
+    }
+    ensure!(queues.len() == CPUS, "the guest used the queues {queues:?}");
+    ensure!(sums.len() == 2 * 60 * CPUS, "the guest told of {} files", sums.len());
+    for told in &sums {
+        let (name, there) = told.split_once(' ').context("a name and a sum")?;
+        let output = Command::new("md5sum").arg(share.join(name)).output().context("md5sum")?;
+        let here = String::from_utf8_lossy(&output.stdout);
+        ensure!(here.starts_with(there), "{name} is {there} in the guest and {here} here");
+    }
+    eprintln!("xtask: guest: queues: {queues:?}; done in {} s", start.elapsed().as_secs());
+    Ok(())
+}
