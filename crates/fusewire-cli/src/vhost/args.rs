@@ -15,7 +15,6 @@ use super::sandbox::caps::Changes;
 use super::sandbox::ids::Range;
 use super::sandbox::seccomp::Action;
 
-
 /// What stands below the help of `fusewire vhost`.
 pub const NOTES: &str = "\
 Examples:

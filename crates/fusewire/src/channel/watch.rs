@@ -95,9 +95,10 @@ impl Status {
         self.aside.load(Ordering::Relaxed)
     }
 
-    /// Has it done nothing since it was `seen`, although it could, for want of a CPU?
-    fn starves(&self, seen: &Seen) -> bool {
-        self.is_aside() && self.now() == seen.state && self.runs()
+    /// Has it done nothing since it was `seen` having had that much CPU time, although it could, for want of a CPU?
+    fn starves(&self, seen: &Seen, had: Duration) -> bool {
+        let same = self.is_aside() && self.now() == seen.state;
+        same && self.runs() && self.cpu_time().saturating_sub(had) < TICK / 4
     }
 
     /// The CPU time it has taken, if its thread is on a CPU or waits for one; `None` while it is in a system call that waits for
@@ -252,13 +253,19 @@ impl Watch {
 
     /// Look until closed.
     pub fn run(&self, watched: &mut impl Watched) {
-        let (mut last, mut quiet) = (Vec::new(), 0);
+        let (mut last, mut had, mut quiet) = (Vec::new(), Vec::new(), 0);
         let mut tally = Tally::of(&watched.readers(), 0);
         while !self.closed.load(Ordering::Acquire) {
             let readers = watched.readers();
             let now: Vec<u64> = readers.iter().map(|status| status.now()).collect();
             let requests: u64 = now.iter().map(|&state| Status::requests(state)).sum();
-            watched.looks(readers.iter().zip(&last).any(|(status, seen)| status.starves(seen)));
+            let aside = |status: &Arc<Status>| status.is_aside().then(|| status.cpu_time());
+            let begun: Vec<_> = readers.iter().map(aside).collect();
+            let starves = |((status, seen), had): ((&Arc<Status>, &Seen), &Option<Duration>)| {
+                had.is_some_and(|had| status.starves(seen, had))
+            };
+            watched.looks(readers.iter().zip(&last).zip(&had).any(starves));
+            had = begun;
             let seen = look(now.into_iter(), &mut last, |i| readers[i].running());
             watched.stuck(&seen.stuck);
             if tally.at.elapsed() >= WINDOW {
@@ -419,9 +426,9 @@ mod tests {
             let begin = Instant::now();
             let mut starved = false;
             while !starved && begin.elapsed() < Duration::from_secs(20) {
-                let seen = Seen { state: status.now(), ..Seen::default() };
+                let (seen, had) = (Seen { state: status.now(), ..Seen::default() }, status.cpu_time());
                 std::thread::sleep(TICK);
-                starved = status.starves(&seen);
+                starved = status.starves(&seen, had);
             }
             done.store(true, Ordering::Relaxed);
             starved
