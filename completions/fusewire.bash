@@ -455,7 +455,7 @@ _fusewire() {
             return 0
             ;;
         fusewire__subcmd__mount)
-            opts="-o -r -d -v -q -h --fs --size --delay --options --read-only --allow-other --private --policy --kernel-answers --cache --entry-timeout --attr-timeout --negative-timeout --daemon --auto-unmount --channel --memory --buffers --threads --poll --max-write --file-handles --passthrough --opens --locks --dry-run --sloppy --stats --metrics --verbose --quiet --log --log-file --help"
+            opts="-o -r -d -v -q -h --fs --size --delay --options --read-only --allow-other --private --policy --kernel-answers --cache --entry-timeout --attr-timeout --negative-timeout --daemon --auto-unmount --channel --memory --buffers --threads --poll --placement --max-write --file-handles --passthrough --opens --locks --dry-run --sloppy --stats --metrics --verbose --quiet --log --log-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -533,6 +533,10 @@ _fusewire() {
                     return 0
                     ;;
                 --poll)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --placement)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -788,7 +792,7 @@ _fusewire() {
             return 0
             ;;
         fusewire__subcmd__vhost)
-            opts="-o -f -d -v -q -h --shared-dir --socket-path --fd --socket-group --tag --queues --cache --lease --readonly --xattr --posix-acl --security-label --xattrmap --translate-uid --translate-gid --announce-submounts --no-announce-submounts --shared-locks --inode-file-handles --rlimit-nofile --sandbox --uid-map --gid-map --modcaps --seccomp --thread-pool-size --syslog --log-level --killpriv-v2 --no-killpriv-v2 --allow-direct-io --allow-mmap --print-capabilities --dax-window --dax --dax-min --dax-match --writeback --preserve-noatime --migration-mode --verbose --quiet --log --log-file --help"
+            opts="-o -f -d -v -q -h --shared-dir --config --socket-path --fd --socket-group --tag --queues --cache --lease --writeback --no-readdirplus --preserve-noatime --readonly --xattr --posix-acl --security-label --xattrmap --translate-uid --translate-gid --announce-submounts --no-announce-submounts --shared-locks --inode-file-handles --rlimit-nofile --sandbox --uid-map --gid-map --modcaps --seccomp --thread-pool-size --syslog --log-level --killpriv-v2 --no-killpriv-v2 --allow-direct-io --allow-mmap --print-capabilities --dax-window --dax --dax-min --dax-match --resume --migration-mode --migration-on-error --verbose --quiet --log --log-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -798,6 +802,21 @@ _fusewire() {
                     COMPREPLY=()
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
                     fi
                     return 0
                     ;;
@@ -917,7 +936,11 @@ _fusewire() {
                     return 0
                     ;;
                 --migration-mode)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=($(compgen -W "find-paths file-handles" -- "${cur}"))
+                    return 0
+                    ;;
+                --migration-on-error)
+                    COMPREPLY=($(compgen -W "abort guest-error" -- "${cur}"))
                     return 0
                     ;;
                 --log)

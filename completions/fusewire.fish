@@ -57,7 +57,7 @@ always\t'In any case; it is an error if the kernel does not take them'
 off\t'Never'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l cache -d 'How much the kernel remembers between requests [default: coherent where that can be had and SRC is on a local filesystem with no other mounted inside, else auto; `fusewire probe SRC` tells which, and why]' -r -f -a "none\t'Nothing: each access asks, as if several machines wrote to SRC'
 auto\t'Names and attributes for a second, data as long as the file has not changed'
-coherent\t'Everything, until somebody changes it: the kernel is told of what others do to SRC. It takes root, a local SRC and Linux 6.16; where it cannot be had it is as auto, with a warning'
+coherent\t'Everything, until somebody changes it: the kernel is told of what others do to SRC. It takes a local SRC and Linux 6.16; without root it is so for the files that can be watched. Where it cannot be had it is as auto, with a warning'
 always\t'Everything, until it is changed through the mount: SRC must not be changed in other ways'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l entry-timeout -d 'How long the kernel trusts a name it has seen' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l attr-timeout -d 'How long the kernel trusts sizes, times and modes' -r
@@ -73,6 +73,7 @@ pinned\t'As auto, and all memory is taken at once, which spares the kernel some 
 zero-copy\t'As auto, and never copied, even where that does not pay'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l threads -d 'Threads that serve requests [default: one per CPU]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l poll -d 'How threads wait for requests: off, they sleep; auto, they sleep where their clients are, and poll only where that pays and takes no CPU from anybody; fixed:US, they poll for so many microseconds before they sleep, which is for CPUs that are reserved [default: auto]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l placement -d 'Where those threads run: off, as the scheduler likes; auto, while it pays, on their callers\' CPUs, stepping aside for whoever wants them, as root [default: auto]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l max-write -d 'Longest write request, such as 128K or 1M [default: what the kernel allows]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l file-handles -d 'Remember files by file handle instead of keeping each of them open [default: auto]' -r -f -a "auto\t'Where the directory and the rights of the user allow it'
 never\t'Never: each file that the kernel knows costs a file descriptor'
@@ -111,7 +112,7 @@ always\t'In any case; it is an error if the kernel does not take them'
 off\t'Never'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l cache -d 'How much the kernel remembers between requests [default: coherent where that can be had and SRC is on a local filesystem with no other mounted inside, else auto; `fusewire probe SRC` tells which, and why]' -r -f -a "none\t'Nothing: each access asks, as if several machines wrote to SRC'
 auto\t'Names and attributes for a second, data as long as the file has not changed'
-coherent\t'Everything, until somebody changes it: the kernel is told of what others do to SRC. It takes root, a local SRC and Linux 6.16; where it cannot be had it is as auto, with a warning'
+coherent\t'Everything, until somebody changes it: the kernel is told of what others do to SRC. It takes a local SRC and Linux 6.16; without root it is so for the files that can be watched. Where it cannot be had it is as auto, with a warning'
 always\t'Everything, until it is changed through the mount: SRC must not be changed in other ways'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l entry-timeout -d 'How long the kernel trusts a name it has seen' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l attr-timeout -d 'How long the kernel trusts sizes, times and modes' -r
@@ -127,6 +128,7 @@ pinned\t'As auto, and all memory is taken at once, which spares the kernel some 
 zero-copy\t'As auto, and never copied, even where that does not pay'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l threads -d 'Threads that serve requests [default: one per CPU]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l poll -d 'How threads wait for requests: off, they sleep; auto, they sleep where their clients are, and poll only where that pays and takes no CPU from anybody; fixed:US, they poll for so many microseconds before they sleep, which is for CPUs that are reserved [default: auto]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l placement -d 'Where those threads run: off, as the scheduler likes; auto, while it pays, on their callers\' CPUs, stepping aside for whoever wants them, as root [default: auto]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l max-write -d 'Longest write request, such as 128K or 1M [default: what the kernel allows]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l file-handles -d 'Remember files by file handle instead of keeping each of them open [default: auto]' -r -f -a "auto\t'Where the directory and the rights of the user allow it'
 never\t'Never: each file that the kernel knows costs a file descriptor'
@@ -168,6 +170,7 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s v -l verbos
 complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s q -l quiet -d 'Say nothing but errors'
 complete -c fusewire -n "__fish_fusewire_using_subcommand umount" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l shared-dir -d 'Directory to share' -r -f -a "(__fish_complete_directories)"
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l config -d 'Serve many guests and trees by what FILE says (TOML; docs/vhost.toml), until SIGTERM; see below' -r -F
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l socket-path -d 'Socket to make, where the virtual machine connects; once for each machine that DIR is shared with' -r -F
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l fd -d 'Listening socket that the caller has made, by its descriptor' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l socket-group -d 'Group whose members may connect' -r
@@ -210,9 +213,15 @@ inode\t'Those that --dax-min and --dax-match choose'
 always\t'All'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l dax-min -d 'With --dax inode: files of at least this size' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l dax-match -d 'With --dax inode: files with names like this, by * and ?; may be given several times' -r
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l migration-mode -d 'How a guest moves to another host' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l migration-mode -d 'How a machine that the guest moves to finds the files that the guest knows' -r -f -a "find-paths\t'By their paths: it has the same directory, or a copy'
+file-handles\t'By their paths, and they must be the same files: it has the same filesystem'"
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l migration-on-error -d 'What is done about files that it does not find' -r -f -a "abort\t'The guest stays where it is'
+guest-error\t'The guest moves, and has an error when it uses them'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l log -d 'Exactly what to log, such as `info,fusewire::channel=trace`; goes before RUST_LOG, -v and -q' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l log-file -d 'Append messages to FILE; else to the terminal, or to the system log with --daemon' -r -F
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l writeback -d 'Have the guest gather writes and send them later: with --cache auto or always, for a DIR that nobody else changes'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l no-readdirplus -d 'Have the guest list directories without the attributes of what is in them'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l preserve-noatime -d 'Leave access times alone where the guest asks for that (O_NOATIME), or refuse it without the right to'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l readonly -d 'Refuse every change'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l xattr -d 'Extended attributes'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l announce-submounts -d 'Tell the guest which directories are mounts, so that each has a device number of its own there [default]'
@@ -226,8 +235,7 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l no-killpriv-
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l allow-direct-io -d 'As it is in any case'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l allow-mmap -d 'As it is in any case'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l print-capabilities -d 'Print what there is, as JSON, for libvirt and its like'
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l writeback -d 'Have the guest gather writes'
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l preserve-noatime -d 'Keep access times'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l resume -d 'Keep what the guest knows in PATH.state, so that a daemon that is started in place of this one goes on with it'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s q -l quiet -d 'Say nothing but errors'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -12,10 +12,7 @@
 
 use super::watch::Status;
 use crate::sys::sched::{Class, allow, keep_io_priority, set_class};
-use rustix::{
-    fs::{Mode, OFlags},
-    io::Errno,
-};
+use rustix::fs::{Mode, OFlags};
 use std::{fmt, str::FromStr, sync::Arc};
 
 /// Whether threads that serve may be moved to where it is cheapest.
@@ -81,7 +78,7 @@ pub(crate) fn cpu_of(thread: u32) -> Option<usize> {
     let file =
         rustix::fs::open(format!("/proc/{thread}/stat"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let mut room = [0; 1024];
-    let len = file.and_then(|file| rustix::io::read(&file, &mut room)).unwrap_or_else(|_: Errno| 0);
+    let len = file.and_then(|file| rustix::io::read(&file, &mut room)).unwrap_or(0);
     let stat = String::from_utf8_lossy(&room[..len]);
     // The third field follows the name, which stands in parentheses and may hold any character; the CPU is the 39th.
     stat.rsplit_once(") ")?.1.split(' ').nth(36)?.parse().ok()
