@@ -20,7 +20,7 @@ const BUSY: f64 = 10_000.0;
 const FIRST: u32 = 4;
 
 /// For how many windows a way is kept before one that failed is tried again; doubled each time it fails.
-const PATIENCE: u32 = 64;
+const PATIENCE: u32 = 128;
 const MOST_PATIENCE: u32 = 2048;
 
 /// How long a trial takes, windows: the first settles, the others count.
@@ -117,14 +117,24 @@ pub(crate) struct Governor<W> {
     trial: Option<Trial>,
     /// Windows until a change of the load is believed.
     settled: u32,
+    /// The next window begins under another way than the one that is kept.
+    settles: bool,
 }
 
 impl<W: Way> Governor<W> {
     /// One that chooses from `ways`, of which the first is for little load.
     pub(crate) fn new(ways: Vec<W>) -> Self {
         let turns = vec![Turn { due: 0, patience: PATIENCE, barred: 0, bar: 0 }; ways.len()];
-        let mut new =
-            Self { ways, turns, kept: 0, now: Seen::NOTHING, before: None, trial: None, settled: 0 };
+        let mut new = Self {
+            ways,
+            turns,
+            kept: 0,
+            now: Seen::NOTHING,
+            before: None,
+            trial: None,
+            settled: 0,
+            settles: false,
+        };
         new.try_all_soon();
         new
     }
@@ -169,11 +179,25 @@ impl<W: Way> Governor<W> {
         self.way()
     }
 
+    /// Another governor decides from now on.
+    pub(crate) fn rest(&mut self) {
+        self.pause();
+    }
+
+    /// This one decides from now on, after a window that was another's. The way for the next one.
+    pub(crate) fn take_over(&mut self, window: Window) -> W {
+        self.settles = true;
+        if window.rate < BUSY { self.window(window) } else { self.way() }
+    }
+
     fn way(&self) -> W {
         self.ways[self.trial.map_or(self.kept, |trial| trial.way)]
     }
 
     fn keep(&mut self, window: Window) {
+        if std::mem::take(&mut self.settles) {
+            return;
+        }
         self.now.add(window);
         let is_another = |before: Seen| self.now.windows >= f64::from(FIRST) && self.now.differs(&before);
         self.settled = self.settled.saturating_sub(1);
@@ -214,6 +238,7 @@ impl<W: Way> Governor<W> {
             self.forget();
         } else {
             self.fails(way);
+            self.settles = true;
         }
     }
 

@@ -33,11 +33,14 @@ const SLEEPY: u32 = 10;
 pub struct Status {
     step: AtomicU64,
     tid: AtomicI32,
-    /// Whose request came last.
-    caller: AtomicU32,
+    /// Whose requests came last: which of these is the latest goes by the number of requests served.
+    callers: [AtomicU32; CALLERS],
     /// Its thread steps aside for others.
     aside: AtomicBool,
 }
+
+/// Of how many requests a reader remembers whose they were.
+const CALLERS: usize = 8;
 
 const ENDED: u64 = u64::MAX - 1;
 
@@ -75,14 +78,18 @@ impl Status {
         self.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Release);
     }
 
-    /// It has taken a request of this thread; 0 for none that it could name.
+    /// It has taken a request of this thread; 0 for none that it could name, such as a FORGET.
     pub fn serves_for(&self, caller: u32) {
-        self.caller.store(caller, Ordering::Relaxed);
+        if caller != 0 {
+            self.callers[self.served() as usize % CALLERS].store(caller, Ordering::Relaxed);
+        }
     }
 
-    /// Whose request it took last.
-    pub(super) fn caller(&self) -> u32 {
-        self.caller.load(Ordering::Relaxed)
+    /// Whose requests it took last; some may be from a while ago.
+    pub(super) fn callers(&self) -> impl Iterator<Item = u32> + '_ {
+        let latest = (self.now().saturating_sub(1) / 2) as usize;
+        let at = (0..CALLERS).map(move |back| latest.wrapping_sub(back) % CALLERS);
+        at.map(|at| self.callers[at].load(Ordering::Relaxed)).filter(|&caller| caller != 0)
     }
 
     /// Its thread is in the idle class from now on, or no longer.
@@ -392,6 +399,22 @@ mod tests {
         });
         status.begins();
         assert!(status.runs());
+    }
+
+    #[test]
+    fn a_reader_remembers_whose_requests_came_last() {
+        let status = Status::default();
+        let serve = |caller| {
+            status.serves();
+            status.serves_for(caller);
+            status.reads();
+        };
+        assert_eq!(status.callers().count(), 0);
+        (1..=20).for_each(serve);
+        assert_eq!(status.callers().collect::<Vec<_>>(), (13..=20).rev().collect::<Vec<_>>());
+        // A FORGET leaves whoever was there.
+        serve(0);
+        assert_eq!(status.callers().filter(|&caller| caller == 20).count(), 1);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! A single reader that the scheduler may move wakes nobody in vain. Of several, the kernel wakes the one that has waited
 //! longest, although the one that has just answered would take the next request without any waking. But the more callers
 //! there are and the longer a request takes, the more a single reader is the bottleneck. And where CPUs idle, the scheduler keeps
-//! reader and caller apart, so that each wakes the other by interrupt. Which of this weighs most is tried ([`Governor`]).
+//! reader and caller apart, so that each wakes the other by interrupt. Which of this weighs most is tried ([`Governor`]): for one caller, for two,
+//! and for more, since what is best for one is seldom best for many, and loads of one kind come again and again.
 
 use crate::{
     channel::{
@@ -50,12 +51,20 @@ impl Way for Stance {
     }
 }
 
+/// Numbers of callers that are told apart: 1, 2, and 3 or more.
+const MOST: usize = 3;
+
 /// Puts readers where the governor wants them.
 pub(super) struct Stances {
     /// Of these, one or all work when nobody is stuck.
     readers: Vec<Arc<Status>>,
     cpus: Vec<usize>,
-    governor: Governor<Stance>,
+    /// One for each number of callers, up to as many as there are.
+    governors: [Governor<Stance>; MOST],
+    /// Which of them decides.
+    callers: usize,
+    /// How many callers the window before had.
+    before: usize,
     stance: Stance,
     /// Where the single one sits.
     seat: Option<usize>,
@@ -72,19 +81,40 @@ impl Stances {
             }
             Placement::Auto => vec![Stance::Single, Stance::Pinned],
         };
-        Self { readers, cpus, governor: Governor::new(ways), stance: Stance::Single, seat: None }
+        let governors = std::array::from_fn(|_| Governor::new(ways.clone()));
+        Self { readers, cpus, governors, callers: 1, before: 1, stance: Stance::Single, seat: None }
     }
 
     /// A window has passed. How many spare readers are to be at work, if that is news.
     pub(super) fn window(&mut self, window: Window) -> Option<usize> {
-        let stance = self.governor.window(window);
+        let callers = self.count_callers();
+        let before = std::mem::replace(&mut self.before, callers);
+        if callers != self.callers && callers == before {
+            self.governor().rest();
+            self.callers = callers;
+            let stance = self.governor().take_over(window);
+            return self.take(stance);
+        }
+        let stance = self.governor().window(window);
         self.take(stance)
+    }
+
+    fn governor(&mut self) -> &mut Governor<Stance> {
+        &mut self.governors[self.callers - 1]
+    }
+
+    /// How many threads have called of late, at most [`MOST`]; one that has called once among many is not counted.
+    fn count_callers(&self) -> usize {
+        let mut latest: Vec<u32> = self.readers.iter().flat_map(|reader| reader.callers()).collect();
+        latest.sort_unstable();
+        let callers = latest.chunk_by(|a, b| a == b).filter(|calls| calls.len() > 1).count();
+        callers.clamp(1, MOST)
     }
 
     /// A look at the readers; `starving`: one that steps aside gets no CPU.
     pub(super) fn looks(&mut self, starving: bool) -> Option<usize> {
         if starving {
-            let stance = self.governor.starved();
+            let stance = self.governor().starved();
             tracing::debug!(?stance, "a reader that stepped aside got no CPU");
             return self.take(stance);
         }
@@ -130,7 +160,12 @@ impl Stances {
     /// The single reader sits where its caller is.
     fn follow(&mut self) {
         let reader = &self.readers[0];
-        let cpu = placement::cpu_of(reader.caller()).filter(|cpu| self.cpus.contains(cpu)).or(self.seat);
+        let cpu = reader
+            .callers()
+            .next()
+            .and_then(placement::cpu_of)
+            .filter(|cpu| self.cpus.contains(cpu))
+            .or(self.seat);
         let cpu = cpu.unwrap_or(self.cpus[0]);
         if self.seat != Some(cpu) {
             self.seat = Some(cpu);
@@ -220,6 +255,37 @@ mod tests {
 
         assert_eq!(stances.sleeps(), Some(0));
         assert_eq!((place(&one), place(&other)), (home.clone(), home));
+        threads.end();
+    }
+
+    #[test]
+    fn what_is_best_for_one_caller_is_not_taken_to_be_best_for_many() {
+        if super::super::allowed_cpus().len() < 2 || !can_step_aside() {
+            return;
+        }
+        let threads = Threads::new(2);
+        let reader = threads.statuses[0].clone();
+        let mut stances =
+            Stances::new(threads.statuses.clone(), super::super::allowed_cpus(), Placement::Auto);
+        let mut window = |callers: u32| {
+            for call in 0..16 {
+                reader.serves();
+                reader.serves_for(100 + call % callers);
+                reader.reads();
+            }
+            let best = if callers == 1 { Stance::Beside } else { Stance::PinnedAside };
+            let cpu = if stances.stance == best { 5.0 } else { 20.0 };
+            stances.window(Window { rate: 30_000.0, cpu });
+            stances.stance
+        };
+        // Until each is known.
+        (0..300).for_each(|i| _ = window(if i / 50 % 2 == 0 { 1 } else { 4 }));
+        for (callers, best) in [(1, Stance::Beside), (4, Stance::PinnedAside), (1, Stance::Beside)] {
+            let stances: Vec<Stance> = (0..40).map(|_| window(callers)).collect();
+            // The first windows may be of either load.
+            let at_best = stances[2..].iter().filter(|&&stance| stance == best).count();
+            assert!(at_best >= 20, "{callers}: {stances:?}");
+        }
         threads.end();
     }
 
