@@ -224,8 +224,17 @@ real! {
     fn callers_of_a_killed_daemon_are_released_although_its_child_lives() {
         let mut daemon = Daemon::start(true);
         let child = daemon.child.unwrap();
-        let files = std::fs::read_dir(format!("/proc/{}/fd", child.as_raw_nonzero())).unwrap();
-        let targets: Vec<_> = files.filter_map(|file| std::fs::read_link(file.unwrap().path()).ok()).collect();
+        let targets = || -> Vec<_> {
+            let files = std::fs::read_dir(format!("/proc/{}/fd", child.as_raw_nonzero())).unwrap();
+            files.filter_map(|file| std::fs::read_link(file.unwrap().path()).ok()).collect()
+        };
+        let has_device = || targets().iter().any(|target| target.ends_with("fuse"));
+        // The daemon may have said that it has forked before its child has run at all.
+        let begin = Instant::now();
+        while has_device() && begin.elapsed() < 5_000 * MS {
+            std::thread::sleep(MS);
+        }
+        let targets = targets();
         assert!(targets.len() > 3, "it inherits what others have open: {targets:?}");
         assert!(!targets.iter().any(|target| target.ends_with("fuse")), "{targets:?}");
         assert!(!targets.iter().any(|target| target.to_string_lossy().contains("[io_uring]")), "{targets:?}");
