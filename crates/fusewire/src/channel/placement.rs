@@ -11,8 +11,7 @@
 //! `docs/adr/0022-placement.md`.
 
 use super::watch::Status;
-use crate::sys::sched::{Class, allow, keep_io_priority, set_class};
-use rustix::fs::{Mode, OFlags};
+use crate::sys::sched::{Class, allow, keep_io_priority, set_class, stat_field};
 use std::{fmt, str::FromStr, sync::Arc};
 
 /// Whether threads that serve may be moved to where it is cheapest.
@@ -75,13 +74,7 @@ pub(crate) fn seat(status: &Status, cpus: &[usize]) {
 
 /// On which CPU a thread of any process is, or was when it last ran.
 pub(crate) fn cpu_of(thread: u32) -> Option<usize> {
-    let file =
-        rustix::fs::open(format!("/proc/{thread}/stat"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let mut room = [0; 1024];
-    let len = file.and_then(|file| rustix::io::read(&file, &mut room)).unwrap_or(0);
-    let stat = String::from_utf8_lossy(&room[..len]);
-    // The third field follows the name, which stands in parentheses and may hold any character; the CPU is the 39th.
-    stat.rsplit_once(") ")?.1.split(' ').nth(36)?.parse().ok()
+    stat_field(thread, 39)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -179,11 +179,6 @@ impl<W: Way> Governor<W> {
         self.way()
     }
 
-    /// Another governor decides from now on.
-    pub(crate) fn rest(&mut self) {
-        self.pause();
-    }
-
     /// This one decides from now on, after a window that was another's. The way for the next one.
     pub(crate) fn take_over(&mut self, window: Window) -> W {
         self.settles = true;
@@ -220,8 +215,8 @@ impl<W: Way> Governor<W> {
         }
     }
 
-    /// The load is over. The next one is taken for the same until it is seen to differ.
-    fn pause(&mut self) {
+    /// The load is over, or another governor decides from now on. The next one is taken for the same until it is seen to differ.
+    pub(crate) fn pause(&mut self) {
         if self.now.windows >= f64::from(FIRST) {
             self.before = Some(self.now);
         }

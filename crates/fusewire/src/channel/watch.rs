@@ -116,10 +116,7 @@ impl Status {
 
     fn runs(&self) -> bool {
         let Some(tid) = self.tid() else { return true };
-        let path = format!("/proc/self/task/{}/stat", tid.as_raw_nonzero());
-        // The state follows the name, which stands in parentheses and may hold any character.
-        let stat = std::fs::read_to_string(path).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
+        sys::sched::stat_field(format_args!("self/task/{}", tid.as_raw_nonzero()), 3).as_deref() == Some("R")
     }
 
     /// CPU time its thread has taken so far.

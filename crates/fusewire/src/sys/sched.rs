@@ -1,7 +1,7 @@
 //! How threads are scheduled, and what that was like.
 
 use rustix::thread::{CpuSet, Pid};
-use std::{io, mem::MaybeUninit, sync::LazyLock, thread, time::Duration};
+use std::{fmt, fs, io, mem::MaybeUninit, sync::LazyLock, thread, time::Duration};
 
 /// A scheduling class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,13 @@ pub(crate) fn keep_io_priority(thread: Option<Pid>) -> io::Result<()> {
     // SAFETY: as above.
     let done = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, who, BEST_EFFORT << CLASS | level) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A field of what `/proc/THREAD/stat` says, by its number in proc(5), from the third on.
+pub(crate) fn stat_field(thread: impl fmt::Display, field: usize) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{thread}/stat")).ok()?;
+    // They follow the name, which stands in parentheses and may hold any character.
+    stat.rsplit_once(") ")?.1.split(' ').nth(field.checked_sub(3)?).map(str::to_owned)
 }
 
 /// May threads of this process go to the idle class and back? Asked once, by trying it on a thread made for it.
@@ -99,13 +106,8 @@ mod tests {
 
     #[test]
     fn a_thread_steps_aside_and_comes_back() {
-        let class = |thread: Pid| {
-            let stat = std::fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero()));
-            let policy = stat
-                .expect("proc")
-                .rsplit_once(") ")
-                .and_then(|(_, rest)| rest.split(' ').nth(38)?.parse().ok());
-            policy.unwrap_or(-1)
+        let class = |thread: Pid| -> i32 {
+            stat_field(thread.as_raw_nonzero(), 41).and_then(|policy| policy.parse().ok()).expect("a policy")
         };
         // `IOPRIO_CLASS_BE`, and the middle of it.
         const USUAL: libc::c_long = 2 << 13 | 4;

@@ -38,6 +38,10 @@ const CHANGES_OF_DIRECTORY: u64 = libc::FAN_CREATE
     | libc::FAN_MOVE_SELF
     | libc::FAN_ONDIR;
 
+fn changes_of(is_dir: bool) -> u64 {
+    if is_dir { CHANGES_OF_DIRECTORY } else { CHANGES_OF_FILE }
+}
+
 /// Events read at once, bytes.
 const BUFFER: usize = 64 << 10;
 
@@ -67,9 +71,8 @@ impl Source {
     /// its own.
     pub fn new(dir: impl AsFd) -> Result<Self> {
         let source = Self::empty(libc::FAN_REPORT_TID)?;
-        let mark = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
-        let mask = MaskFlags::from_bits_retain(CHANGES);
-        source.group.mark::<_, std::path::Path>(mark, mask, dir, Some(".".as_ref())).map_err(errno)?;
+        let whole = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
+        source.mark(whole, CHANGES, (dir, c"."))?;
         Ok(source)
     }
 
@@ -99,8 +102,7 @@ impl Source {
     /// `ACCESS` if this process may not read it; `NOSPC` if the user has as many already as he may; `NODEV`, `OPNOTSUPP`, `XDEV` where files have
     /// no handles.
     pub fn add(&self, path: &CStr, is_dir: bool) -> Result<()> {
-        let mask = if is_dir { CHANGES_OF_DIRECTORY } else { CHANGES_OF_FILE };
-        self.mark(MarkFlags::FAN_MARK_ADD, mask, path)
+        self.mark(MarkFlags::FAN_MARK_ADD, changes_of(is_dir), (CWD, path))
     }
 
     /// The same for a directory at hand.
@@ -108,8 +110,7 @@ impl Source {
     /// # Errors
     /// As for [`add`](Self::add).
     pub fn add_directory(&self, dir: impl AsFd) -> Result<()> {
-        let mask = MaskFlags::from_bits_retain(CHANGES_OF_DIRECTORY);
-        self.group.mark(MarkFlags::FAN_MARK_ADD, mask, dir, Some(c".")).map_err(errno)
+        self.mark(MarkFlags::FAN_MARK_ADD, changes_of(true), (dir, c"."))
     }
 
     /// No more.
@@ -117,13 +118,12 @@ impl Source {
     /// # Errors
     /// `NOENT` if it was not added, `ACCESS` if this process may not read it any more.
     pub fn remove(&self, path: &CStr, is_dir: bool) -> Result<()> {
-        let mask = if is_dir { CHANGES_OF_DIRECTORY } else { CHANGES_OF_FILE };
-        self.mark(MarkFlags::FAN_MARK_REMOVE, mask, path)
+        self.mark(MarkFlags::FAN_MARK_REMOVE, changes_of(is_dir), (CWD, path))
     }
 
-    fn mark(&self, how: MarkFlags, mask: u64, path: &CStr) -> Result<()> {
+    fn mark(&self, how: MarkFlags, mask: u64, (dir, path): (impl AsFd, &CStr)) -> Result<()> {
         let mask = MaskFlags::from_bits_retain(mask);
-        self.group.mark(how, mask, CWD, Some(path)).map_err(errno)
+        self.group.mark(how, mask, dir, Some(path)).map_err(errno)
     }
 
     /// Wait for events, for `limit` at most.

@@ -44,6 +44,9 @@ const BYTES: usize = HEAD + (NODES * NODE + OPENS * OPEN) * 8;
 /// Memory is asked for in pieces of that many bytes, before it is touched.
 const PIECE: usize = 1 << 20;
 
+/// How much of it is read at once: a whole number of records of either kind.
+const READ: usize = 64 << 10;
+
 const KNOWN: u64 = 1;
 
 /// See the module.
@@ -121,7 +124,7 @@ impl Ledger {
         }
         let mut beginning = vec![0; len];
         self.file.read_exact_at(&mut beginning, (BEGUN as u64 + 1) * 8)?;
-        let (mut kept, mut buffer) = (Kept::default(), vec![0; 1 << 20]);
+        let (mut kept, mut buffer) = (Kept::default(), vec![0; READ]);
         let opens = HEAD + NODES * NODE * 8;
         self.each::<NODE>((HEAD, opens), &mut buffer, |index, words| kept.nodes.extend(node(index, words)))?;
         self.each::<OPEN>((opens, BYTES), &mut buffer, |_, words| kept.opens.extend(open(words)))?;
@@ -142,7 +145,7 @@ impl Ledger {
                 Err(Errno::NXIO) => return Ok(()),
                 found => at += (found? as usize).saturating_sub(at) / (N * 8) * (N * 8),
             }
-            let len = (64 << 10).min(buffer.len()).min(end.saturating_sub(at));
+            let len = buffer.len().min(end.saturating_sub(at));
             self.file.read_exact_at(&mut buffer[..len], at as u64)?;
             for (index, record) in buffer[..len].chunks_exact(N * 8).enumerate() {
                 let words = std::array::from_fn(|i| word_at(record, i));

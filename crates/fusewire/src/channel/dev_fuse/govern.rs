@@ -90,7 +90,7 @@ impl Stances {
         let callers = self.count_callers();
         let before = std::mem::replace(&mut self.before, callers);
         if callers != self.callers && callers == before {
-            self.governor().rest();
+            self.governor().pause();
             self.callers = callers;
             let stance = self.governor().take_over(window);
             return self.take(stance);
@@ -177,6 +177,7 @@ impl Stances {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::sched::stat_field;
     use std::{
         fs,
         sync::mpsc,
@@ -218,11 +219,10 @@ mod tests {
 
     /// The CPUs a thread may use, as `Cpus_allowed_list` names them, and whether it is in the idle class.
     fn place(status: &Status) -> (String, bool) {
-        let task = format!("/proc/self/task/{}", status.tid().expect("begun").as_raw_nonzero());
-        let text = fs::read_to_string(format!("{task}/status")).expect("proc");
+        let tid = status.tid().expect("begun").as_raw_nonzero();
+        let text = fs::read_to_string(format!("/proc/self/task/{tid}/status")).expect("proc");
         let cpus = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list");
-        let stat = fs::read_to_string(format!("{task}/stat")).expect("proc");
-        let policy = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(38)).expect("a policy");
+        let policy = stat_field(tid, 41).expect("a policy");
         (cpus.trim().to_owned(), policy == libc::SCHED_IDLE.to_string())
     }
 
