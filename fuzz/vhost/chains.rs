@@ -1,9 +1,6 @@
 //! Descriptors: anything at all, and requests that are cut into pieces in odd ways but rightly.
 
-use super::{
-    Guest, PATIENCE, ROOT,
-    tree::{Neighbour, Tree},
-};
+use super::{PATIENCE, ROOT, World};
 use arbitrary::{Result, Unstructured};
 use fusewire::abi::{self, InHeader, Opcode};
 use fusewire_vhost::kit::{
@@ -22,28 +19,15 @@ const ANSWERS: u64 = 32 << 10;
 /// What the arena is filled with.
 const FILL: u8 = 0xa5;
 
-struct World {
-    tree: Tree,
-    guest: Guest,
-    neighbour: Neighbour,
-}
-
-impl World {
-    fn new() -> Self {
-        super::no_panic_is_small();
-        let tree = Tree::new();
-        let layout = Layout {
-            queues: 2,
-            size: SIZE,
-            depth: 1,
-            data: ARENA as u32,
-            indirect: true,
-            ..Layout::default()
-        };
-        let guest = Guest::start(&tree.share(), layout);
-        let neighbour = Neighbour::new(&tree);
-        Self { tree, guest, neighbour }
-    }
+fn new_world() -> World {
+    World::new(Layout {
+        queues: 2,
+        size: SIZE,
+        depth: 1,
+        data: ARENA as u32,
+        indirect: true,
+        ..Layout::default()
+    })
 }
 
 thread_local! {
@@ -53,7 +37,7 @@ thread_local! {
 /// Either kind of chain.
 pub fn run(data: &[u8]) {
     WORLD.with_borrow_mut(|world| {
-        let world = world.get_or_insert_with(World::new);
+        let world = world.get_or_insert_with(new_world);
         let mut u = Unstructured::new(data);
         if u.ratio(1, 4).unwrap_or(false) {
             _ = pieces(world, &mut u);
@@ -61,9 +45,7 @@ pub fn run(data: &[u8]) {
             _ = anything(world, &mut u);
             world.guest.monitor.restart(1).expect("the queue starts anew");
         }
-        world.guest.lives();
-        world.neighbour.check();
-        world.tree.check();
+        world.check();
     });
 }
 

@@ -27,6 +27,7 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
+use tree::{Neighbour, Tree};
 
 /// How long the device may take for whatever it is.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -79,6 +80,30 @@ impl Guest {
             driver.init().expect("a session");
             driver.getattr(ROOT).expect("attributes of the root directory");
         }
+    }
+}
+
+/// A guest, and what it must leave alone.
+pub struct World {
+    pub tree: Tree,
+    pub guest: Guest,
+    pub neighbour: Neighbour,
+}
+
+impl World {
+    pub fn new(layout: Layout) -> Self {
+        no_panic_is_small();
+        let tree = Tree::new();
+        let guest = Guest::start(&tree.share(), layout);
+        let neighbour = Neighbour::new(&tree);
+        Self { tree, guest, neighbour }
+    }
+
+    /// The device is there, and nothing outside of the share has changed.
+    pub fn check(&mut self) {
+        self.guest.lives();
+        self.neighbour.check();
+        self.tree.check();
     }
 }
 

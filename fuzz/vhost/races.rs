@@ -1,9 +1,6 @@
 //! Two processors of a guest: one sends requests that are right, the other rewrites them while they are served.
 
-use super::{
-    Guest, ROOT,
-    tree::{Neighbour, Tree},
-};
+use super::{Guest, ROOT, World};
 use fusewire::abi::{self, Opcode};
 use fusewire_vhost::kit::{Driver, Layout};
 use std::{
@@ -138,15 +135,11 @@ fn begin(guest: &mut Guest, random: &mut Random) -> Vec<(u64, u64)> {
 
 /// Do that for so long.
 pub fn run(limit: Duration) -> Tally {
-    super::no_panic_is_small();
-    let mut tree = Tree::new();
-    let layout = Layout { queues: 2, depth: 1, data: DATA, ..Layout::default() };
-    let mut guest = Guest::start(&tree.share(), layout);
-    let mut neighbour = Neighbour::new(&tree);
+    let mut world = World::new(Layout { queues: 2, depth: 1, data: DATA, ..Layout::default() });
     let (mut random, mut tally) = (Random(0x5eed), Tally::default());
-    let mut known = begin(&mut guest, &mut random);
+    let mut known = begin(&mut world.guest, &mut random);
     let (done, rewritten) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-    let driver = guest.monitor.driver();
+    let driver = world.guest.monitor.driver();
     let (memory, data) = (driver.ring.memory.clone(), driver.data(0).0);
     let other = thread::spawn({
         let (memory, done, rewritten) = (memory.clone(), done.clone(), rewritten.clone());
@@ -155,32 +148,28 @@ pub fn run(limit: Duration) -> Tally {
     let start = Instant::now();
     let mut frame = vec![0; REQUEST as usize + DATA as usize];
     while start.elapsed() < limit {
-        let driver = guest.monitor.driver();
+        let driver = world.guest.monitor.driver();
         send(driver, &mut random, &known);
         tally.sent += 1;
         let reply = driver.receive(SOON);
         memory.read_slice(&mut frame, GuestAddress(data - REQUEST)).expect("memory");
-        assert!(!tree.is_told(&frame), "an answer tells the secret");
+        assert!(!world.tree.is_told(&frame), "an answer tells the secret");
         match reply {
             Some(reply) => tally.succeeded += u64::from(reply.result.is_ok()),
             None => {
-                guest.monitor.restart(1).expect("the queue starts anew");
+                world.guest.monitor.restart(1).expect("the queue starts anew");
                 tally.restarted += 1;
             }
         }
         if tally.sent.is_multiple_of(50) {
-            guest.lives();
-            neighbour.check();
-            tree.check();
-            known = begin(&mut guest, &mut random);
+            world.check();
+            known = begin(&mut world.guest, &mut random);
         }
     }
     done.store(true, Ordering::Relaxed);
     other.join().expect("the other processor");
-    guest.monitor.restart(1).expect("the queue starts anew");
-    guest.lives();
-    neighbour.check();
-    tree.check();
+    world.guest.monitor.restart(1).expect("the queue starts anew");
+    world.check();
     tally.rewritten = rewritten.load(Ordering::Relaxed);
     tally
 }

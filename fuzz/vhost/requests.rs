@@ -1,9 +1,6 @@
 //! Requests that are well packed, and say anything: opcodes, lengths, arguments, names, nodes and handles.
 
-use super::{
-    Guest, PATIENCE, ROOT,
-    tree::{Neighbour, Tree},
-};
+use super::{PATIENCE, ROOT, World, tree::Tree};
 use arbitrary::{Result, Unstructured};
 use fusewire::{
     InitFlags,
@@ -122,21 +119,8 @@ impl Known {
 }
 
 /// Everything that lasts from one input to the next.
-struct World {
-    tree: Tree,
-    guest: Guest,
-    neighbour: Neighbour,
-}
-
-impl World {
-    fn new() -> Self {
-        super::no_panic_is_small();
-        let tree = Tree::new();
-        let layout = Layout { queues: 2, depth: 8, data: DATA, ..Layout::default() };
-        let guest = Guest::start(&tree.share(), layout);
-        let neighbour = Neighbour::new(&tree);
-        Self { tree, guest, neighbour }
-    }
+fn new_world() -> World {
+    World::new(Layout { queues: 2, depth: 8, data: DATA, ..Layout::default() })
 }
 
 thread_local! {
@@ -146,7 +130,7 @@ thread_local! {
 /// A session, with requests as `data` says.
 pub fn run(data: &[u8]) {
     WORLD.with_borrow_mut(|world| {
-        let world = world.get_or_insert_with(World::new);
+        let world = world.get_or_insert_with(new_world);
         let driver = world.guest.monitor.driver();
         driver.init().expect("a session");
         driver.caller = (0, 0);
@@ -168,9 +152,7 @@ pub fn run(data: &[u8]) {
         if lost {
             world.guest.monitor.restart(1).expect("the queue starts anew");
         }
-        world.guest.lives();
-        world.neighbour.check();
-        world.tree.check();
+        world.check();
     });
 }
 
