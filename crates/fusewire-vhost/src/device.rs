@@ -2,7 +2,7 @@
 
 use crate::{
     keeper::{Beginning, Keeper, Transfer},
-    limits::{MAX_QUEUES, QUEUE_SIZE, SLOTS, SPARES, WINDOW},
+    limits::{MAX_QUEUES, SLOTS, SPARES, WINDOW},
     queue::Queue,
     spare::{Lookout, Spares},
     window::{Monitor, SessionWindow},
@@ -39,13 +39,11 @@ use vhost::vhost_user::{
         VhostUserShMemConfig, VhostUserVirtioFeatures,
     },
 };
-use vhost_user_backend::{VhostUserBackend, VringMutex};
 use virtio_bindings::bindings::{
     virtio_config::VIRTIO_F_VERSION_1,
     virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
 };
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
-use vmm_sys_util::epoll::EventSet;
 use zerocopy::IntoBytes;
 
 /// How long requests may take to end once their queue is stopped.
@@ -392,26 +390,16 @@ impl<F: FileSystem> Drop for Device<F> {
     }
 }
 
-impl<F: FileSystem> VhostUserBackend for Device<F> {
-    type Bitmap = ();
-    type Vring = VringMutex;
-
-    fn num_queues(&self) -> usize {
-        self.shared.queues.len()
-    }
-
-    fn max_queue_size(&self) -> usize {
-        QUEUE_SIZE
-    }
-
-    fn features(&self) -> u64 {
+/// What the monitor asks of it; see `handler.rs`.
+impl<F: FileSystem> Device<F> {
+    pub(crate) fn features(&self) -> u64 {
         1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
     }
 
-    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+    pub(crate) fn protocol_features(&self) -> VhostUserProtocolFeatures {
         let features = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
@@ -433,41 +421,38 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
         }
     }
 
-    fn reset_device(&self) {
+    pub(crate) fn reset_device(&self) {
         self.shared.end_by_monitor();
     }
 
-    fn set_backend_req_fd(&self, backend: Backend) {
+    pub(crate) fn set_backend_req_fd(&self, backend: Backend) {
         if self.shared.options.window > 0 {
             self.shared.monitor.connected(backend);
         }
     }
 
-    fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
+    pub(crate) fn get_shmem_config(&self) -> VhostUserShMemConfig {
         match self.shared.options.window {
-            0 => Ok(VhostUserShMemConfig::default()),
-            size => Ok(VhostUserShMemConfig::new(1, &[size])),
+            0 => VhostUserShMemConfig::default(),
+            size => VhostUserShMemConfig::new(1, &[size]),
         }
     }
 
-    fn set_device_state_fd(
+    pub(crate) fn set_device_state_fd(
         &self,
         direction: VhostTransferStateDirection,
         phase: VhostTransferStatePhase,
         file: File,
-    ) -> io::Result<Option<File>> {
+    ) -> io::Result<()> {
         let VhostTransferStatePhase::STOPPED = phase;
-        self.transfer.begin(self.shared.clone(), direction, file)?;
-        Ok(None)
+        self.transfer.begin(self.shared.clone(), direction, file)
     }
 
-    fn check_device_state(&self) -> io::Result<()> {
+    pub(crate) fn check_device_state(&self) -> io::Result<()> {
         self.transfer.end()
     }
 
-    fn set_event_idx(&self, _enabled: bool) {}
-
-    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+    pub(crate) fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
         let config = self.config();
         let bytes = config.as_bytes();
         debug_assert!(bytes.len() >= VIRTIO_FS_CONFIG_BASE_SIZE);
@@ -478,29 +463,12 @@ impl<F: FileSystem> VhostUserBackend for Device<F> {
         }
     }
 
-    fn update_memory(&self, _memory: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
-        // It is the one that the queues have.
-        Ok(())
-    }
-
-    fn stop_vring(&self, index: u32) -> io::Result<()> {
-        let Some(queue) = self.shared.queues.get(index as usize) else { return Ok(()) };
+    pub(crate) fn stop_vring(&self, index: u32) {
+        let Some(queue) = self.shared.queues.get(index as usize) else { return };
         // Whoever waits for a lock would wait for ever.
         if let Some(session) = &lock(&self.shared.current).session {
             session.interrupt_all();
         }
         queue.stop(GRACE);
-        Ok(())
-    }
-
-    fn handle_event(
-        &self,
-        _event: u16,
-        _set: EventSet,
-        _rings: &[VringMutex],
-        _thread: usize,
-    ) -> io::Result<()> {
-        // Threads of our own serve the queues: `handler.rs`.
-        Ok(())
     }
 }

@@ -7,8 +7,9 @@ use crate::{
     backed,
     device::Device,
     inflight::{self, Region},
+    limits::QUEUE_SIZE,
     queue::Queue,
-    worker::{Work, Worker},
+    worker::Worker,
 };
 use fusewire::fs::FileSystem;
 use std::{
@@ -33,7 +34,7 @@ use vhost::{
         },
     },
 };
-use vhost_user_backend::{VhostUserBackend, VringMutex, VringT};
+use vhost_user_backend::{VringMutex, VringT};
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
@@ -98,7 +99,7 @@ impl<F: FileSystem> Handler<F> {
             device: device.clone(),
         };
         for queue in &device.shared.queues {
-            let size = device.max_queue_size() as u16;
+            let size = QUEUE_SIZE as u16;
             let vring = VringMutex::new(device.memory.clone(), size).map_err(io::Error::other)?;
             queue.attach(&vring);
             let events = Arc::new(Epoll::new()?);
@@ -108,7 +109,7 @@ impl<F: FileSystem> Handler<F> {
                 let (events, vring) = (events.clone(), vring.clone());
                 move || {
                     let mut worker = Worker::new(device.shared.clone(), queue.clone());
-                    attend(&events, &queue, &vring, &closed, &mut worker);
+                    attend(&events, &queue, &vring, &closed, || worker.work());
                 }
             })?;
             handler.rings.push(Ring { vring, events, listens: None, thread: Some(thread) });
@@ -202,7 +203,7 @@ impl<F: FileSystem> Drop for Handler<F> {
 }
 
 /// A queue's thread.
-fn attend(events: &Epoll, queue: &Queue, vring: &VringMutex, closed: &AtomicBool, worker: &mut dyn Work) {
+fn attend(events: &Epoll, queue: &Queue, vring: &VringMutex, closed: &AtomicBool, mut work: impl FnMut()) {
     let mut happened = [EpollEvent::default(); 4];
     while !closed.load(Ordering::Acquire) {
         let count = match events.wait(-1, &mut happened) {
@@ -222,7 +223,7 @@ fn attend(events: &Epoll, queue: &Queue, vring: &VringMutex, closed: &AtomicBool
         if closed.load(Ordering::Acquire) {
             return;
         }
-        worker.work();
+        work();
     }
 }
 
@@ -292,13 +293,11 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         }
         self.replace_memory(GuestMemoryMmap::from_regions(pieces).map_err(failed)?);
         self.mappings = mappings;
-        backed::check(&self.device.memory).map_err(Error::ReqHandlerError)?;
         Ok(None)
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
-        let size =
-            u16::try_from(num).ok().filter(|&size| size > 0 && size as usize <= self.device.max_queue_size());
+        let size = u16::try_from(num).ok().filter(|&size| size > 0 && size as usize <= QUEUE_SIZE);
         self.ring(index)?.vring.set_queue_size(size.ok_or(Error::InvalidParam)?);
         Ok(())
     }
@@ -329,7 +328,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         self.ring(index)?.vring.set_queue_ready(false);
         self.listen(index)?;
-        self.device.stop_vring(index).map_err(Error::ReqHandlerError)?;
+        self.device.stop_vring(index);
         let vring = &self.ring(index)?.vring;
         let next = vring.queue_next_avail();
         vring.set_kick(None);
@@ -399,7 +398,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
 
     fn get_inflight_fd(&mut self, asked: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
         let queues = usize::from(asked.num_queues);
-        if queues > self.rings.len() || usize::from(asked.queue_size) > self.device.max_queue_size() {
+        if queues > self.rings.len() || usize::from(asked.queue_size) > QUEUE_SIZE {
             return Err(refused("more queues, or longer ones, than there are"));
         }
         let (region, file) = Region::new(queues, asked.queue_size).map_err(Error::ReqHandlerError)?;
@@ -410,7 +409,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
 
     fn set_inflight_fd(&mut self, given: &VhostUserInflight, file: File) -> Result<()> {
         let queues = usize::from(given.num_queues);
-        if queues > self.rings.len() || usize::from(given.queue_size) > self.device.max_queue_size() {
+        if queues > self.rings.len() || usize::from(given.queue_size) > QUEUE_SIZE {
             return Err(refused("more queues, or longer ones, than there are"));
         }
         let place = inflight::Place { len: given.mmap_size, offset: given.mmap_offset };
@@ -440,7 +439,6 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
             size: region.memory_size,
             guest: region.guest_phys_addr,
         });
-        backed::check(&self.device.memory).map_err(Error::ReqHandlerError)?;
         Ok(None)
     }
 
@@ -459,7 +457,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         phase: VhostTransferStatePhase,
         file: File,
     ) -> Result<Option<File>> {
-        self.device.set_device_state_fd(direction, phase, file).map_err(Error::ReqHandlerError)
+        self.device.set_device_state_fd(direction, phase, file).map(|()| None).map_err(Error::ReqHandlerError)
     }
 
     fn check_device_state(&mut self) -> Result<()> {
@@ -467,7 +465,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     }
 
     fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
-        self.device.get_shmem_config().map_err(Error::ReqHandlerError)
+        Ok(self.device.get_shmem_config())
     }
 
     fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
@@ -484,6 +482,8 @@ impl<F: FileSystem> Handler<F> {
     }
 }
 
+/// A piece of the guest's memory, if all of it is there.
 fn piece(region: MmapRegion, at: u64) -> Result<GuestRegionMmap> {
+    backed::check(&region).map_err(Error::ReqHandlerError)?;
     GuestRegionMmap::new(region, GuestAddress(at)).ok_or(refused("memory that is too long"))
 }

@@ -201,18 +201,6 @@ pub(crate) fn control<F: FileSystem>(device: &Shared<F>, queue: &Queue, mut requ
     queue.signal();
 }
 
-/// A worker, whatever its filesystem.
-pub(crate) trait Work {
-    /// See [`Worker::work`].
-    fn work(&mut self);
-}
-
-impl<F: FileSystem> Work for Worker<F> {
-    fn work(&mut self) {
-        self.work();
-    }
-}
-
 /// Something that wakes a thread: an eventfd.
 pub(crate) fn waker() -> Result<OwnedFd, Errno> {
     use rustix::event::{EventfdFlags, eventfd};
