@@ -270,6 +270,10 @@ fn what_is_wrong_is_told_before_anybody_can_connect() {
         (TWO.replace("{dir}/b'", "{dir}/none'"), "vhost.toml:6:14: cannot share"),
         (TWO.replace("readonly", "read-only"), "vhost.toml:7:1: `read-only` is not known"),
         (TWO.replace("share = 'b'", "share = 'b'\ndescriptors = 1000000000"), "--rlimit-nofile"),
+        (
+            TWO.replace("readonly", "cache = 'never'\nwriteback = true\nreadonly"),
+            "--writeback does not go with",
+        ),
     ];
     for (text, words) in cases {
         let dir = prepare(&text);

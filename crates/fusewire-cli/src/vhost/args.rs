@@ -12,7 +12,7 @@ use super::dax::DaxArgs;
 use super::former::Former;
 use super::resume::ResumeArgs;
 use super::sandbox::caps::Changes;
-use super::sandbox::ids::Range;
+use super::sandbox::ids::{Ids, Range};
 use super::sandbox::seccomp::Action;
 
 /// What stands below the help of `fusewire vhost`.
@@ -237,6 +237,13 @@ pub struct VhostArgs {
     pub dax: DaxArgs,
     #[command(flatten)]
     pub resume: ResumeArgs,
+}
+
+impl VhostArgs {
+    /// The ids there are to be in the sandbox.
+    pub fn ids(&self) -> Ids {
+        Ids { users: self.uid_map.clone(), groups: self.gid_map.clone() }
+    }
 }
 
 /// Seconds, with a fraction if wanted.

@@ -28,7 +28,7 @@ use crate::mount::raise_file_limit;
 use args::{Cache, InodeFileHandles, Sandbox, When};
 use guests::Share;
 use resume::Carry;
-use sandbox::{Inside, Locks, Side};
+use sandbox::{Inside, Locks, Side, Warden};
 use socket::Name;
 
 /// Serves virtual machines, one for each socket, until they are gone.
@@ -54,13 +54,12 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
         (_, None) => None,
         (_, Some(_)) => return Err(Failure::usage("--lease says something with --cache shared alone")),
     };
-    args.caching.check(args.cache, args.dax.window())?;
     let dax = args.dax.options(args.readonly, args.tag.as_deref())?;
     let options = passthrough::Options { dax, ..passthrough_options(args)? };
     let handles = options.file_handles != passthrough::FileHandles::Never;
     let capabilities = sandbox::caps::Kept::new(handles, args.modcaps)?;
     let locks = Locks { capabilities, seccomp: args.seccomp, handles };
-    let ids = sandbox::ids::Ids { users: args.uid_map.clone(), groups: args.gid_map.clone() };
+    let ids = args.ids();
     let trees = [sandbox::Tree { dir, read_only: args.readonly }];
     let plan = sandbox::Plan { how: args.sandbox, trees: &trees, ids: &ids };
     // What can be found out before somebody connects is to be said before.
@@ -73,13 +72,7 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
     let (listeners, names): (Vec<_>, Vec<_>) = sockets.map(|socket| (socket.listener, socket.name)).unzip();
     let carry = args.resume.carry(&args.socket_path)?;
     match sandbox::enter(&plan)? {
-        Side::Outside(warden) => {
-            drop(listeners);
-            // The names go with the child.
-            let ended = warden.wait();
-            drop(names);
-            ended
-        }
+        Side::Outside(warden) => outside(warden, listeners, names),
         Side::Inside(inside) => {
             let names = if args.sandbox == Sandbox::None {
                 names
@@ -90,6 +83,14 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
             serve(args, (options, longest), (inside, &locks), (listeners, names, carry))
         }
     }
+}
+
+/// The process that was called: the one that serves has the sockets, whose names go with it.
+fn outside(warden: Warden, listeners: Vec<UnixListener>, names: Vec<Name>) -> Outcome<()> {
+    drop(listeners);
+    let ended = warden.wait();
+    drop(names);
+    ended
 }
 
 /// Serves whoever connects, until all are gone.
@@ -123,7 +124,9 @@ fn serve(
     guests::serve(share, &options, listeners, &carry)
 }
 
+/// How a directory is served; options that do not go together are refused.
 fn passthrough_options(args: &VhostArgs) -> Outcome<passthrough::Options> {
+    args.caching.check(args.cache, args.dax.window())?;
     let offer = |when| match when {
         When::Never => passthrough::Offer::Never,
         When::Auto => passthrough::Offer::Auto,

@@ -18,7 +18,7 @@ use super::args::{Cache, Sandbox, VhostArgs};
 use super::guests::{self, Share};
 use super::sandbox::{self, Locks, Side, Tree};
 use super::socket::{self, Name};
-use super::{limit_files, passthrough_options, sys};
+use super::{limit_files, outside, passthrough_options, sys};
 use crate::failure::{Failure, Outcome};
 use budget::Budget;
 use file::{Checked, File, wrong};
@@ -92,7 +92,7 @@ fn serve_all(args: &VhostArgs, file: &File, tenants: Vec<Tenant>) -> Outcome<()>
     let handles = tenants.iter().any(|tenant| tenant.fs.file_handles != passthrough::FileHandles::Never);
     let capabilities = sandbox::caps::Kept::new(handles, args.modcaps)?;
     let locks = Locks { capabilities, seccomp: args.seccomp, handles };
-    let ids = sandbox::ids::Ids { users: args.uid_map.clone(), groups: args.gid_map.clone() };
+    let ids = args.ids();
     let trees: Vec<_> = file
         .shares
         .iter()
@@ -111,12 +111,7 @@ fn serve_all(args: &VhostArgs, file: &File, tenants: Vec<Tenant>) -> Outcome<()>
         .map(|socket| (socket.listener, socket.name))
         .unzip();
     match sandbox::enter(&plan)? {
-        Side::Outside(warden) => {
-            drop(listeners);
-            let ended = warden.wait();
-            drop(names);
-            ended
-        }
+        Side::Outside(warden) => outside(warden, listeners, names),
         Side::Inside(mut inside) => {
             let leases = leases(file, &inside.dirs)?;
             inside.lock(&locks)?;
