@@ -2,7 +2,7 @@
 
 use crate::{
     keeper::{Beginning, Keeper, Transfer},
-    limits::{MAX_QUEUES, SLOTS, SPARES, WINDOW},
+    limits::{GRACE, MAX_QUEUES, SLOTS, SPARES, WINDOW},
     queue::Queue,
     spare::{Lookout, Spares},
     window::{Monitor, SessionWindow},
@@ -30,7 +30,6 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
 };
 use vhost::vhost_user::{
     Backend,
@@ -45,9 +44,6 @@ use virtio_bindings::bindings::{
 };
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use zerocopy::IntoBytes;
-
-/// How long requests may take to end once their queue is stopped.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// What a device is to be like.
 #[derive(Clone, Debug)]

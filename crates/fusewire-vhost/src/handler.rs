@@ -7,8 +7,9 @@ use crate::{
     backed,
     device::Device,
     inflight::{self, Region},
-    limits::QUEUE_SIZE,
+    limits::{GRACE, QUEUE_SIZE},
     queue::Queue,
+    spare::join_within,
     worker::Worker,
 };
 use fusewire::fs::FileSystem;
@@ -184,14 +185,21 @@ impl<F: FileSystem> Handler<F> {
         self.device.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).replace(memory);
     }
 
-    /// End of the threads.
+    /// Have no more requests taken: those that are in the rings are for whoever serves the guest next.
     pub(crate) fn close(&mut self) {
         self.closed.store(true, Ordering::Release);
         for (ring, queue) in self.rings.iter_mut().zip(&self.device.shared.queues) {
             ring.vring.set_enabled(false);
             queue.wake();
-            // One that is stuck in a system call is not waited for: the process is about to end.
-            drop(ring.thread.take());
+        }
+    }
+
+    /// Wait for the threads to end, after [`close`](Self::close), but not for long for those that are stuck in a system call.
+    pub(crate) fn join(&mut self) {
+        let threads = self.rings.iter_mut().filter_map(|ring| ring.thread.take()).collect();
+        let left = join_within(GRACE, threads);
+        if left > 0 {
+            tracing::warn!(threads = left, "threads are stuck in system calls: they end when those do");
         }
     }
 }

@@ -1,5 +1,11 @@
 //! Every bound, with its reason.
 
+use std::time::Duration;
+
+/// How long requests may take to end once their queue is stopped, and threads once their device is gone: longer than the system
+/// calls of a busy disk, and short enough for whoever waits for the process to end.
+pub const GRACE: Duration = Duration::from_secs(5);
+
 /// Entries of a queue: what QEMU allows at most. Linux sends requests of as many pages as fit into a queue.
 pub const QUEUE_SIZE: usize = 1024;
 

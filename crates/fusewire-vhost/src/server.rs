@@ -104,8 +104,12 @@ impl<F: FileSystem> Server<F> {
     pub fn wait(self) -> Result<(), Error> {
         let ended = self.thread.join();
         _ = self.connection.0.0.shutdown(std::net::Shutdown::Both);
-        self.handler.lock().unwrap_or_else(PoisonError::into_inner).close();
+        let mut handler = self.handler.lock().unwrap_or_else(PoisonError::into_inner);
+        handler.close();
+        // Requests that wait for something are interrupted.
         self.device.shared.gone();
+        handler.join();
+        drop(handler);
         match ended {
             Ok(Ok(()))
             | Ok(Err(VhostError::Disconnected | VhostError::PartialMessage | VhostError::SocketBroken(_))) => {

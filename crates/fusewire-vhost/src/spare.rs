@@ -1,6 +1,6 @@
 //! Threads that stand in for those that are stuck in a system call, so that their queues go on.
 
-use crate::{device::Shared, queue::Queue, worker};
+use crate::{device::Shared, limits::GRACE, queue::Queue, worker};
 use fusewire::{
     channel::watch::{Status, Watched, Window},
     fs::FileSystem,
@@ -15,6 +15,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 /// How often a stand-in looks for requests that nobody tells it of: the thread that is told is stuck.
@@ -41,7 +42,7 @@ struct Spare {
 }
 
 /// One of them, and its thread.
-type Hired = (Arc<Spare>, Option<JoinHandle<()>>);
+type Hired = (Arc<Spare>, JoinHandle<()>);
 
 /// All of them.
 #[derive(Debug)]
@@ -57,6 +58,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Wait until the threads have ended, at most for so long. How many have not.
+pub(crate) fn join_within(limit: Duration, mut threads: Vec<JoinHandle<()>>) -> usize {
+    let deadline = Instant::now() + limit;
+    loop {
+        let (ended, others) = threads.into_iter().partition(JoinHandle::is_finished);
+        Vec::<JoinHandle<()>>::into_iter(ended).for_each(|thread| _ = thread.join());
+        threads = others;
+        if threads.is_empty() || Instant::now() >= deadline {
+            return threads.len();
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 impl Spares {
     /// At most `most`, for so many queues.
     pub(crate) fn new(queues: usize, most: usize) -> Self {
@@ -64,17 +79,20 @@ impl Spares {
         Self { posts, most, spares: Mutex::default(), closed: AtomicBool::new(false) }
     }
 
-    /// The device is gone: wait until all of them are.
+    /// The device is gone: wait until all of them are, too, but not for long for those that are stuck themselves.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let spares = std::mem::take(&mut *lock(&self.spares));
-        for (spare, thread) in spares {
+        for (spare, _) in &spares {
             {
                 let _guard = lock(&spare.task);
                 spare.told.notify_all();
             }
             spare.wake();
-            _ = thread.map(JoinHandle::join);
+        }
+        let left = join_within(GRACE, spares.into_iter().map(|(_, thread)| thread).collect());
+        if left > 0 {
+            tracing::warn!(threads = left, "threads are stuck in system calls: they end when those do");
         }
     }
 }
@@ -145,7 +163,7 @@ fn send<F: FileSystem>(device: &Arc<Shared<F>>, queue: usize) {
         move || run(&device, &spare)
     });
     match thread {
-        Ok(thread) => spares.push((spare, Some(thread))),
+        Ok(thread) => spares.push((spare, thread)),
         Err(error) => {
             device.spares.posts[queue].serving.fetch_sub(1, Ordering::Relaxed);
             tracing::warn!(%error, "no thread can stand in for one that is stuck");

@@ -74,3 +74,24 @@ fn a_guest_whose_requests_all_hang_takes_no_more_threads_than_it_may_have() {
     good.end();
     bad.end();
 }
+
+#[test]
+fn a_guest_whose_requests_never_end_can_be_ended_all_the_same() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("pipe");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644));
+    rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("pipe");
+    let (fs, hung) = support::Hanging::over(&path);
+    let options = Options { queues: 1, spares: 2, ..Options::default() };
+    let mut guest = Guest::start(move || Ok(fs.clone()), options, Layout { depth: 8, ..Layout::default() });
+    guest.monitor.driver().init().expect("init");
+    for _ in 0..3 {
+        guest.monitor.driver().send_read(ROOT, 0, 0, 4);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let began = std::time::Instant::now();
+    guest.end();
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+    hung.release(3);
+}
