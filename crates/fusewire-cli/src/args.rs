@@ -403,7 +403,7 @@ pub enum Forwarding {
 /// Whether clients' opening and closing of files is told by requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OpensKind {
-    /// Stateless for directories with --cache always; for files, too, once ten thousand small ones were opened in a row,
+    /// Stateless for directories with --cache coherent or always; for files, too, once ten thousand small ones were opened in a row,
     /// if --locks is mount
     #[default]
     Auto,

@@ -15,8 +15,22 @@ use std::{
 use zerocopy::{Immutable, IntoBytes};
 
 /// Sends notifications to the kernel. Cheap to clone; usable from any thread, also from inside a handler.
-#[derive(Clone, Debug)]
-pub struct Notifier(Arc<Queue>);
+#[derive(Clone)]
+pub struct Notifier {
+    queue: Arc<Queue>,
+    /// Who is told of nodes before the kernel is.
+    listener: Option<Arc<Listener>>,
+}
+
+/// See [`Notifier::heard_by`].
+type Listener = dyn Fn(NodeId) + Send + Sync;
+
+impl std::fmt::Debug for Notifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { queue, listener } = self;
+        f.debug_struct("Notifier").field("queue", queue).field("is_heard", &listener.is_some()).finish()
+    }
+}
 
 /// What a channel's notification thread takes from.
 #[derive(Debug, Default)]
@@ -80,12 +94,25 @@ impl Queue {
 impl Notifier {
     pub(crate) fn new() -> (Self, Arc<Queue>) {
         let queue = Arc::<Queue>::default();
-        (Self(queue.clone()), queue)
+        (Self { queue: queue.clone(), listener: None }, queue)
+    }
+
+    /// The same; `listener` is told of each node whose attributes the kernel is to forget, before the kernel is. For a
+    /// filesystem around another one that remembers things itself: it hands this one to the inner.
+    #[must_use]
+    pub fn heard_by(&self, listener: impl Fn(NodeId) + Send + Sync + 'static) -> Self {
+        let outer = self.listener.clone();
+        let both = move |node| {
+            outer.iter().for_each(|outer| outer(node));
+            listener(node);
+        };
+        Self { queue: self.queue.clone(), listener: Some(Arc::new(both)) }
     }
 
     /// Forget cached attributes of `node`, and cached data of `len` bytes from `offset`: 0 means to the end, and a
     /// negative offset means attributes alone. (`fuse_reverse_inval_inode`)
     pub fn inval_inode(&self, node: NodeId, offset: i64, len: i64) -> Result<()> {
+        self.listener.iter().for_each(|listener| listener(node));
         let out = abi::NotifyInvalInodeOut { ino: node.raw(), off: offset, len };
         self.send(notify_code::INVAL_INODE, &out, &[])
     }
@@ -155,15 +182,15 @@ impl Notifier {
 
     /// Wait until everything sent so far was written. Not from inside a handler.
     pub fn flush(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.queue.lock();
         while !state.closed && (state.writing || !state.waiting.is_empty()) {
-            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.queue.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// How many notifications the kernel refused (other than for not knowing the node or name).
     pub fn failures(&self) -> u64 {
-        self.0.lock().failed
+        self.queue.lock().failed
     }
 
     /// `NODEV` once the session is over, `AGAIN` when too many wait to be written.
@@ -175,7 +202,7 @@ impl Notifier {
         message.extend_from_slice(header.as_bytes());
         message.extend_from_slice(body);
         message.extend_from_slice(tail);
-        let mut state = self.0.lock();
+        let mut state = self.queue.lock();
         if state.closed {
             return Err(Errno::NODEV);
         }
@@ -183,7 +210,7 @@ impl Notifier {
             return Err(Errno::AGAIN);
         }
         state.waiting.push_back(message);
-        self.0.changed.notify_all();
+        self.queue.changed.notify_all();
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use fusewire_tests::command::Cache;
 use fusewire_tests::mount::{self, Mount};
 use fusewire_tests::sandbox;
 use fusewire_tests::skip_unless;
+use fusewire_tests::wait;
 use rustix::fs::{FlockOperation, SeekFrom};
 use rustix::process::Signal;
 use std::fs::{self, File};
@@ -85,11 +86,76 @@ fn many_small_files_make_opens_stateless() {
     mount.stop();
 }
 
+/// Lists the mount's directories, with the attributes of everything.
+fn list_tree(root: &Path) -> usize {
+    let dirs = fs::read_dir(root).unwrap().map(|dir| dir.unwrap().path());
+    let files = dirs.flat_map(|dir| fs::read_dir(dir).unwrap());
+    files.filter(|file| file.as_ref().unwrap().metadata().unwrap().is_file()).count()
+}
+
+#[test]
+fn a_known_tree_is_listed_while_the_server_is_stopped_when_coherent() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let mount = mount::passthrough(&sandbox).cache(Cache::Coherent).start();
+    make_tree(mount.source(), 300);
+    // What was made just now is told of more than once.
+    std::thread::sleep(Duration::from_millis(1500));
+    for _ in 0..3 {
+        assert_eq!(list_tree(mount.path()), 300);
+    }
+    mount.pause();
+    let listed = list_tree(mount.path());
+    mount.signal(Signal::CONT);
+    assert_eq!(listed, 300);
+    fs::write(mount.below("d0/new"), "").unwrap();
+    wait::assert_within(Duration::from_secs(2), "what was made below", || list_tree(mount.path()) == 301);
+    mount.stop();
+}
+
+#[test]
+fn many_small_files_make_opens_stateless_when_coherent() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let plan = mount::passthrough(&sandbox).cache(Cache::Coherent);
+    let mount = ["locks=mount", "log=info"].iter().fold(plan, |plan, option| plan.option(option)).start();
+    make_tree(mount.source(), 300);
+    for _ in 0..35 {
+        read_tree(mount.path());
+    }
+    assert!(mount.log().contains("opens: stateless"), "{}", mount.log());
+    assert_read_without_requests(&mount, 300);
+    fs::write(mount.below("d0/f1"), "another text").unwrap();
+    wait::assert_within(Duration::from_secs(2), "what was written below", || {
+        fs::read(mount.join("d0/f1")).unwrap() == b"another text"
+    });
+    mount.stop();
+}
+
+/// Nobody hears of changes there, and opening asks nobody.
+#[test]
+fn without_requests_files_on_another_filesystem_inside_are_two_seconds_old_at_most() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let plan = mount::passthrough(&sandbox).cache(Cache::Coherent);
+    let mount = plan.option("locks=mount").option("opens=stateless").start();
+    let inner = mount.source().join("inner");
+    fs::create_dir(&inner).unwrap();
+    sandbox.tmpfs(&format!("{}/inner", mount.source().file_name().unwrap().to_str().unwrap()), "size=1m");
+    fs::write(inner.join("file"), "one").unwrap();
+    let names = || fs::read_dir(mount.join("inner")).unwrap().count();
+    let text = || fs::read_to_string(mount.join("inner/file")).unwrap();
+    wait::assert_within(Duration::from_secs(3), "the filesystem inside", || names() == 1 && text() == "one");
+    for (count, content) in [(2, "two"), (3, "six"), (4, "ten")] {
+        fs::write(inner.join("file"), content).unwrap();
+        fs::write(inner.join(content), "").unwrap();
+        wait::assert_within(Duration::from_secs(4), content, || names() == count && text() == content);
+    }
+    mount.stop();
+}
+
 #[test]
 fn opens_are_told_where_something_depends_on_it() {
     let Some(sandbox) = sandbox::enter() else { return };
     for (name, cache, locks) in
-        [("below", Cache::Always, "locks=directory"), ("checked", Cache::Auto, "locks=mount")]
+        [("below", Cache::Coherent, "locks=directory"), ("checked", Cache::Auto, "locks=mount")]
     {
         let plan = mount::passthrough(&sandbox).name(name).cache(cache);
         let mount = plan.option(locks).option("log=info").start();
@@ -147,7 +213,7 @@ fn what_several_append_is_all_there_and_the_file_can_be_run_below_soon() {
     assert_eq!(&text[before as usize..], "one.two.".repeat(100).as_bytes());
     let runs =
         || std::process::Command::new(mount.below("program")).status().is_ok_and(|status| status.success());
-    fusewire_tests::wait::assert_within(Duration::from_secs(10), "it is not open for writing any more", runs);
+    wait::assert_within(Duration::from_secs(10), "it is not open for writing any more", runs);
     mount.stop();
 }
 

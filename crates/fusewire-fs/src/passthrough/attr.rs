@@ -90,6 +90,7 @@ impl Passthrough {
     /// Of a name that was looked up or made since `reading` began.
     pub(super) fn entry(&self, found: &Found, reading: Reading<'_>) -> Entry {
         self.dax.named(found.node, reading.name());
+        self.meet(found);
         let (stat, of_attributes) = self.watched(found, reading);
         Entry::new(found.node, self.attr(found.node, &stat, &of_attributes))
             .with_ttl(self.entry_ttl(&found.stat, reading))

@@ -4,6 +4,7 @@ use super::{
     Passthrough, attr,
     fds::explain,
     feed::{Feed, FeedStats, Lower, Own, Refusal, Since, Subject},
+    folded::Folded,
     inode::Found,
     lease::Tenant,
     mounts::{Mount, Mounts},
@@ -113,6 +114,8 @@ pub struct Coherent {
     is_asked: bool,
     /// The kernel cannot be told everything.
     is_old_kernel: Arc<AtomicBool>,
+    /// Where what is told of names is not enough.
+    folded: Arc<Folded>,
     /// For what the feed does not reach.
     short: Timeouts,
 }
@@ -160,6 +163,7 @@ impl Coherent {
             refusal,
             is_asked,
             is_old_kernel: Arc::default(),
+            folded: Arc::default(),
             short,
         };
         let feed = match Self::feed_for(options, root, stat) {
@@ -174,7 +178,9 @@ impl Coherent {
             tracing::warn!("what other machines change on the filesystem, nobody hears of here");
         }
         options.cache = CacheProfile::Coherent;
-        if rustix::fs::fgetxattr(&root.fd, c"user.fusewire", &mut [0u8; 0][..]) == Err(Errno::OPNOTSUPP) {
+        let lacks = |name| rustix::fs::fgetxattr(&root.fd, name, &mut [0u8; 0][..]) == Err(Errno::OPNOTSUPP);
+        // Users' own may be switched off while ACLs and what programs may do are there.
+        if [c"user.fusewire", c"system.posix_acl_access", c"security.capability"].into_iter().all(lacks) {
             options.xattr = false;
         }
         match feed.by_file() {
@@ -183,7 +189,7 @@ impl Coherent {
                 "the kernel is told of changes to the directory (fanotify, file by file): not of the whole filesystem, {refusal}"
             ),
         }
-        Self { feed: Some(feed), ..none(None) }
+        Self { feed: Some(feed), folded: Arc::new(Folded::new(root, stat)), ..none(None) }
     }
 
     /// The feed, or why there is none; `None` if it is not wanted.
@@ -324,7 +330,19 @@ impl Passthrough {
         }
     }
 
-    /// The same; answers attributes that were read under the watch, if it is younger than `reading`.
+    /// See what kind of directory the kernel is about to learn of.
+    pub(super) fn meet(&self, found: &Found) {
+        let is_dir = || FileType::from_mode(found.stat.stx_mode.into()) == Some(FileType::Directory);
+        let folded = &self.coherent.folded;
+        if folded.is_able() && found.is_new && is_dir() && self.nodes.mounts.device(&found.stat) == 0 {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            folded.meets(found.stat.stx_ino, || {
+                Ok(self.nodes.open(found.node, FileType::Directory, flags)?)
+            });
+        }
+    }
+
+    /// [`watch`](Self::watch); answers attributes that were read under the watch, if it is younger than `reading`.
     pub(super) fn watched<'a>(&self, found: &Found, reading: Reading<'a>) -> (Statx, Reading<'a>) {
         self.watch(found);
         let is_younger = |feed: &Arc<Feed>| {
@@ -420,7 +438,7 @@ impl Passthrough {
         let Some((dir, name)) = reading.under else { return long };
         match self.nodes.ino_on_root_device(dir) {
             None => short,
-            Some(ino) if !feed.reaches(ino) => short,
+            Some(ino) if !feed.reaches(ino) || self.coherent.folded.has(ino) => short,
             Some(ino) if !feed.has_reached(ino, reading.since) => Duration::ZERO,
             Some(ino) if feed.is_fresh(reading.since, &[Subject::name(ino, name)]) => long,
             Some(_) => Duration::ZERO,

@@ -20,6 +20,7 @@ mod dax;
 mod dir;
 mod fds;
 mod feed;
+mod folded;
 mod forward;
 mod handle;
 mod identity;
@@ -33,6 +34,7 @@ mod names;
 mod options;
 mod stateless;
 mod sys;
+mod unheard;
 #[cfg(test)]
 mod tests;
 mod writeback;

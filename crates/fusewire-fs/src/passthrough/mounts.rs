@@ -270,7 +270,8 @@ pub fn on_device(ino: u64, device: u16) -> u64 {
     ino ^ u64::from(device) << 48
 }
 
-fn filesystem(fd: impl AsFd) -> Option<i64> {
+/// The type of filesystem that a descriptor is of (`f_type`).
+pub fn filesystem(fd: impl AsFd) -> Option<i64> {
     #[allow(clippy::unnecessary_cast)] // The type of `f_type` differs between architectures.
     rustix::fs::fstatfs(fd).ok().map(|stat| stat.f_type)
 }

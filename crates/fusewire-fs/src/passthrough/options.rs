@@ -82,7 +82,7 @@ pub enum Opens {
     /// It is not, so opening costs nothing. What an open file would be needed for cannot be had: the kernel reads and writes no
     /// file by itself, and locks are known to the mount alone ([`LockScope::Mount`] must be asked for). It takes
     /// [`CacheProfile::Always`] or [`CacheProfile::Coherent`], since nobody checks then what is cached, and a directory with file handles. With the latter,
-    /// what is mounted inside the directory is cached as with the former.
+    /// content of what is mounted inside the directory is two seconds old at most.
     Stateless,
     /// It is, always.
     Handles,

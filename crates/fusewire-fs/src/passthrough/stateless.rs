@@ -12,6 +12,7 @@ use super::{
     dir::Stream,
     handle::{Open, lower_flags},
     options::{CacheProfile, LockScope, Opens},
+    unheard::Unheard,
 };
 use fusewire::{FileType, NodeId};
 use rustix::{
@@ -77,6 +78,8 @@ pub struct Stateless {
     /// Small files opened since the last large one.
     small: AtomicU32,
     kept: Arc<Kept>,
+    /// What the kernel has of files of whose changes nobody hears.
+    unheard: Arc<Unheard>,
 }
 
 /// What is open, and when it was used last.
@@ -185,10 +188,10 @@ impl Passthrough {
                     "not all files can be watched for changes, so that each open says what may be cached",
                 );
             }
-            (CacheProfile::Always, _) | (CacheProfile::Coherent, Opens::Stateless) => {}
-            (CacheProfile::Coherent, _) => {
-                return Some("changes may cease to be heard of, where filesystems are mounted inside");
+            (CacheProfile::Coherent, Opens::Auto) if !self.nodes.mounts.is_one() => {
+                return Some("changes are not heard of where filesystems are mounted inside");
             }
+            (CacheProfile::Always | CacheProfile::Coherent, _) => {}
             _ => return Some("what the kernel remembers is to be checked when a file is opened"),
         }
         if self.options.locks == LockScope::Directory {
@@ -240,11 +243,11 @@ impl Passthrough {
     /// The same of a directory. Nothing is forwarded there, and locks are refused: so only the cache matters.
     pub(super) fn opendir_is_told(&self) -> Result<()> {
         let caches = match self.cache() {
-            CacheProfile::Always => self.options.opens != Opens::Handles,
-            CacheProfile::Coherent => self.options.opens == Opens::Stateless && !self.coherent.is_by_file(),
+            CacheProfile::Always => true,
+            CacheProfile::Coherent => !self.coherent.is_by_file(),
             CacheProfile::None | CacheProfile::Auto => false,
         };
-        if !caches || !self.nodes.mounts.root().handles {
+        if !caches || self.options.opens == Opens::Handles || !self.nodes.mounts.root().handles {
             return Ok(());
         }
         if !self.stateless.directories.swap(true, Ordering::Relaxed) {
@@ -255,6 +258,7 @@ impl Passthrough {
 
     /// What a client has open of a node without a handle, for this use.
     pub(super) fn open_by_node(&self, node: NodeId, how: Use) -> Result<Arc<Open>> {
+        self.forget_in_time(node);
         let key = (node, how);
         if let Some(open) = self.stateless.kept.get(key) {
             return Ok(open);
@@ -273,6 +277,16 @@ impl Passthrough {
         let open = Arc::new(open);
         self.stateless.kept.insert(key, open.clone());
         Ok(open)
+    }
+
+    /// Something is about to be answered that the kernel will remember and not ask for again when it is opened. If nobody would
+    /// tell it of changes, it is told to forget it in a second or two.
+    fn forget_in_time(&self, node: NodeId) {
+        let is_unheard =
+            self.coherent.feed().is_some() && self.cache_of(node) != CacheProfile::Coherent;
+        if let Some(notifier) = self.notifier.get().filter(|_| is_unheard) {
+            self.stateless.unheard.answers(node, notifier);
+        }
     }
 
     /// Is a file without a handle a directory? For requests that come for both.

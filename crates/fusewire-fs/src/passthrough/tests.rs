@@ -1,6 +1,7 @@
 //! The filesystem as the kernel sees it, without a mount.
 
 mod bounds;
+mod coherent;
 mod underneath;
 
 use super::*;

@@ -3,9 +3,10 @@
 use super::rules::{Action, Effect, Subject, Subjects};
 use fusewire::{Generation, NodeId};
 use std::{
+    collections::HashMap,
     fmt::Debug,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -54,75 +55,165 @@ pub trait InKernel: Debug + Send + Sync {
 /// Nodes with a lock in common.
 const SHARDS: usize = 64;
 
-/// When extended attributes were set: an answer from before must not be remembered after.
+/// Of how many nodes of those the kernel is told what is absent, at once.
+const NODES: usize = 512;
+
+/// Which extended attributes are absent: an answer from before one was set must not be remembered after.
 #[derive(Debug)]
 pub(super) struct Attributes {
-    /// How often one was set, of nodes together.
-    set: [Mutex<u64>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     /// For how long attributes were last said to be valid, in nanoseconds.
     valid: AtomicU64,
 }
 
+#[derive(Debug, Default)]
+struct Shard {
+    /// How often one was set, or may have been, of nodes together.
+    set: u64,
+    /// What the kernel was told to be absent.
+    told: HashMap<NodeId, Vec<Box<[u8]>>>,
+    /// Nodes whose attributes are valid for less than [`LONG`].
+    short: HashMap<NodeId, Duration>,
+}
+
+/// What is valid for longer is valid until somebody says otherwise.
+const LONG: Duration = Duration::from_secs(3600);
+
 impl Default for Attributes {
     fn default() -> Self {
-        Self { set: std::array::from_fn(|_| Mutex::new(0)), valid: AtomicU64::new(0) }
+        Self { shards: std::array::from_fn(|_| Mutex::default()), valid: AtomicU64::new(0) }
     }
 }
 
 impl Attributes {
-    fn shard(&self, node: NodeId) -> &Mutex<u64> {
-        &self.set[node.raw() as usize % SHARDS]
+    fn shard(&self, node: NodeId) -> MutexGuard<'_, Shard> {
+        self.shards[node.raw() as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The filesystem says that its attributes may be believed for so long.
-    pub fn trusted_for(&self, valid: Duration) {
+    /// The filesystem says that attributes of the node may be believed for so long.
+    pub fn trusted_for(&self, node: NodeId, valid: Duration) {
         let nanos = u64::try_from(valid.as_nanos()).unwrap_or(u64::MAX);
         if self.valid.load(Ordering::Relaxed) != nanos {
             self.valid.store(nanos, Ordering::Relaxed);
+        }
+        match valid < LONG {
+            true => _ = self.shard(node).short.insert(node, valid),
+            false => _ = self.shard(node).short.remove(&node),
         }
     }
 
     /// To be asked for before the filesystem is.
     pub fn version(&self, node: NodeId) -> u64 {
-        *self.shard(node).lock().unwrap_or_else(PoisonError::into_inner)
+        self.shard(node).set
     }
 
     /// An attribute of the node is set.
     pub fn set(&self, node: NodeId, tell: impl FnOnce()) {
-        let mut count = self.shard(node).lock().unwrap_or_else(PoisonError::into_inner);
-        *count += 1;
+        let mut shard = self.shard(node);
+        shard.set += 1;
         tell();
     }
 
-    /// Unless one was set since that version, or nothing may be believed at all.
-    pub fn unless_set(&self, node: NodeId, version: u64, tell: impl FnOnce(Duration)) {
-        let valid = Duration::from_nanos(self.valid.load(Ordering::Relaxed));
-        let count = self.shard(node).lock().unwrap_or_else(PoisonError::into_inner);
-        if *count == version && !valid.is_zero() {
-            tell(valid);
+    /// Any may have been, by somebody else: `take_back` is what the kernel was told.
+    pub fn perhaps_set(&self, node: NodeId, take_back: impl Fn(&[u8])) {
+        let mut shard = self.shard(node);
+        shard.set += 1;
+        shard.told.remove(&node).iter().flatten().for_each(|name| take_back(name));
+    }
+
+    /// The node is forgotten.
+    pub fn forgotten(&self, node: NodeId, take_back: impl Fn(&[u8])) {
+        self.perhaps_set(node, take_back);
+        self.shard(node).short.remove(&node);
+    }
+
+    /// The node has none of that name, unless one was set since that version, or nothing may be believed at all. `tell` says so, for so
+    /// long, and `take_back` that it is not known any more of another node.
+    pub fn unless_set(
+        &self,
+        (node, name): (NodeId, &[u8]),
+        version: u64,
+        tell: impl FnOnce(Duration),
+        take_back: impl Fn(NodeId, &[u8]),
+    ) {
+        let mut shard = self.shard(node);
+        let last = || Duration::from_nanos(self.valid.load(Ordering::Relaxed));
+        let valid = shard.short.get(&node).copied().unwrap_or_else(last);
+        if shard.set != version || valid.is_zero() {
+            return;
         }
+        if shard.told.len() >= NODES
+            && !shard.told.contains_key(&node)
+            && let Some(&other) = shard.told.keys().next()
+        {
+            shard.told.remove(&other).iter().flatten().for_each(|name| take_back(other, name));
+        }
+        let names = shard.told.entry(node).or_default();
+        if !names.iter().any(|known| **known == *name) {
+            names.push(name.into());
+        }
+        tell(valid);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
+
+    fn told(attributes: &Attributes, node: NodeId, version: u64) -> Option<Duration> {
+        let mut told = None;
+        attributes.unless_set((node, b"user.x"), version, |valid| told = Some(valid), |_, _| ());
+        told
+    }
 
     #[test]
     fn what_was_found_before_it_was_set_is_not_remembered() {
         let attributes = Attributes::default();
         let node = NodeId::new(5);
-        let told = |version| {
-            let mut told = None;
-            attributes.unless_set(node, version, |valid| told = Some(valid));
-            told
-        };
         let before = attributes.version(node);
-        assert_eq!(told(before), None, "nothing is to be believed");
-        attributes.trusted_for(Duration::from_secs(1));
-        assert_eq!(told(before), Some(Duration::from_secs(1)));
+        assert_eq!(told(&attributes, node, before), None, "nothing is to be believed");
+        attributes.trusted_for(node, Duration::from_secs(1));
+        assert_eq!(told(&attributes, node, before), Some(Duration::from_secs(1)));
         attributes.set(node, || ());
-        assert_eq!(told(before), None);
-        assert!(told(attributes.version(node)).is_some());
+        assert_eq!(told(&attributes, node, before), None);
+        assert!(told(&attributes, node, attributes.version(node)).is_some());
+    }
+
+    #[test]
+    fn what_others_may_have_set_is_taken_back() {
+        let attributes = Attributes::default();
+        let node = NodeId::new(5);
+        attributes.trusted_for(node, 2 * LONG);
+        let before = attributes.version(node);
+        assert_eq!(told(&attributes, node, before), Some(2 * LONG));
+        let taken = RefCell::new(Vec::new());
+        attributes.perhaps_set(node, |name| taken.borrow_mut().push(name.to_owned()));
+        assert_eq!(taken.take(), [b"user.x"]);
+        assert_eq!(told(&attributes, node, before), None, "it was read before");
+        attributes.perhaps_set(node, |name| taken.borrow_mut().push(name.to_owned()));
+        assert!(taken.take().is_empty());
+    }
+
+    #[test]
+    fn what_is_valid_for_a_moment_is_so_by_node() {
+        let attributes = Attributes::default();
+        let (short, long) = (NodeId::new(5), NodeId::new(6));
+        attributes.trusted_for(short, Duration::from_secs(1));
+        attributes.trusted_for(long, 2 * LONG);
+        assert_eq!(told(&attributes, short, 0), Some(Duration::from_secs(1)));
+        assert_eq!(told(&attributes, long, 0), Some(2 * LONG));
+    }
+
+    #[test]
+    fn there_is_a_bound_and_what_makes_room_is_taken_back() {
+        let attributes = Attributes::default();
+        let taken = RefCell::new(0);
+        for node in 1..=2 * (NODES * SHARDS) as u64 {
+            let node = NodeId::new(node);
+            attributes.trusted_for(node, 2 * LONG);
+            attributes.unless_set((node, b"user.x"), 0, |_| (), |_, _| *taken.borrow_mut() += 1);
+        }
+        assert_eq!(taken.take(), NODES * SHARDS);
     }
 }

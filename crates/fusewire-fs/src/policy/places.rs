@@ -88,6 +88,11 @@ impl Places {
         self.nodes.get(&node).map_or(Generation(0), |known| known.generation)
     }
 
+    /// Is it known to the kernel?
+    pub fn knows(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
     /// As what the kernel closes a node by itself, if it does.
     pub fn closed(&self, node: NodeId) -> Option<&Arc<Standing>> {
         self.nodes.get(&node)?.closed.as_ref()

@@ -108,6 +108,13 @@ impl Shared {
         }
     }
 
+    /// Somebody else may have given the node attributes.
+    fn perhaps_set(&self, node: NodeId) {
+        let Some(kernel) = self.in_kernel.get() else { return };
+        let id = (node, self.places().generation(node));
+        self.attributes.perhaps_set(node, |name| kernel.perhaps_present(id, name));
+    }
+
     fn forget(&self, node: NodeId, count: u64) {
         let mut places = self.places();
         let id = (node, places.generation(node));
@@ -118,6 +125,11 @@ impl Shared {
             && let Some(kernel) = self.in_kernel.get()
         {
             kernel.open(id);
+        }
+        let is_gone = !places.knows(node);
+        drop(places);
+        if is_gone && let Some(kernel) = self.in_kernel.get() {
+            self.attributes.forgotten(node, |name| kernel.perhaps_present(id, name));
         }
     }
 }
@@ -241,14 +253,14 @@ impl<F> Policed<F> {
 
     /// Attributes as they may be told: not to be kept where somebody may be refused them.
     fn attr(&self, node: NodeId, attr: Attr) -> Attr {
-        self.shared.attributes.trusted_for(attr.ttl);
+        self.shared.attributes.trusted_for(node, attr.ttl);
         if self.shared.must_ask(&mut self.places(), node) { attr.with_ttl(Duration::ZERO) } else { attr }
     }
 
     /// The kernel is about to be told of a node.
     fn entry(&self, parent: NodeId, name: &[u8], mut entry: Entry) -> Entry {
         let Some(node) = entry.node() else { return entry };
-        self.shared.attributes.trusted_for(entry.attr.ttl);
+        self.shared.attributes.trusted_for(node, entry.attr.ttl);
         let is_directory = entry.attr.kind == FileType::Directory;
         let must_ask = self.shared.change(|places| {
             places.learn((parent, name), (node, entry.generation), is_directory);
@@ -263,10 +275,15 @@ impl<F> Policed<F> {
     /// A node has no attribute of that name, unless one was set since `before`.
     fn absent(&self, node: NodeId, name: &[u8], before: u64) {
         let Some(kernel) = self.shared.in_kernel.get() else { return };
-        let generation = self.places().generation(node);
-        self.shared
-            .attributes
-            .unless_set(node, before, |valid| kernel.absent((node, generation), name, valid));
+        let generation_of = |node| self.places().generation(node);
+        let generation = generation_of(node);
+        self.shared.attributes.unless_set(
+            (node, name),
+            before,
+            |valid| kernel.absent((node, generation), name, valid),
+            // Of whichever use of the number; that of another is gone by itself.
+            |other, name| kernel.perhaps_present((other, generation_of(other)), name),
+        );
     }
 
     fn perhaps_present(&self, node: NodeId, name: &[u8]) {
@@ -313,7 +330,10 @@ impl<F: FileSystem> FileSystem for Policed<F> {
 
     fn started(&self, session: &Started) {
         _ = self.shared.notifier.set(session.notifier.clone());
-        self.fs.started(session);
+        // What the filesystem hears of a file that others have changed holds for what is absent there, too.
+        let shared = self.shared.clone();
+        let notifier = session.notifier.heard_by(move |node| shared.perhaps_set(node));
+        self.fs.started(&Started { notifier, ..session.clone() });
     }
 
     fn destroyed(&self) {

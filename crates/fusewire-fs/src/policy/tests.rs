@@ -4,8 +4,9 @@ use super::{
     rules::{Part, Rule, Whom, matches},
     *,
 };
+use fusewire::{Generation, NodeId, abi, channel::FakeKernel};
 use proptest::prelude::*;
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 fn parse(text: &str) -> Result<Policy, PolicyError> {
     Policy::parse(text, Path::new("rules.toml"))
@@ -296,4 +297,62 @@ proptest! {
         let _ = parse(&text);
         let _ = parse(&format!("[[rule]]\npath = \"{text}\"\neffect = \"deny\""));
     }
+}
+
+/// What the kernel would answer again.
+#[derive(Debug, Default)]
+struct Answers(std::sync::Mutex<std::collections::BTreeSet<(u64, Vec<u8>)>>);
+
+#[derive(Debug)]
+struct ByKernel(std::sync::Arc<Answers>);
+
+impl InKernel for ByKernel {
+    fn denied(&self, _: Moment, _: Subject, _: Action) {}
+    fn denials_of(&self, _: u64) {}
+    fn close(&self, _: (NodeId, Generation), _: &[Subjects], _: Effect) -> bool {
+        false
+    }
+    fn open(&self, _: (NodeId, Generation)) {}
+    fn absent(&self, node: (NodeId, Generation), name: &[u8], _: Duration) {
+        self.0.0.lock().unwrap().insert((node.0.raw(), name.to_vec()));
+    }
+    fn answered(&self) -> (u64, u64) {
+        (0, 0)
+    }
+    fn ended(&self) {}
+    fn perhaps_present(&self, node: (NodeId, Generation), name: &[u8]) {
+        self.0.0.lock().unwrap().remove(&(node.0.raw(), name.to_vec()));
+    }
+}
+
+/// Not only those that are set through the mount: the filesystem hears of changes below, and says so to the kernel.
+#[test]
+fn what_is_absent_is_so_until_it_is_set_below() {
+    use crate::passthrough::{CacheProfile, Coherence, Options, Passthrough};
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("f");
+    std::fs::write(&path, "").expect("a file");
+    let options = Options { cache: CacheProfile::Coherent, ..Options::default() };
+    let inner = Passthrough::new(dir.path(), options).expect("a filesystem");
+    let caching = inner.caching();
+    let policed = Policed::new(inner, parse("").expect("no rules"));
+    let answers = std::sync::Arc::new(Answers::default());
+    policed.switch().answer_in_kernel(Box::new(ByKernel(answers.clone())));
+    let kernel = FakeKernel::start(policed).expect("a session");
+    if caching.coherence() != Coherence::Told {
+        return eprintln!("skipped: {:?}", caching.coherence());
+    }
+    let node = kernel.lookup(NodeId::ROOT, c"f").expect("found").nodeid;
+    let get = abi::GetxattrIn { size: 100, ..Default::default() };
+    let ask = || kernel.call(abi::Opcode::Getxattr, node, &get, b"user.x\0");
+    assert_eq!(ask(), Err(fusewire::Errno::NODATA));
+    let is_told = || answers.0.lock().unwrap().contains(&(node, b"user.x".to_vec()));
+    assert!(is_told());
+    rustix::fs::setxattr(&path, c"user.x", b"1", rustix::fs::XattrFlags::empty()).expect("set below");
+    let begin = std::time::Instant::now();
+    while is_told() {
+        assert!(begin.elapsed() < Duration::from_secs(5), "it was set below");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(ask(), Ok(b"1".to_vec()));
 }

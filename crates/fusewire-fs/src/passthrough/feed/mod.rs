@@ -18,6 +18,7 @@ mod stamps;
 mod watches;
 
 pub use event::{Event, numbers};
+pub use news::patiently;
 pub use source::{Source, Waited};
 pub use stamps::{Since, Subject};
 
@@ -25,7 +26,7 @@ use super::{fds::Fd, options::Descriptors};
 use actors::Actors;
 use fusewire::{Errno, NodeId, Result, notify::Notifier};
 use index::Index;
-use news::{Later, Name, News, What, patiently};
+use news::{Later, Name, News, What};
 use rustix::fs::Statx;
 use stamps::Stamps;
 use std::{
@@ -528,6 +529,13 @@ impl Feed {
                 later.node(node, What::Content);
             }
         });
+        if is_own && listed {
+            // The kernel knows that the directory's attributes are not as they were, and yet takes in an older answer that arrives
+            // after that of the change (`fuse_dir_changed`).
+            self.index.each(number, |nodes| {
+                nodes.iter().for_each(|&node| later.node(node, What::Attributes));
+            });
+        }
     }
 
     fn file_changed(&self, (number, what): (u64, What), is_own: bool, news: &mut News, later: &mut Later) {
