@@ -51,13 +51,6 @@ pub fn shell(line: &str, paths: &[&Path]) -> Program {
     program("sh").args(["-ceu", line, "sh"]).args(paths)
 }
 
-/// A shell line as a user with these groups.
-pub fn as_ids(uid: u32, gid: u32, groups: &str, line: &str, dir: &Path) -> Program {
-    let ids = [format!("--reuid={uid}"), format!("--regid={gid}")];
-    let groups = if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={groups}") };
-    program("setpriv").args(ids).arg(groups).args(["--", "sh", "-ceu", line]).dir(dir)
-}
-
 /// The same as another user: real, effective and saved ids and the groups of the account.
 pub fn as_user(user: &str, program_name: impl AsRef<OsStr>) -> Program {
     let uid = [format!("--reuid={user}"), format!("--regid={user}")];

@@ -2,7 +2,7 @@
 
 use fusewire_tests::command::Cache;
 use fusewire_tests::mount;
-use fusewire_tests::program::{as_ids, program};
+use fusewire_tests::program::program;
 use fusewire_tests::sandbox::{self, Sandbox};
 use fusewire_tests::wait::{self, SOON};
 use fusewire_tests::{need, skip_unless};
@@ -76,25 +76,6 @@ fn a_full_ext4_answers_enospc() {
         let refused = fallocate(&file, FallocateFlags::empty(), 0, 1 << 30);
         assert_eq!(refused, Err(Errno::NOSPC));
     }
-    mount.stop();
-}
-
-/// There are no attributes of users there, but access control lists, and what programs may do.
-#[test]
-fn access_lists_hold_where_users_have_no_attributes() {
-    need!("mkfs.ext4", "setfacl");
-    let Some(sandbox) = sandbox::enter() else { return };
-    skip_unless!(loop_devices(), "there are no loop devices");
-    let image = image(&sandbox, 16, &["mkfs.ext4", "-q"]);
-    let lower = sandbox.loop_mount(&image, "lower", "nouser_xattr");
-    let mount = mount::passthrough(&sandbox).cache(Cache::Coherent).source(&lower).start();
-    std::fs::write(lower.join("file"), "x").unwrap();
-    program("chown").arg("5555:5555").arg(lower.join("file")).ok();
-    // As a mode, this looks as if the group might read.
-    program("setfacl").args(["-m", "u:5556:r,g::-,m::r"]).arg(lower.join("file")).ok();
-    let read = |uid, gid| as_ids(uid, gid, "", "cat file", mount.path());
-    assert_eq!(read(5556, 5556).ok(), "x");
-    as_ids(5557, 5555, "", "! cat file 2>&-", mount.path()).ok();
     mount.stop();
 }
 

@@ -137,7 +137,6 @@ fn without_requests_files_on_another_filesystem_inside_are_two_seconds_old_at_mo
     let plan = mount::passthrough(&sandbox).cache(Cache::Coherent);
     let mount = plan.option("locks=mount").option("opens=stateless").start();
     let inner = mount.source().join("inner");
-    fs::create_dir(&inner).unwrap();
     sandbox.tmpfs(&format!("{}/inner", mount.source().file_name().unwrap().to_str().unwrap()), "size=1m");
     fs::write(inner.join("file"), "one").unwrap();
     let names = || fs::read_dir(mount.join("inner")).unwrap().count();

@@ -2,11 +2,18 @@
 
 use fusewire_tests::command::Cache;
 use fusewire_tests::mount::{self, Mount};
-use fusewire_tests::program::{as_ids, as_user, program};
+use fusewire_tests::program::{Program, as_user, program};
 use fusewire_tests::sandbox::{self, Sandbox};
 use fusewire_tests::{need, skip};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+/// A shell line as a user with these groups.
+fn as_ids(uid: u32, gid: u32, groups: &str, line: &str, dir: &Path) -> Program {
+    let ids = [format!("--reuid={uid}"), format!("--regid={gid}")];
+    let groups = if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={groups}") };
+    program("setpriv").args(ids).arg(groups).args(["--", "sh", "-ceu", line]).dir(dir)
+}
 
 /// A mount per profile whose root everybody may write to.
 fn public(work: impl Fn(&Sandbox, &Mount)) {

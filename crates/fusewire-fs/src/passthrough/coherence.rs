@@ -336,9 +336,8 @@ impl Passthrough {
         let folded = &self.coherent.folded;
         if folded.is_able() && found.is_new && is_dir() && self.nodes.mounts.device(&found.stat) == 0 {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            folded.meets(found.stat.stx_ino, || {
-                Ok(self.nodes.open(found.node, FileType::Directory, flags)?)
-            });
+            folded
+                .meets(found.stat.stx_ino, || Ok(self.nodes.open(found.node, FileType::Directory, flags)?));
         }
     }
 

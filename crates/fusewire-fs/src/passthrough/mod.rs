@@ -34,9 +34,9 @@ mod names;
 mod options;
 mod stateless;
 mod sys;
-mod unheard;
 #[cfg(test)]
 mod tests;
+mod unheard;
 mod writeback;
 mod xattr;
 mod xattr_map;

@@ -282,8 +282,7 @@ impl Passthrough {
     /// Something is about to be answered that the kernel will remember and not ask for again when it is opened. If nobody would
     /// tell it of changes, it is told to forget it in a second or two.
     fn forget_in_time(&self, node: NodeId) {
-        let is_unheard =
-            self.coherent.feed().is_some() && self.cache_of(node) != CacheProfile::Coherent;
+        let is_unheard = self.coherent.feed().is_some() && self.cache_of(node) != CacheProfile::Coherent;
         if let Some(notifier) = self.notifier.get().filter(|_| is_unheard) {
             self.stateless.unheard.answers(node, notifier);
         }

@@ -63,7 +63,8 @@ impl Unheard {
             answered.nodes.retain(|_, last| now.duration_since(*last) < AGE);
             nodes
         };
-        let told = nodes.into_iter().try_for_each(|node| patiently(notifier, || notifier.inval_inode(node, 0, 0)));
+        let told =
+            nodes.into_iter().try_for_each(|node| patiently(notifier, || notifier.inval_inode(node, 0, 0)));
         let mut answered = self.answered();
         answered.has_thread = told.is_ok() && !answered.nodes.is_empty();
         answered.has_thread

@@ -50,12 +50,9 @@ fn attributes_of_a_directory_answered_just_before_an_own_change_are_forgotten_in
 fn extended_attributes_and_access_lists_stay_where_there_are_any() {
     let Some((dir, kernel)) = told() else { return };
     fs::write(dir.path().join("f"), "").unwrap();
-    let Ok(()) = rustix::fs::setxattr(
-        dir.path().join("f"),
-        c"trusted.x",
-        b"1",
-        rustix::fs::XattrFlags::empty(),
-    ) else {
+    let Ok(()) =
+        rustix::fs::setxattr(dir.path().join("f"), c"trusted.x", b"1", rustix::fs::XattrFlags::empty())
+    else {
         return eprintln!("skipped: no extended attributes there");
     };
     let f = node(&kernel.lookup(ROOT, c"f").unwrap());
