@@ -134,8 +134,18 @@ impl MeasureArgs {
                 }
             }
             if !rows.is_empty() {
-                let Suite { name, title, goals, .. } = suite;
-                measured.push(SuiteResult { name, title, plan, profile, targets, pairs, goals, rows });
+                let Suite { name, title, goals, by_target, .. } = suite;
+                measured.push(SuiteResult {
+                    name,
+                    title,
+                    plan,
+                    profile,
+                    targets,
+                    pairs,
+                    goals,
+                    by_target,
+                    rows,
+                });
             }
             if done.is_err() {
                 break;
