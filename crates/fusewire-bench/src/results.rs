@@ -53,6 +53,9 @@ pub struct SuiteResult {
     /// Numbers to reach.
     #[serde(default)]
     pub goals: Vec<Goal>,
+    /// Whether a line for each target is wanted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_target: bool,
     /// The numbers.
     pub rows: Vec<Row>,
 }
@@ -389,6 +392,7 @@ pub(crate) mod tests {
             targets: vec![target("a"), target("b")],
             pairs: vec![Pair { subject: "a".into(), baseline: "b".into() }],
             goals: vec![],
+            by_target: false,
             rows,
         };
         Results::new(vec!["fusewire".into(), "bench".into()], machine, vec![suite])

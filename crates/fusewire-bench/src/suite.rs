@@ -42,7 +42,7 @@ const FIO_RESERVED: [&str; 11] = [
 ];
 
 /// The workloads that come with the bench: name and text.
-const PRESETS: [(&str, &str); 16] = [
+const PRESETS: [(&str, &str); 19] = [
     ("passthrough", include_str!("../workloads/passthrough.toml")),
     ("field", include_str!("../workloads/field.toml")),
     ("round-trip", include_str!("../workloads/round-trip.toml")),
@@ -59,6 +59,9 @@ const PRESETS: [(&str, &str); 16] = [
     ("kernel-build", include_str!("../workloads/kernel-build.toml")),
     ("warm", include_str!("../workloads/warm.toml")),
     ("requests", include_str!("../workloads/requests.toml")),
+    ("virtiofs-mmap", include_str!("../workloads/virtiofs-mmap.toml")),
+    ("virtiofs-smallfile", include_str!("../workloads/virtiofs-smallfile.toml")),
+    ("virtiofs-fio", include_str!("../workloads/virtiofs-fio.toml")),
 ];
 
 /// Keys of an operation: its name, what must be given, what may be given.
@@ -99,6 +102,8 @@ pub struct Suite {
     pub cpu: Option<usize>,
     /// Seconds that one turn may take, if that is more than usual.
     pub limit: Option<u64>,
+    /// Whether there is a table with a line for each target: what it can do in each row.
+    pub by_target: bool,
     /// The workloads, in the order of the tables.
     pub workloads: Vec<Workload>,
     /// Numbers to reach.
@@ -115,6 +120,8 @@ struct File {
     profile: Option<Profile>,
     cpu: Option<usize>,
     limit: Option<u64>,
+    #[serde(default)]
+    by_target: bool,
     #[serde(default)]
     threads: Vec<usize>,
     #[serde(default, rename = "workload")]
@@ -254,6 +261,7 @@ impl Suite {
             profile: file.profile,
             cpu: file.cpu,
             limit: file.limit,
+            by_target: file.by_target,
             workloads,
             goals: file.goals,
         })

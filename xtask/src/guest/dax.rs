@@ -2,9 +2,11 @@
 //! there, since its virtio-fs device has no window.
 
 use super::{
+    board::{Board, Plug},
     device::{self, Device},
     image, machine,
     packages::Store,
+    twice,
 };
 use crate::run;
 use anyhow::{Context, Result, bail, ensure};
@@ -85,12 +87,13 @@ const PJD: &str = include_str!("../../../tests/src/pjdfstest.toml");
 
 /// `cargo xtask guest --dax`.
 pub fn run(words: &[&str]) -> Result<()> {
+    let store = Store::open(&run::target_dir()?.join("guest"))?;
     let (operations, all) = match words {
         [] => (500, false),
+        ["--two"] => return twice::run(&store),
         ["--all"] => (20_000, true),
-        _ => bail!("unknown words {words:?}: there is --all"),
+        _ => bail!("unknown words {words:?}: there are --all and --two"),
     };
-    let store = Store::open(&run::target_dir()?.join("guest"))?;
     let (kernel, qemu) = (store.kernel(super::KERNEL)?, store.qemu()?);
     let share = Share::new(&store.dir().join("dax"))?;
     let skipped: Vec<_> = SKIPPED.iter().map(|(case, why)| format!("--skip '{case}={why}'")).collect();
@@ -105,32 +108,15 @@ pub fn run(words: &[&str]) -> Result<()> {
     let start = Instant::now();
     let profile = ["always", "--queues", "2", "--dax-window", WINDOW];
     let device = Device::start(&share.dir, &["sock"], &profile)?;
-    let mut command = qemu.command();
-    command.args([
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        "-machine",
-        "q35,memory-backend=mem",
-        "-smp",
-        "2",
-    ]);
-    command.args(["-m", "1G", "-object", "memory-backend-memfd,id=mem,size=1G,share=on", "-nodefaults"]);
-    command.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-    command.arg("-chardev").arg(format!("socket,id=share,path={}", device.sockets[0].display()));
-    let option =
-        "vhost-user-test-device-pci,chardev=share,virtio-id=26,num_vqs=3,vq_size=1024,config_size=44";
-    command.args(["-device", option]).arg("-kernel").arg(&kernel).arg("-initrd").arg(&initrd);
-    let line = "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
-    command.args(["-append", line]);
+    let board = Board { kernel: &kernel, initrd: &initrd, cpus: 2, memory: "1G", word: "" };
+    let mut command = board.command(&qemu, &[(&device.sockets[0], Plug::Generic { queues: 2 })]);
     eprintln!("xtask: guest with {}, a DAX window of {WINDOW}", kernel.display());
     let host = share.answer();
     machine::watch(&mut command, if all { 1800 } else { 600 }, |_| ())?;
     host.join().map_err(|_| anyhow::anyhow!("the host's side has panicked"))??;
     device.end()?;
     eprintln!("xtask: guest: DAX: done in {} s", start.elapsed().as_secs());
-    Ok(())
+    twice::run(&store)
 }
 
 /// The job with what it is to read and write.

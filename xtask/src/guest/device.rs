@@ -32,7 +32,7 @@ pub fn programs() -> Result<Vec<Program>> {
 }
 
 /// One of our programs: beside the one that FUSEWIRE_BIN names, else the release build.
-fn binary(name: &str) -> Result<PathBuf> {
+pub fn binary(name: &str) -> Result<PathBuf> {
     if let Some(fusewire) = std::env::var_os("FUSEWIRE_BIN") {
         return Ok(PathBuf::from(fusewire).with_file_name(name));
     }
@@ -43,7 +43,7 @@ fn binary(name: &str) -> Result<PathBuf> {
     Ok(run::target_dir()?.join("release").join(name))
 }
 
-/// A running `fusewire vhost`.
+/// A running `fusewire vhost`, or another daemon of its kind.
 pub struct Device {
     child: Child,
     /// Where guests connect, one at each.
@@ -59,15 +59,21 @@ impl Device {
         let mut command = Command::new(binary("fusewire")?);
         command.args(["vhost", "--xattr", "--tag", TAG, "--cache"]).args(profile);
         sockets.iter().for_each(|socket| _ = command.arg("--socket-path").arg(socket));
-        command.arg("--shared-dir").arg(dir).stdin(Stdio::null());
-        let mut device = Self { child: command.spawn().context("cannot start fusewire")?, sockets };
+        command.arg("--shared-dir").arg(dir);
+        Self::serve(&mut command, sockets)
+    }
+
+    /// A daemon that listens at these sockets, started by this command.
+    pub fn serve(command: &mut Command, sockets: Vec<PathBuf>) -> Result<Self> {
+        let child = command.stdin(Stdio::null()).spawn();
+        let mut device = Self { child: child.with_context(|| format!("cannot start {command:?}"))?, sockets };
         let deadline = Instant::now() + Duration::from_secs(10);
         while !device.sockets.iter().all(|socket| socket.exists()) {
             if let Some(status) = device.child.try_wait()? {
-                bail!("fusewire vhost ended at once: {status}");
+                bail!("the daemon ended at once: {status}");
             }
             if Instant::now() > deadline {
-                bail!("fusewire vhost does not listen at {:?}", device.sockets);
+                bail!("the daemon does not listen at {:?}", device.sockets);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -80,8 +86,8 @@ impl Device {
         loop {
             match self.child.try_wait()? {
                 Some(status) if status.success() => return Ok(()),
-                Some(status) => bail!("fusewire vhost ended with {status}"),
-                None if Instant::now() > deadline => bail!("fusewire vhost does not end with its guest"),
+                Some(status) => bail!("the daemon ended with {status}"),
+                None if Instant::now() > deadline => bail!("the daemon does not end with its guest"),
                 None => std::thread::sleep(Duration::from_millis(20)),
             }
         }

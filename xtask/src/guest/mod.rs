@@ -4,6 +4,8 @@
 //! root filesystem of the guest is an archive in its memory. So a guest boots in seconds, and whatever happens to its
 //! kernel happens to nobody else's.
 
+mod bench;
+mod board;
 mod dax;
 mod device;
 mod image;
@@ -12,6 +14,7 @@ mod packages;
 mod pair;
 mod queues;
 mod sight;
+mod twice;
 mod virtio;
 mod writeback;
 
@@ -53,10 +56,16 @@ cargo xtask guest --queues
 
 Boots QEMU with two processors and a request queue for each: both are used, and the files are what they should be.
 
-cargo xtask guest --dax [--all]
+cargo xtask guest --dax [--all | --two]
 
 Boots QEMU with a DAX window and a directory that `fusewire vhost` shares: what each side sees of what the other writes, a file larger
-than the window, how much the guest caches, the POSIX suite and fsx; with --all more of it, and pjdfstest.
+than the window, how much the guest caches, the POSIX suite and fsx; with --all more of it, and pjdfstest. Two guests that read the same file, whose pages are in memory once; --two does that alone.
+
+cargo xtask guest --bench [PRESET...] [--modes LIST] [--cpus N] [--json FILE] [-- WORD...]
+
+Boots QEMU with a directory for each caching profile, with a DAX window and without, and one for each that virtiofsd has, and has
+fusewire-bench take them in turn there: virtiofs-mmap and virtiofs-smallfile unless presets are named. --modes none,auto,always,shared
+leaves out those that are not named; WORDs go to fusewire-bench, such as --reps 3.
 
   --kernel VERSION   a kernel of Debian 13 or its backports, such as 7.3, 7.2 or 6.12   [7.3]
   --cpus N           CPUs that are there                                               [2]
@@ -89,6 +98,9 @@ pub fn run(words: &[&str]) -> Result<()> {
     }
     if let ["--dax", rest @ ..] = words {
         return dax::run(rest);
+    }
+    if let ["--bench", rest @ ..] = words {
+        return bench::run(rest);
     }
     let order = parse(words)?;
     // Before anything is built: it may not be possible.

@@ -1,6 +1,7 @@
 //! A guest with several processors and a request queue for each: `fusewire vhost --queues` here, QEMU there.
 
 use super::{
+    board::{Board, Plug},
     device::{self, Device},
     image, machine,
     packages::Store,
@@ -47,20 +48,9 @@ pub fn run(words: &[&str]) -> Result<()> {
     let start = Instant::now();
     let queues = CPUS.to_string();
     let device = Device::start(&share, &["sock"], &["auto", "--queues", &queues])?;
-    let mut command = qemu.command();
-    let cpus = CPUS.to_string();
-    let machine = ["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35,memory-backend=mem"];
-    command.args(machine).args(["-smp", &cpus, "-m", "1G"]);
-    command.args(["-object", "memory-backend-memfd,id=mem,size=1G,share=on", "-nodefaults"]);
-    command.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-    command.arg("-chardev").arg(format!("socket,id=share,path={}", device.sockets[0].display()));
-    let option = format!(
-        "vhost-user-fs-pci,chardev=share,tag={},num-request-queues={CPUS},queue-size=1024",
-        device::TAG
-    );
-    command.args(["-device", &option]).arg("-kernel").arg(&kernel).arg("-initrd").arg(&initrd);
-    let line = "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
-    command.args(["-append", line]);
+    let board = Board { kernel: &kernel, initrd: &initrd, cpus: CPUS, memory: "1G", word: "" };
+    let plug = Plug::Fs { tag: device::TAG, queues: CPUS };
+    let mut command = board.command(&qemu, &[(&device.sockets[0], plug)]);
     eprintln!("xtask: guest with {}, {CPUS} processors and as many request queues", kernel.display());
     let (mut queues, mut sums) = (Vec::new(), Vec::new());
     machine::watch(&mut command, 600, |line| {

@@ -134,8 +134,18 @@ impl MeasureArgs {
                 }
             }
             if !rows.is_empty() {
-                let Suite { name, title, goals, .. } = suite;
-                measured.push(SuiteResult { name, title, plan, profile, targets, pairs, goals, rows });
+                let Suite { name, title, goals, by_target, .. } = suite;
+                measured.push(SuiteResult {
+                    name,
+                    title,
+                    plan,
+                    profile,
+                    targets,
+                    pairs,
+                    goals,
+                    by_target,
+                    rows,
+                });
             }
             if done.is_err() {
                 break;
@@ -198,16 +208,17 @@ impl MeasureArgs {
         let usual = ["fuser", "pipe"].into_iter().find(|name| is_there(name) && daemons.len() > 1);
         let first = daemons.first().copied().filter(|_| daemons.len() > 1);
         let last_resort = || targets.iter().map(|target| target.name.as_str()).find(|name| *name == "native");
-        let Some(baseline) = self.baseline.as_deref().or(usual).or(first).or_else(last_resort) else {
-            return Ok(Vec::new());
-        };
+        let baseline = self.baseline.as_deref().or(usual).or(first).or_else(last_resort);
         let subjects: Vec<&str> = match self.subject.as_slice() {
             [] => daemons,
             given => given.iter().map(String::as_str).collect(),
         };
-        let pair = |subject: &str| Pair { subject: subject.into(), baseline: baseline.into() };
-        let mut pairs: Vec<Pair> =
-            subjects.into_iter().filter(|subject| *subject != baseline).map(pair).collect();
+        // Of mounts of others none is the usual one; what the goals are about stays.
+        let pair = |subject: &str| {
+            let baseline = baseline.filter(|baseline| *baseline != subject)?;
+            Some(Pair { subject: subject.into(), baseline: baseline.into() })
+        };
+        let mut pairs: Vec<Pair> = subjects.into_iter().filter_map(pair).collect();
         if self.subject.is_empty() && self.baseline.is_none() {
             for pair in goals.iter().filter_map(Goal::pair) {
                 if is_there(&pair.subject) && is_there(&pair.baseline) && !pairs.contains(&pair) {
@@ -244,7 +255,11 @@ mod tests {
             ring: false,
             ends_by_unmount: false,
         };
-        let kind = |name: &str| if name == "native" { Kind::Directory } else { daemon.clone() };
+        let kind = |name: &str| match name {
+            "native" => Kind::Directory,
+            _ if targets.contains(&"elsewhere") => Kind::Mounted { dir: "/".into() },
+            _ => daemon.clone(),
+        };
         let targets: Vec<_> =
             targets.iter().map(|name| Target { name: (*name).into(), kind: kind(name) }).collect();
         let of_goal = |subject: &str, baseline: &str| Goal {
@@ -265,6 +280,8 @@ mod tests {
         assert_eq!(pairs(&[], &["native"]).unwrap(), [""; 0]);
         let asked = pairs(&["--subject", "a", "--baseline", "native"], &["native", "a", "b"]).unwrap();
         assert_eq!(asked, ["a/native"]);
+        let of_others = pairs(&[], &["a", "c", "elsewhere"]).unwrap();
+        assert_eq!(of_others, ["c/a", "c/elsewhere"], "of mounts of others, what the goals are about");
         let error = pairs(&["--baseline", "c"], &["native", "a"]).unwrap_err().to_string();
         assert!(error.contains("measured are native, a"), "{error}");
     }

@@ -4,6 +4,7 @@ use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::client::Pin;
+use crate::report::by_target::ByTarget;
 use crate::report::markdown::{DETAILS, detail, goal_lines, pair_name, ratio_lines};
 use crate::report::plot::{self, Bars, COLOURS, Point};
 use crate::report::{noise_text, ratio_text};
@@ -72,6 +73,7 @@ fn section(suite: &SuiteResult, number: usize) -> Result<Markup> {
                 }
             }
             (goals(suite))
+            (by_target(suite))
             @for plot in &glances { (plot) }
             div.views {
                 @for (index, (view, _)) in views.iter().enumerate() {
@@ -101,6 +103,25 @@ fn section(suite: &SuiteResult, number: usize) -> Result<Markup> {
             details { summary { "What the rows are" } (explanations(suite)) }
         }
     })
+}
+
+/// What each target can do.
+fn by_target(suite: &SuiteResult) -> Markup {
+    let Some(table) = ByTarget::of(suite) else { return html! {} };
+    html! {
+        h3 { "By target" }
+        p.note { "Medians over the repetitions: more is better." }
+        div.scroll {
+            table {
+                thead { tr { th { "target" } @for title in &table.head { th { (title) } } } }
+                tbody {
+                    @for (target, numbers) in &table.lines {
+                        tr { td { (target) } @for number in numbers { td.n { (number) } } }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Requests by operation, as bars and as a table.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::client::Pin;
 use crate::goal::{Verdict, figure};
+use crate::report::by_target::ByTarget;
 use crate::report::{machine_line, mib, noise_text, ratio_text};
 use crate::requests::Chart;
 use crate::results::{Cell, Metric, Pair, Results, Row, Slice, SuiteResult};
@@ -35,6 +36,7 @@ fn suite_report(suite: &SuiteResult, out: &mut String) {
         }
     );
     goals(suite, out);
+    by_target(suite, out);
     cpu_table(suite, out);
     means(suite, out);
     ratio_table(suite, out);
@@ -86,6 +88,20 @@ pub fn goal_lines(suite: &SuiteResult) -> Vec<[String; 6]> {
         }
     }
     lines
+}
+
+fn by_target(suite: &SuiteResult, out: &mut String) {
+    let Some(table) = ByTarget::of(suite) else { return };
+    let _ = writeln!(
+        out,
+        "## By target\n\nMedians over the repetitions: more is better.\n\n| target | {} |\n|---|{}",
+        table.head.join(" | "),
+        "--:|".repeat(table.head.len())
+    );
+    for (target, numbers) in &table.lines {
+        let _ = writeln!(out, "| {target} | {} |", numbers.join(" | "));
+    }
+    out.push('\n');
 }
 
 fn ratio_table(suite: &SuiteResult, out: &mut String) {
@@ -317,12 +333,14 @@ mod tests {
         let quiet = row("stat", 1, vec![cell("a", &[4.0, 5.0, 6.0]), cell("b", &[8.0, 10.0, 12.0])]);
         let mut results = results(vec![quiet, noisy, row("open", 1, vec![cell("a", &[1.0]), failed])]);
         results.suites[0].goals.push(goal(0.75));
+        results.suites[0].by_target = true;
         let text = markdown(&results);
         for needle in [
             "| lower | workload | threads | a | b | a/b | others |",
             "| tmpfs | stat | 1 | 5.0 (4.0) | 10.0 (8.0) | 0.50 [0.50, 0.50] | 1 % |",
             "| tmpfs | read-1m | 2 | 100.0 (90.0) | 100.0 (100.0) | 1.00 [0.95, 1.05] | **23 % noisy** |",
             "| tmpfs | open | 1 | 1.0 (1.0) | - | - | 1 % |",
+            "| target | stat ×1, files/s | read-1m ×2, MB/s | open ×1, files/s |\n|---|--:|--:|--:|\n| a | 200000 | 41 | 1000000 |\n| b | 100000 | 41 | failed |\n",
             "- a/b, names and 4 KiB: geometric mean 0.50 of 1 rows, worst 0.50 (stat x1)",
             "- a/b, more than 4 KiB: geometric mean 1.00",
             "pinned to CPU 1",

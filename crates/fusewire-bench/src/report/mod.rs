@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod browser;
+mod by_target;
 mod html;
 mod markdown;
 mod plot;
