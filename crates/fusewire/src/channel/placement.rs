@@ -60,6 +60,8 @@ pub(crate) fn step_aside<'a>(threads: impl IntoIterator<Item = &'a Arc<Status>>,
         let moved = if aside { keep_io_priority(Some(tid)) } else { Ok(()) };
         match moved.and_then(|()| set_class(Some(tid), class)) {
             Ok(()) => status.step_aside(aside),
+            // It has ended meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
             Err(error) => tracing::warn!(?tid, ?class, %error, "a thread stays in its class"),
         }
     }
