@@ -21,8 +21,8 @@ pub enum Placement {
     #[default]
     Off,
     /// While it pays, they sit on a CPU and step aside for others there, in the idle class; this needs CAP_SYS_NICE. A thread that a
-    /// handler starts inherits its server's CPU and class, so a filesystem that starts threads inside of handlers has to put them right
-    /// ([`Context::blocking`](crate::context::Context::blocking) does).
+    /// handler starts inherits its server's CPU and class, so a filesystem that starts threads inside of handlers has to start them with
+    /// [`context::spawn`](crate::context::spawn). ([`Context::blocking`](crate::context::Context::blocking) does.)
     Auto,
 }
 
