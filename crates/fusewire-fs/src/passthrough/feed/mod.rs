@@ -289,15 +289,11 @@ impl Feed {
     }
 
     /// Watch the file with this number, which is known as a node and which `fd` is of, until that is forgotten. What is not watched, the kernel may
-    /// remember for a moment only. Answers whether it is watched, and was not before.
-    pub fn watch(&self, ino: u64, of: (Arc<Fd>, bool)) -> bool {
-        let Some(ByFile { watches, .. }) = &self.by_file else { return false };
-        match watches.watch((&self.source, &self.stamps), ino, of) {
-            Ok(_) => true,
-            Err(error) => {
-                watches.refused(error);
-                false
-            }
+    /// remember for a moment only. `prepare` is called when changes are heard of; if it fails, the file is not watched.
+    pub fn watch(&self, ino: u64, of: (Arc<Fd>, bool), prepare: impl FnOnce() -> bool) {
+        let Some(ByFile { watches, .. }) = &self.by_file else { return };
+        if let Err(error) = watches.watch((&self.source, &self.stamps), ino, of, prepare) {
+            watches.refused(error);
         }
     }
 

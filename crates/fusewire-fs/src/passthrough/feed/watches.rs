@@ -15,8 +15,9 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 const SHARDS: usize = 16;
@@ -30,6 +31,7 @@ pub struct Watches {
     shards: [Mutex<HashMap<u64, Watch>>; SHARDS],
     count: AtomicUsize,
     limit: AtomicUsize,
+    full: Full,
     /// That there are no more has been said.
     is_told: AtomicBool,
     descriptors: Descriptors,
@@ -44,6 +46,48 @@ struct Watch {
     is_dir: bool,
 }
 
+/// How many there were when the user had no more. What others of the user's processes have is not known, so it is tried again now and then.
+#[derive(Debug)]
+struct Full {
+    at: AtomicUsize,
+    /// In milliseconds from `began`.
+    next_trial: AtomicU64,
+    began: Instant,
+}
+
+impl Default for Full {
+    fn default() -> Self {
+        let at = AtomicUsize::new(usize::MAX);
+        Self { at, next_trial: AtomicU64::new(0), began: Instant::now() }
+    }
+}
+
+impl Full {
+    /// How long it is not tried again, unless one ends.
+    const REST: Duration = Duration::from_secs(1);
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    fn found(&self, count: usize) {
+        self.at.store(count, Ordering::Relaxed);
+        self.next_trial.store(self.now() + Self::REST.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Is one more than `count` in vain?
+    fn is_at(&self, count: usize) -> bool {
+        if count < self.at.load(Ordering::Relaxed) {
+            return false;
+        }
+        let (now, next) = (self.now(), self.next_trial.load(Ordering::Relaxed));
+        let later = now + Self::REST.as_millis() as u64;
+        let order = Ordering::Relaxed;
+        // One of those who come at once tries.
+        now < next || self.next_trial.compare_exchange(next, later, order, order).is_err()
+    }
+}
+
 impl Watches {
     /// None yet. `descriptors`: where the process finds those that files are watched by.
     pub fn new(descriptors: Descriptors) -> Self {
@@ -51,6 +95,7 @@ impl Watches {
             shards: Default::default(),
             count: AtomicUsize::new(0),
             limit: AtomicUsize::new(MOST),
+            full: Full::default(),
             is_told: AtomicBool::new(false),
             descriptors,
         }
@@ -86,18 +131,20 @@ impl Watches {
             self.refused(Errno::NOSPC);
             return false;
         }
-        self.since(ino).is_none()
+        self.since(ino).is_none() && !self.full.is_at(self.len())
     }
 
-    /// Watch the file with this number, which `fd` is of, if it is not watched yet.
+    /// Watch the file with this number, which `fd` is of, if it is not watched yet. From when on changes to it are heard of `prepare` is
+    /// called; only if that succeeds it counts as watched.
     ///
     /// # Errors
-    /// `NOSPC` when there are as many as there may be, here or for the user; `ACCESS` if it may not be read.
+    /// `NOSPC` when there are as many as there may be, here or for the user; `ACCESS` if it may not be read; `AGAIN` if `prepare` fails.
     pub fn watch(
         &self,
         (source, stamps): (&Source, &Stamps),
         ino: u64,
         (fd, is_dir): (Arc<Fd>, bool),
+        prepare: impl FnOnce() -> bool,
     ) -> Result<Since> {
         let mut shard = self.shard(ino);
         if let Some(watch) = shard.get(&ino) {
@@ -107,8 +154,19 @@ impl Watches {
             self.count.fetch_sub(1, Ordering::Relaxed);
             return Err(Errno::NOSPC);
         }
-        if let Err(error) = by_path(self.descriptors, &*fd, |path| source.add(path, is_dir)) {
-            self.count.fetch_sub(1, Ordering::Relaxed);
+        let added = by_path(self.descriptors, &*fd, |path| source.add(path, is_dir));
+        let added = added.and_then(|()| match prepare() {
+            true => Ok(()),
+            false => {
+                by_path(self.descriptors, &*fd, |path| source.remove(path, is_dir))?;
+                Err(Errno::AGAIN)
+            }
+        });
+        if let Err(error) = added {
+            let others = self.count.fetch_sub(1, Ordering::Relaxed) - 1;
+            if error == Errno::NOSPC {
+                self.full.found(others);
+            }
             return Err(error);
         }
         let since = stamps.pass();
@@ -193,7 +251,7 @@ mod tests {
             (Source::of_files().expect("fanotify"), Stamps::default(), Index::default());
         let watches = Watches::new(Descriptors::InProc);
         watches.bound(1);
-        let watch = |ino, path: &Path| watches.watch((&source, &stamps), ino, (fd(path), false));
+        let watch = |ino, path: &Path| watches.watch((&source, &stamps), ino, (fd(path), false), || true);
         let nodes = [NodeId::new(2), NodeId::new(3)];
         nodes.iter().for_each(|node| index.insert(a, *node));
 
@@ -219,3 +277,67 @@ mod tests {
         assert!(watch(b, &paths[1]).is_ok(), "there is room again");
     }
 }
+
+    #[test]
+    fn what_cannot_be_prepared_is_not_watched() {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let path = dir.path().join("a");
+        std::fs::write(&path, "x").expect("a file");
+        let ino = path.metadata().expect("a file").ino();
+        let (source, stamps) = (Source::of_files().expect("fanotify"), Stamps::default());
+        let watches = Watches::new(Descriptors::InProc);
+        let watch = |is_ready| watches.watch((&source, &stamps), ino, (fd(&path), false), || is_ready);
+        assert_eq!(watch(false), Err(Errno::AGAIN));
+        std::fs::write(&path, "y").expect("written");
+        assert_eq!((watches.len(), watches.can_watch(ino), heard(&source).len()), (0, true, 0));
+        assert!(watch(true).is_ok());
+    }
+
+    /// Runs itself as a user who may have two marks.
+    #[test]
+    fn where_the_user_has_no_more_marks_nothing_is_tried_for_each_file() {
+        const MARKS: &str = "/proc/sys/user/max_fanotify_marks";
+        const INSIDE: &str = "FUSEWIRE_TEST_TWO_MARKS";
+        if std::env::var_os(INSIDE).is_some() {
+            return few_marks();
+        }
+        let name = "passthrough::feed::watches::tests::where_the_user_has_no_more_marks_nothing_is_tried_for_each_file";
+        let line = format!(r#"echo 2 > {MARKS} && exec "$0" --exact {name} --nocapture"#);
+        let program = std::env::current_exe().expect("this program");
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--user", "--map-root-user", "sh", "-c", &line]).arg(program).env(INSIDE, "1");
+        let output = command.output().expect("unshare");
+        let text =
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        if text.contains("unshare failed") || text.contains(MARKS) {
+            return eprintln!("skipped: no user namespace with bounds of its own: {text}");
+        }
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    fn few_marks() {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let paths = ["a", "b", "c"].map(|name| dir.path().join(name));
+        paths.iter().for_each(|path| std::fs::write(path, "x").expect("a file"));
+        let [a, b, c] = paths.each_ref().map(|path| path.metadata().expect("a file").ino());
+        let (source, stamps, index) =
+            (Source::of_files().expect("fanotify"), Stamps::default(), Index::default());
+        let watches = Watches::new(Descriptors::InProc);
+        let prepared = std::cell::Cell::new(0);
+        let watch = |ino, path: &Path| {
+            watches.watch((&source, &stamps), ino, (fd(path), false), || {
+                prepared.set(prepared.get() + 1);
+                true
+            })
+        };
+        assert!(watches.can_watch(a) && watch(a, &paths[0]).is_ok());
+        assert!(watches.can_watch(b) && watch(b, &paths[1]).is_ok());
+        assert!(watches.can_watch(c), "it is not known yet");
+        assert_eq!((watch(c, &paths[2]), watches.len()), (Err(Errno::NOSPC), 2));
+        assert!((0..100).all(|_| !watches.can_watch(c)), "it is known now");
+        assert_eq!(prepared.get(), 2, "nothing was done for what is not watched");
+        std::thread::sleep(Full::REST);
+        assert_eq!([watches.can_watch(c), watches.can_watch(c)], [true, false], "now and then");
+        watches.forgotten(&source, a, &index);
+        assert!(watches.can_watch(c) && watch(c, &paths[2]).is_ok(), "there is room again");
+    }
