@@ -481,6 +481,10 @@ impl Feed {
         let is_own = self.is_own(event.tid);
         let is_named = event.mask & NAMES != 0;
         self.counts.own.fetch_add(u64::from(is_own), Ordering::Relaxed);
+        if event.mask & libc::FAN_DELETE_SELF != 0 {
+            let handles = event.objects().filter(|object| object.name.is_none()).map(|object| object.handle);
+            handles.flat_map(numbers).for_each(|number| self.watch_ended(number, news, later));
+        }
         for object in event.objects() {
             // An event of the content of something tells its directory's handle for the name's sake alone.
             match object.name {
@@ -538,6 +542,14 @@ impl Feed {
                 later.node(node, what);
             }
         });
+    }
+
+    /// The watch of this file has ended. What happened to it since then nobody has told.
+    fn watch_ended(&self, number: u64, news: &mut News, later: &mut Later) {
+        let is_renewed = |by_file: &ByFile| by_file.watches.renew((&self.source, &self.stamps), number);
+        if self.by_file.as_ref().is_some_and(is_renewed) {
+            self.file_changed((number, What::Content), false, news, later);
+        }
     }
 
     /// The nodes with this inode number. What was done through this mount is no news to the only one there is.

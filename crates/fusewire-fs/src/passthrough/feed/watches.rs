@@ -185,13 +185,49 @@ impl Watches {
         }
         let Some(watch) = shard.remove(&ino) else { return };
         match by_path(self.descriptors, &*watch.fd, |path| source.remove(path, watch.is_dir)) {
-            Ok(()) => _ = self.count.fetch_sub(1, Ordering::Relaxed),
+            // `NOENT`: it ended with one of its names, see `renew`.
+            Ok(()) | Err(Errno::NOENT) => _ = self.count.fetch_sub(1, Ordering::Relaxed),
             // It may not be read any more. The watch is there as long as the file is, so it counts.
             Err(error) => tracing::debug!(%error, ino, "a watch stays"),
         }
         drop(shard);
         // Closed, if at all, with nothing locked.
         drop(watch);
+    }
+
+    /// The watch of the file with this number, if there is one, may have ended; set it again. What was heard of the file until now does
+    /// not count. Answers whether there was one.
+    ///
+    /// All marks of a file end when a name of it that nobody uses goes and none is left (`fsnotify_inoderemove`), also if it is open by
+    /// another name that went before. Here it always is, by the watch's own descriptor.
+    pub fn renew(&self, (source, stamps): (&Source, &Stamps), ino: u64) -> bool {
+        let mut shard = self.shard(ino);
+        let Some(watch) = shard.get_mut(&ino) else { return false };
+        let added = by_path(self.descriptors, &*watch.fd, |path| source.add(path, watch.is_dir));
+        let ended = match added {
+            Ok(()) => {
+                watch.since = stamps.pass();
+                None
+            }
+            Err(error) => {
+                tracing::debug!(%error, ino, "a watch has ended");
+                self.count.fetch_sub(1, Ordering::Relaxed);
+                shard.remove(&ino)
+            }
+        };
+        drop(shard);
+        // Closed, if at all, with nothing locked.
+        drop(ended);
+        true
+    }
+
+    /// The same of all files.
+    pub fn renew_all(&self, to: (&Source, &Stamps)) {
+        for shard in &self.shards {
+            let watched: Vec<u64> =
+                shard.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+            watched.into_iter().for_each(|ino| _ = self.renew(to, ino));
+        }
     }
 
     /// The kernel has forgotten everything: no descriptors are kept. (Whoever asks what was heard may keep all this for long.)
@@ -222,7 +258,10 @@ mod tests {
     use super::*;
     use crate::passthrough::fds::Budget;
     use fusewire::NodeId;
-    use std::{os::unix::fs::MetadataExt, path::Path};
+    use std::{
+        os::unix::fs::{FileExt, MetadataExt},
+        path::Path,
+    };
 
     fn fd(path: &Path) -> Arc<Fd> {
         let permit = Budget::new(None, Path::new("/proc/self/fd")).take().expect("a descriptor");
@@ -239,6 +278,41 @@ mod tests {
         };
         source.read(&mut buffer, take).expect("events");
         heard
+    }
+
+    /// A file whose names are gone, the one it is watched by first.
+    #[test]
+    fn a_watch_that_ends_with_another_name_is_set_again_and_does_not_count_for_ever() {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+        let (source, stamps, index) =
+            (Source::of_files().expect("fanotify"), Stamps::default(), Index::default());
+        let (watches, node) = (Watches::new(Descriptors::InProc), NodeId::new(2));
+        for is_renewed in [true, false] {
+            std::fs::write(&a, "x").expect("a file");
+            let ino = a.metadata().expect("a file").ino();
+            index.insert(ino, node);
+            let since = watches.watch((&source, &stamps), ino, (fd(&a), false), || true).expect("a watch");
+            let writer = std::fs::File::options().write(true).open(&a).expect("a file");
+            std::fs::hard_link(&a, &b).expect("a link");
+            [&a, &b].into_iter().for_each(|name| std::fs::remove_file(name).expect("removed"));
+            let is_told = |heard: &[(u64, u64)], what| heard.contains(&(ino, what));
+            let told = heard(&source);
+            assert!(
+                told.iter().any(|(of, mask)| *of == ino && mask & libc::FAN_DELETE_SELF != 0),
+                "{told:?}"
+            );
+            if is_renewed {
+                assert!(watches.renew((&source, &stamps), ino) && watches.since(ino) > Some(since));
+                writer.write_all_at(b"y", 0).expect("written");
+                let told = heard(&source);
+                assert!(is_told(&told, libc::FAN_MODIFY), "{told:?}");
+            }
+            index.remove(ino, node);
+            watches.forgotten(&source, ino, &index);
+            assert_eq!(watches.len(), 0);
+        }
+        assert!(!watches.renew((&source, &stamps), 7), "it was not watched");
     }
 
     #[test]
@@ -276,7 +350,6 @@ mod tests {
         assert_eq!((watches.len(), watches.since(a)), (0, None));
         assert!(watch(b, &paths[1]).is_ok(), "there is room again");
     }
-}
 
     #[test]
     fn what_cannot_be_prepared_is_not_watched() {
@@ -341,3 +414,4 @@ mod tests {
         watches.forgotten(&source, a, &index);
         assert!(watches.can_watch(c) && watch(c, &paths[2]).is_ok(), "there is room again");
     }
+}
