@@ -1,6 +1,7 @@
 //! The filesystem as the kernel sees it, without a mount.
 
 mod bounds;
+mod overflow;
 mod underneath;
 
 use super::*;

@@ -50,6 +50,12 @@ const CONTENT: u64 = libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE;
 /// the mount, does not cost a wake-up for each change.
 const GATHER: Duration = Duration::from_micros(500);
 
+/// As many reads take more than the kernel's queue holds.
+const READS: usize = 64;
+
+/// So many nodes are told of before it is heard what has changed meanwhile.
+const AT_ONCE: usize = 1024;
+
 /// What a feed has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeedStats {
@@ -418,38 +424,77 @@ impl Reader {
                 }
                 Waited::Nothing => {}
             }
-            match self.later.take() {
-                Ok(news) if news.len() == 0 => {}
-                Ok(news) => self.tell(news)?,
-                Err(()) => self.drop_everything()?,
-            }
+            self.catch_up()?;
+        }
+    }
+
+    /// Tell what is due.
+    fn catch_up(&mut self) -> Result<()> {
+        match self.later.take() {
+            Ok(news) if news.len() == 0 => Ok(()),
+            Ok(news) => self.tell(news),
+            Err(()) => self.drop_everything(),
         }
     }
 
     fn take_events(&mut self) -> Result<()> {
         let read_at = Instant::now();
         self.feed.stamps.turn(&mut self.era);
-        let (mut news, mut lost) = (News::default(), false);
-        let Self { feed, later, buffer, .. } = self;
-        let any = feed.source.read(buffer, |event| match event.mask & libc::FAN_Q_OVERFLOW {
-            0 => feed.understand(&event, &mut news, later),
-            _ => lost = true,
-        })?;
-        if lost {
-            self.feed.counts.overflows.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!("more changes than could be told of: the kernel forgets everything");
-            self.drop_everything()?;
-            self.later.everything(0);
-        } else if any && news.len() > 0 {
+        let mut news = News::default();
+        let heard = self.hear(&mut news)?;
+        if heard == Heard::Lost {
+            // What is in the queue is older than what the kernel will be told: nothing is to be lost again for its sake.
+            self.hear_all(&mut News::default())?;
+            self.lost();
+            self.catch_up()?;
+        } else if news.len() > 0 {
             self.tell(news)?;
             // So that no more is read than the kernel takes; events meanwhile are merged in the queue, which is bounded.
             self.notifier.flush();
         } else {
-            self.gathers = any;
+            self.gathers = heard == Heard::Events;
         }
         let took = read_at.elapsed().as_micros() as u64;
         self.feed.counts.longest_us.fetch_max(took, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The events that are there, as many as are read at once.
+    fn hear(&mut self, news: &mut News) -> Result<Heard> {
+        let Self { feed, later, buffer, .. } = self;
+        let mut lost = false;
+        let any = feed.source.read(buffer, |event| match event.mask & libc::FAN_Q_OVERFLOW {
+            0 => feed.understand(&event, news, later),
+            _ => lost = true,
+        })?;
+        Ok(match any {
+            _ if lost => Heard::Lost,
+            true => Heard::Events,
+            false => Heard::Nothing,
+        })
+    }
+
+    /// All events that are there; whoever makes them faster than they are read does not keep this from ending. Were any lost?
+    fn hear_all(&mut self, news: &mut News) -> Result<bool> {
+        let mut lost = false;
+        for _ in 0..READS {
+            match self.hear(news)? {
+                Heard::Nothing => break,
+                heard => lost |= heard == Heard::Lost,
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Events were lost.
+    fn lost(&mut self) {
+        self.feed.counts.overflows.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!("more changes than could be told of: the kernel forgets everything");
+        if let Some(ByFile { watches, .. }) = &self.feed.by_file {
+            // That some have ended may have been among them.
+            watches.renew_all((&self.feed.source, &self.feed.stamps));
+        }
+        self.later.everything_now();
     }
 
     fn tell(&self, news: News) -> Result<()> {
@@ -458,20 +503,47 @@ impl Reader {
         Ok(())
     }
 
-    /// The kernel forgets everything: names by the epoch, the rest node by node.
-    fn drop_everything(&self) -> Result<()> {
+    /// The kernel forgets everything: names by the epoch, the rest node by node. With many nodes that takes long, and what is changed
+    /// meanwhile is heard of meanwhile.
+    fn drop_everything(&mut self) -> Result<()> {
         self.feed.stamps.everything_changed();
         patiently(&self.notifier, || self.notifier.inc_epoch())?;
-        let mut told = Ok(());
-        self.feed.index.for_each(|nodes| {
+        let feed = self.feed.clone();
+        let (mut told, mut count) = (Ok(()), 0);
+        feed.index.for_each(|nodes| {
             for node in nodes {
                 told =
                     told.and_then(|()| patiently(&self.notifier, || self.notifier.inval_inode(node, 0, 0)));
+                count += 1;
+                if count % AT_ONCE == 0 {
+                    told = told.and_then(|()| self.hear_meanwhile());
+                }
             }
         });
         self.notifier.flush();
         told
     }
+
+    fn hear_meanwhile(&mut self) -> Result<()> {
+        self.notifier.flush();
+        if self.feed.is_deaf() {
+            return Ok(());
+        }
+        let mut news = News::default();
+        if self.hear_all(&mut news)? {
+            self.lost();
+        }
+        self.tell(news)
+    }
+}
+
+/// What came of reading events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Events,
+    /// Perhaps some, but not all.
+    Lost,
 }
 
 impl Feed {
