@@ -443,9 +443,7 @@ impl Reader {
         let mut news = News::default();
         let heard = self.hear(&mut news)?;
         if heard == Heard::Lost {
-            // What is in the queue is older than what the kernel will be told: nothing is to be lost again for its sake.
-            self.hear_all(&mut News::default())?;
-            self.lost();
+            self.lost()?;
             self.catch_up()?;
         } else if news.len() > 0 {
             self.tell(news)?;
@@ -487,14 +485,19 @@ impl Reader {
     }
 
     /// Events were lost.
-    fn lost(&mut self) {
+    fn lost(&mut self) -> Result<()> {
         self.feed.counts.overflows.fetch_add(1, Ordering::Relaxed);
         tracing::warn!("more changes than could be told of: the kernel forgets everything");
-        if let Some(ByFile { watches, .. }) = &self.feed.by_file {
+        // What is in the queue is older than what the kernel will be told: nothing is to be lost again for its sake.
+        self.hear_all(&mut News::default())?;
+        let feed = self.feed.clone();
+        if let Some(ByFile { watches, .. }) = &feed.by_file {
             // That some have ended may have been among them.
-            watches.renew_all((&self.feed.source, &self.feed.stamps));
+            let meanwhile = || self.hear_all(&mut News::default()).map(drop);
+            watches.renew_all((&feed.source, &feed.stamps), meanwhile)?;
         }
         self.later.everything_now();
+        Ok(())
     }
 
     fn tell(&self, news: News) -> Result<()> {
@@ -531,7 +534,7 @@ impl Reader {
         }
         let mut news = News::default();
         if self.hear_all(&mut news)? {
-            self.lost();
+            self.lost()?;
         }
         self.tell(news)
     }

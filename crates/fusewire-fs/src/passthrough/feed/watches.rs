@@ -221,13 +221,18 @@ impl Watches {
         true
     }
 
-    /// The same of all files.
-    pub fn renew_all(&self, to: (&Source, &Stamps)) {
+    /// The same of all files, some at a time; `meanwhile` is called in between.
+    ///
+    /// # Errors
+    /// The first of `meanwhile`, which ends it.
+    pub fn renew_all(&self, to: (&Source, &Stamps), mut meanwhile: impl FnMut() -> Result<()>) -> Result<()> {
         for shard in &self.shards {
             let watched: Vec<u64> =
                 shard.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
             watched.into_iter().for_each(|ino| _ = self.renew(to, ino));
+            meanwhile()?;
         }
+        Ok(())
     }
 
     /// The kernel has forgotten everything: no descriptors are kept. (Whoever asks what was heard may keep all this for long.)
