@@ -85,7 +85,8 @@ impl MountLine {
         if let Some(cache) = self.cache.map(|cache| cache.word().to_owned()).or_else(everywhere) {
             words.extend(["--cache".into(), cache.into()]);
         }
-        let told = self.options.iter().any(|option| option.starts_with("buffers="));
+        let told =
+            channel() == "dev-fuse" || self.options.iter().any(|option| option.starts_with("buffers="));
         if let Some(buffers) = std::env::var("FUSEWIRE_TEST_BUFFERS").ok().filter(|_| !told) {
             words.extend(["--buffers".into(), buffers.into()]);
         }

@@ -15,6 +15,9 @@ use crate::failure::{Failure, Outcome};
 /// The socket on which syslog daemons and the journal listen.
 const SYSTEM_LOG: &str = "/dev/log";
 
+/// Target of messages that an option has asked for, at the level of information: they are logged whatever `-q` and `-v` say.
+pub const ASKED_FOR: &str = "asked_for";
+
 /// Where messages go if no file was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -68,7 +71,7 @@ fn filter(args: &LogArgs) -> Outcome<EnvFilter> {
         return EnvFilter::try_new(&environment)
             .map_err(|error| unreadable(EnvFilter::DEFAULT_ENV, &environment, error.to_string()));
     }
-    Ok(EnvFilter::new(default_level(args)))
+    Ok(EnvFilter::new(format!("{},{ASKED_FOR}=info", default_level(args))))
 }
 
 fn default_level(args: &LogArgs) -> &'static str {
@@ -154,6 +157,22 @@ mod tests {
             [level(0, false), level(1, false), level(9, false), level(0, true)],
             ["warn", "info", "trace", "error"]
         );
+    }
+
+    #[test]
+    fn what_was_asked_for_is_logged_at_every_level() {
+        for args in [LogArgs::default(), LogArgs { quiet: true, ..LogArgs::default() }] {
+            let log = tempfile::NamedTempFile::new().expect("a file");
+            let writer = Mutex::new(log.reopen().expect("opened"));
+            let filter = filter(&args).expect("a filter");
+            let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).finish();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::info!("by the way");
+                tracing::info!(target: ASKED_FOR, "statistics");
+            });
+            let text = std::fs::read_to_string(log.path()).expect("text");
+            assert!(text.contains("statistics") && !text.contains("by the way"), "{text}");
+        }
     }
 
     #[test]

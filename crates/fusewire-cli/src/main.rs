@@ -51,6 +51,10 @@ fn run(words: &[OsString]) -> Outcome<()> {
     // What a mount logs, and where, may stand in its mount options.
     if !matches!(command, Command::Mount(_)) {
         let is_quiet = matches!(&command, Command::Vhost(args) if args.syslog);
+        if is_quiet && log.log_file.is_some() {
+            return Err(Failure::usage("--syslog and --log-file are two places for the same messages")
+                .or_try("one of them"));
+        }
         logging::start(&log, if is_quiet { Destination::System } else { Destination::Terminal })?;
     }
     match command {

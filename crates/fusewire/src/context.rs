@@ -152,6 +152,21 @@ impl Context {
     }
 }
 
+/// Start a thread that may be started inside of a handler. It would inherit CPU and scheduling class of the thread that serves
+/// ([`Placement::Auto`](crate::server::Placement::Auto)), which are for serving alone; `work` begins with those of the process.
+///
+/// # Errors
+/// Those of [`Builder::spawn`](std::thread::Builder::spawn).
+pub fn spawn<T: Send + 'static>(
+    thread: std::thread::Builder,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<T>> {
+    thread.spawn(move || {
+        sys::sched::leave_readers_place();
+        work()
+    })
+}
+
 /// Work on a thread of its own.
 #[derive(Debug, Default)]
 struct Job {
@@ -198,12 +213,11 @@ impl Job {
 
     fn wake_until_done(job: Arc<Self>) {
         let wake = move || {
-            sys::sched::leave_readers_place();
             while job.wake() {
                 std::thread::sleep(WAKE_INTERVAL);
             }
         };
-        if let Err(error) = std::thread::Builder::new().name("fusewire-wake".into()).spawn(wake) {
+        if let Err(error) = spawn(std::thread::Builder::new().name("fusewire-wake".into()), wake) {
             tracing::warn!(%error, "cannot interrupt a blocking call");
         }
     }

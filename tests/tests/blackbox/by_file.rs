@@ -121,6 +121,33 @@ fn a_change_through_any_name_is_seen() {
     }
 }
 
+/// The name by which the mount came to know a file goes first. With the last one the kernel ends the watch.
+#[test]
+fn a_file_whose_names_are_all_gone_is_watched_as_long_as_it_is_open() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let mount = start(of_root(&sandbox));
+    fs::write(mount.below("a"), "one").unwrap();
+    let above = File::open(mount.join("a")).unwrap();
+    let below = File::options().write(true).open(mount.below("a")).unwrap();
+    let seen = |expected: &str| {
+        let mut bytes = [0; 20];
+        let length = above.read_at(&mut bytes, 0).unwrap();
+        &bytes[..length] == expected.as_bytes() && above.metadata().unwrap().len() == expected.len() as u64
+    };
+    fs::hard_link(mount.below("a"), mount.below("b")).unwrap();
+    ["a", "b"].iter().for_each(|name| fs::remove_file(mount.below(name)).unwrap());
+    wait::assert_within(WINDOW, "no name", || above.metadata().unwrap().nlink() == 0);
+    // What is told once more has been.
+    std::thread::sleep(Duration::from_millis(1500));
+    for text in ["two, longer", "six, six times"] {
+        (0..3).for_each(|_| _ = seen(text));
+        below.write_all_at(text.as_bytes(), 0).unwrap();
+        wait::assert_within(WINDOW, text, || seen(text));
+    }
+    drop((above, below));
+    ends_whole(mount);
+}
+
 #[test]
 fn directories_may_be_moved_and_replaced() {
     need!("fusermount3", "setpriv");

@@ -88,6 +88,41 @@ fn a_ring_that_is_switched_off_comes_with_its_remedy() {
     assert!(mountinfo::at(&point).is_none(), "it was mounted all the same");
 }
 
+/// A port that is taken, files that have no handles, a place that is not there.
+#[test]
+fn a_dry_run_fails_where_mounting_would() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    skip_unless!(command::other_server().is_none(), "the stand-in server checks nothing beforehand");
+    let (source, point) = (sandbox.make_dir("src"), sandbox.make_dir("mnt"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().to_string();
+    let missing = sandbox.dir().join("missing");
+    let other = sandbox.dir().join("other");
+    let run = |dry: bool, words: &[&str], source: &std::path::Path, point: &std::path::Path| {
+        let dry: &[&str] = if dry { &["--dry-run"] } else { &[] };
+        fusewire(&["mount"]).args(dry).args(words).arg(source).arg(point).run()
+    };
+    let mut cases = vec![
+        (vec!["--metrics", &port], source.clone(), &point, port.clone()),
+        (vec![], source.clone(), &missing, "missing".to_owned()),
+        (vec!["-o", "max_read=1"], source.clone(), &point, "max_read=1".to_owned()),
+    ];
+    // Where it has none, that is.
+    if std::path::Path::new("/proc/sys").exists() {
+        cases.push((vec!["--file-handles", "always"], "/proc".into(), &other, "/proc".to_owned()));
+        std::fs::create_dir(&other).unwrap();
+    }
+    for (words, source, point, about) in cases {
+        for dry in [true, false] {
+            let done = run(dry, &words, &source, point);
+            assert!(matches!(done.code(), Some(1 | 2)), "{done}");
+            assert!(done.stderr.contains(&about), "{words:?}: {done}");
+        }
+    }
+    assert_eq!(run(true, &["--metrics", "0"], &source, &point).code(), Some(0));
+    assert!(mountinfo::at(&point).is_none(), "it was mounted all the same");
+}
+
 #[test]
 fn words_that_mean_nothing_are_refused_with_code_2() {
     assert_complains(&fusewire(&["mout", "/a", "/b"]).run(), 2, "mout");

@@ -233,6 +233,22 @@ fn the_table_comes_at_the_end_and_on_a_signal() {
 }
 
 /// What a web server answers: the status line, the head, the body.
+/// In the background nobody sees what is printed, so it goes to the log, which says little else by default.
+#[test]
+fn of_a_mount_in_the_background_the_table_is_in_the_log() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    skip_unless!(command::other_server().is_none(), "the stand-in server has no statistics");
+    let (source, point, log) = (sandbox.make_dir("src"), sandbox.make_dir("mnt"), sandbox.dir().join("log"));
+    let mount = program(command::binary()).args(["mount", "--daemon", "--stats", "--log-file"]).arg(&log);
+    mount.args([&source, &point]).limit(30).ok();
+    fs::write(point.join("file"), "text").unwrap();
+    program(command::binary()).arg("unmount").arg(&point).limit(30).ok();
+    wait::assert_within(SOON, "a table", || {
+        fs::read_to_string(&log).is_ok_and(|text| text.contains("Times are the daemon's own"))
+    });
+    wait::assert_within(SOON, "it ends", || sandbox.processes().is_empty());
+}
+
 fn http(address: &str, request: &str) -> (String, String, String) {
     let mut stream = TcpStream::connect(address).expect("connect");
     stream.set_read_timeout(Some(SOON)).unwrap();

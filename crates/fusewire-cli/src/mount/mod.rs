@@ -49,9 +49,7 @@ pub fn run(args: &MountArgs, log: &LogArgs, role: Role<'_>) -> Outcome<()> {
     }
     let plan = place::check(plan)?;
     if args.run.dry_run {
-        policy::load(&plan)?;
-        in_kernel::start(&plan)?;
-        return serve::try_channel(&plan);
+        return serve::try_out(&plan);
     }
     serve::run(&plan, is_child)
 }

@@ -141,6 +141,7 @@ impl Plan {
         plan.long_options(args, log);
         plan.access(args.access.private || private, args.access.allow_other)?;
         plan.consistent()?;
+        plan.consistent_channel()?;
         Ok(plan)
     }
 
@@ -292,12 +293,27 @@ impl Plan {
             }
             () if self.locks != LocksKind::Mount => "--locks mount",
             () if self.passthrough == Forwarding::Always => "--passthrough off",
+            () if self.file_handles == FileHandles::Never => "--file-handles auto or always",
             () if self.keeps_asking() => "neither --policy nor --kernel-answers always",
             () => return Ok(()),
         };
         let why = "--opens stateless: nobody tells when a file is opened or closed, so what is cached cannot be checked then, \
-                   locks below cannot end then, and the kernel reads and writes no file by itself";
+                   locks below cannot end then, the kernel reads and writes no file by itself, and files are found by their handles";
         Err(Failure::usage(why).or_try(format!("the same with {missing}")).or_try("--opens auto"))
+    }
+
+    /// What belongs to the ring.
+    fn consistent_channel(&self) -> Outcome<()> {
+        let of_ring =
+            [("memory", self.server.memory.is_some()), ("buffers", self.buffers != BuffersKind::default())];
+        match of_ring.iter().find(|(_, given)| *given && self.server.channel == server::Channel::DevFuse) {
+            Some((option, _)) => {
+                let what =
+                    format!("{option} is about requests over io_uring, and --channel dev-fuse takes none");
+                Err(Failure::usage(what).or_try("--channel uring, or auto").or_try("the same without it"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Options that would have no effect are mistakes.
@@ -307,6 +323,8 @@ impl Plan {
             ("negative_timeout", self.timeouts.negative.is_some()),
             ("opens", self.opens != OpensKind::default()),
             ("locks", self.locks != LocksKind::default()),
+            ("passthrough", self.passthrough != Forwarding::default()),
+            ("buffers=zero-copy", self.buffers == BuffersKind::ZeroCopy),
         ];
         match idle.iter().find(|(_, given)| *given) {
             Some((option, _)) => {
@@ -371,7 +389,7 @@ mod tests {
 
     #[test]
     fn words_mean_what_long_options_mean() {
-        let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=dev-fuse,memory=8M,buffers=pinned,threads=3,poll=fixed:20,placement=off,\
+        let words = "cache=none,entry_timeout=2,attr_timeout=0.5,negative_timeout=forever,file_handles=never,channel=uring,memory=8M,buffers=pinned,threads=3,poll=fixed:20,placement=off,\
                      max_write=64K,policy=/tmp/p,kernel_answers=off,log=debug,log_file=/tmp/l,metrics=9100,stats,ro,auto_unmount,defaults,_netdev,x-systemd.automount";
         let short = plan(&["-o", words, "/a", "/b"]).expect("plan");
         let long = plan(&[
@@ -380,7 +398,7 @@ mod tests {
             "--attr-timeout=0.5",
             "--negative-timeout=forever",
             "--file-handles=never",
-            "--channel=dev-fuse",
+            "--channel=uring",
             "--memory=8M",
             "--buffers=pinned",
             "--threads=3",
@@ -439,6 +457,23 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn what_would_have_no_effect_is_a_mistake() {
+        for option in ["passthrough=always", "passthrough=off", "buffers=zero-copy"] {
+            let text = refusal(&["--fs", "mem", "-o", option, "none", "/b"]);
+            assert!(text.contains(option.split('=').next().unwrap_or_default()), "{text}");
+        }
+        assert!(plan(&["--fs", "null", "--buffers", "pinned", "none", "/b"]).is_ok(), "it has data, too");
+        for option in ["memory=64M", "buffers=own", "buffers=zero-copy"] {
+            let text = refusal(&["--channel", "dev-fuse", "-o", option, "/a", "/b"]);
+            assert!(text.contains("over io_uring") && text.contains("--channel uring"), "{text}");
+            assert!(plan(&["-o", option, "/a", "/b"]).is_ok());
+        }
+        assert!(plan(&["--channel", "dev-fuse", "--buffers", "auto", "/a", "/b"]).is_ok());
+        let stateless = ["--opens=stateless", "--cache=always", "--locks=mount", "--file-handles=never"];
+        assert!(refusal(&[&stateless[..], &["/a", "/b"]].concat()).contains("--file-handles"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fusewire::FileSystem;
-use fusewire::mount::{Unmount, fuse_mounts};
+use fusewire::mount::{Unmount, fuse_mounts, try_mount};
 use fusewire::server::{Channel, Ended, Error, Server, ServerHandle, try_ring};
 use fusewire_fs::passthrough::{self, Passthrough};
 use fusewire_fs::{MemFs, MemOptions, NullFs, NullOptions};
@@ -17,7 +17,7 @@ use super::signals::{self, Ending};
 use super::{in_kernel, policy};
 use crate::args::{BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, LocksKind, OpensKind};
 use crate::failure::{Failure, Outcome, with_causes};
-use crate::stats::{Before, Facts, Live};
+use crate::stats::{Before, Facts, Live, try_metrics};
 
 /// Mounts and serves until the mount ends.
 ///
@@ -50,15 +50,27 @@ pub fn run(plan: &Plan, is_daemon: bool) -> Outcome<()> {
     }
 }
 
-/// Whether the channel that is asked for can be had.
+/// Does all that [`run`] does before there is a mount, and undoes it.
 ///
 /// # Errors
-/// If it is the ring, and there can be none.
-pub fn try_channel(plan: &Plan) -> Outcome<()> {
+/// Those of [`run`].
+pub fn try_out(plan: &Plan) -> Outcome<()> {
+    raise_file_limit();
+    if plan.fs == FsKind::Passthrough {
+        passthrough(plan)?;
+    }
+    try_metrics(&plan.show)?;
+    policy::load(plan)?;
+    in_kernel::start(plan)?;
+    try_mount(&plan.mountpoint, &plan.server.mount).map_err(|error| not_mounted(plan, &error))?;
+    try_channel(plan)
+}
+
+/// Whether the channel that is asked for can be had.
+fn try_channel(plan: &Plan) -> Outcome<()> {
     if plan.server.channel != Channel::Uring {
         return Ok(());
     }
-    raise_file_limit();
     let mountpoint = plan.mountpoint.clone();
     try_ring(&plan.server)
         .map(drop)
@@ -147,12 +159,8 @@ fn serve_until(
     (is_daemon, cache, ending, before): (bool, InForce, Ending, Before),
     mounted: impl FnOnce(&ServerHandle),
 ) -> Outcome<()> {
-    let server = Server::mount(fs, &plan.mountpoint, &plan.server).map_err(|error| {
-        let place = plan.mountpoint.display().to_string();
-        let text = with_causes(&error);
-        // Most of these texts name the place already.
-        Failure::new(if text.contains(&place) { text } else { format!("cannot mount on {place}: {text}") })
-    })?;
+    let server =
+        Server::mount(fs, &plan.mountpoint, &plan.server).map_err(|error| not_mounted(plan, &error))?;
     let handle = server.handle();
     mounted(&handle);
     let description = describe(plan, &handle, &cache);
@@ -191,6 +199,13 @@ fn serve_until(
             })
         }
     }
+}
+
+fn not_mounted(plan: &Plan, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let place = plan.mountpoint.display().to_string();
+    let text = with_causes(error);
+    // Most of these texts name the place already.
+    Failure::new(if text.contains(&place) { text } else { format!("cannot mount on {place}: {text}") })
 }
 
 fn is_mounted(handle: &ServerHandle) -> bool {

@@ -14,6 +14,7 @@ use super::report::{Operation, Report, SCHEMA, Spared};
 use super::socket::{Place, Socket};
 use super::{Endpoint, ShowArgs, table};
 use crate::failure::Outcome;
+use crate::logging;
 use crate::mount::InForce;
 
 /// What has to be had before there is a mount.
@@ -147,7 +148,9 @@ impl Source {
 fn print(report: &Report, is_daemon: bool) {
     let text = table::text(report, None);
     if is_daemon {
-        text.lines().filter(|line| !line.is_empty()).for_each(|line| tracing::info!("{line}"));
+        // They were asked for: whatever else is logged.
+        let lines = text.lines().filter(|line| !line.is_empty());
+        lines.for_each(|line| tracing::info!(target: logging::ASKED_FOR, "{line}"));
     } else {
         eprint!("{text}");
     }

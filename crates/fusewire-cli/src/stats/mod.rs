@@ -84,6 +84,14 @@ impl ShowArgs {
     }
 }
 
+/// Whether metrics can be served where they are asked for.
+///
+/// # Errors
+/// If the port is taken, or this user may not have it.
+pub fn try_metrics(show: &ShowArgs) -> Outcome<()> {
+    show.metrics.map(Endpoint::listen).transpose().map(drop)
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=86400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),

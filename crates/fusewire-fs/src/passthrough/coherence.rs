@@ -319,15 +319,12 @@ impl Passthrough {
         }
         let Ok(fd) = self.nodes.fd(found.node) else { return };
         let is_dir = FileType::from_mode(found.stat.stx_mode.into()) == Some(FileType::Directory);
-        // The kernel may have pages of it from the time before, of a mapping.
+        // The kernel may have pages of it from the time before, of a mapping. If it cannot be told now, then when it is looked up next.
         let drop_pages = || match self.notifier.get().filter(|_| !found.is_new) {
-            Some(notifier) => notifier.inval_inode(found.node, 0, 0),
-            None => Ok(()),
+            Some(notifier) => notifier.inval_inode(found.node, 0, 0).is_ok(),
+            None => true,
         };
-        // If not now, then when it is looked up next.
-        if drop_pages().is_ok() && feed.watch(ino, (fd, is_dir)) {
-            _ = drop_pages();
-        }
+        feed.watch(ino, (fd, is_dir), drop_pages);
     }
 
     /// See what kind of directory the kernel is about to learn of.

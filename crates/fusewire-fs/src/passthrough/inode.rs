@@ -197,7 +197,7 @@ impl Nodes {
         let holding_limit = if need_none { (limit / 2).min(ENOUGH) } else { limit / 4 * 3 };
         if let Some(feed) = &feed {
             feed.bound_watches(holding_limit / 2);
-            feed.watch(key.ino(), (root.clone(), true));
+            feed.watch(key.ino(), (root.clone(), true), || true);
         }
         Ok(Self {
             table: NodeTable::new(key, node),

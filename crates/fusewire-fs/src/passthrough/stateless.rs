@@ -14,7 +14,7 @@ use super::{
     options::{CacheProfile, LockScope, Opens},
     unheard::Unheard,
 };
-use fusewire::{FileType, NodeId};
+use fusewire::{FileType, NodeId, context};
 use rustix::{
     fs::OFlags,
     io::{Errno, Result},
@@ -146,8 +146,8 @@ impl Kept {
                 }
             }
         };
-        let thread = thread::Builder::new().name("fusewire-close".into()).stack_size(128 << 10).spawn(body);
-        if let Err(error) = thread {
+        let thread = thread::Builder::new().name("fusewire-close".into()).stack_size(128 << 10);
+        if let Err(error) = context::spawn(thread, body) {
             tracing::debug!(%error, "files written to stay open until others take their place");
             self.closing.store(false, Ordering::Release);
         }
@@ -331,6 +331,38 @@ mod tests {
                 assert!(begin.elapsed() < WRITING * 10);
                 thread::sleep(Duration::from_millis(20));
             }
+        }
+    }
+    /// A handler starts it, and the thread that serves may be bound to one CPU.
+    #[test]
+    fn what_closes_files_runs_where_the_process_may() {
+        let source = tempfile::tempdir().expect("a directory");
+        let fs = Passthrough::new(source.path(), super::super::Options::default()).expect("a filesystem");
+        let of_thread = |thread: &str| {
+            let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).ok()?;
+            let line = |key| status.lines().find_map(|line| Some(line.strip_prefix(key)?.trim().to_owned()));
+            Some((line("Name:")?, line("Cpus_allowed_list:")?))
+        };
+        let closer = || {
+            let threads = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
+            let mut all = threads.filter_map(|entry| of_thread(entry.file_name().to_str()?));
+            all.find(|(name, _)| name == "fusewire-close").map(|(_, cpus)| cpus)
+        };
+        let process = of_thread(&std::process::id().to_string()).expect("the first thread").1;
+        let mut one = rustix::thread::CpuSet::new();
+        let all = rustix::thread::sched_getaffinity(None).expect("affinity");
+        one.set((0..1024).find(|&cpu| all.is_set(cpu)).expect("a CPU"));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                rustix::thread::sched_setaffinity(None, &one).expect("affinity");
+                let open = fs.open_by_node(NodeId::ROOT, Use::List).expect("open");
+                fs.stateless.kept.insert((NodeId::new(2), Use::Append), open);
+            });
+        });
+        let begin = Instant::now();
+        while closer().is_none_or(|cpus| cpus != process) {
+            assert!(begin.elapsed() < WRITING / 2, "{:?} of {process}", closer());
+            thread::sleep(Duration::from_millis(5));
         }
     }
 }

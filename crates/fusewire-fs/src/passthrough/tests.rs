@@ -2,6 +2,7 @@
 
 mod bounds;
 mod coherent;
+mod overflow;
 mod underneath;
 
 use super::*;

@@ -11,7 +11,7 @@
 //! `docs/adr/0022-placement.md`.
 
 use super::watch::Status;
-use crate::sys::sched::{Class, allow, keep_io_priority, set_class, stat_field};
+use crate::sys::sched::{Class, allow, keep_io_priority, set_class, stat_field, tasks};
 use std::{fmt, str::FromStr, sync::Arc};
 
 /// Whether threads that serve may be moved to where it is cheapest.
@@ -21,8 +21,8 @@ pub enum Placement {
     #[default]
     Off,
     /// While it pays, they sit on a CPU and step aside for others there, in the idle class; this needs CAP_SYS_NICE. A thread that a
-    /// handler starts inherits its server's CPU and class, so a filesystem that starts threads inside of handlers has to put them right
-    /// ([`Context::blocking`](crate::context::Context::blocking) does).
+    /// handler starts inherits its server's CPU and class, so a filesystem that starts threads inside of handlers has to start them with
+    /// [`context::spawn`](crate::context::spawn). ([`Context::blocking`](crate::context::Context::blocking) does.)
     Auto,
 }
 
@@ -60,8 +60,28 @@ pub(crate) fn step_aside<'a>(threads: impl IntoIterator<Item = &'a Arc<Status>>,
         let moved = if aside { keep_io_priority(Some(tid)) } else { Ok(()) };
         match moved.and_then(|()| set_class(Some(tid), class)) {
             Ok(()) => status.step_aside(aside),
+            // It has ended meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
             Err(error) => tracing::warn!(?tid, ?class, %error, "a thread stays in its class"),
         }
+    }
+}
+
+/// Have those leave the idle class who work for the rings of these threads. The kernel makes a worker as a copy of the thread
+/// (`create_io_thread`), so that it is in the class that this was in then, and keeps it: what it does, such as a sync, has no callers that
+/// it could step aside for, and nobody sees it starve.
+pub(crate) fn put_workers_back(threads: &[Arc<Status>]) {
+    let tids: Vec<_> = threads.iter().filter_map(|status| status.tid()).collect();
+    let tasks = tasks();
+    let ours = |name: &str| {
+        let of = |tid: &rustix::thread::Pid| name == format!("iou-wrk-{}", tid.as_raw_nonzero());
+        // Before it runs for the first time it is called as the thread is.
+        tids.iter().any(of) || tasks.iter().any(|task| task.name == name && tids.contains(&task.thread))
+    };
+    for task in tasks.iter().filter(|task| task.is_io_worker && task.is_idle && ours(&task.name)) {
+        // One that has ended meanwhile is no loss.
+        let left = set_class(Some(task.thread), Class::Normal);
+        tracing::debug!(worker = ?task.thread, ?left, "of a ring, inherited the idle class");
     }
 }
 

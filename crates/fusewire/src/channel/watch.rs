@@ -63,12 +63,13 @@ impl Status {
         }
     }
 
-    /// It will serve no more.
+    /// It will serve no more. Its thread's number may be another's soon.
     pub fn ends(&self) {
         self.step.store(ENDED, Ordering::Release);
+        self.tid.store(0, Ordering::Release);
     }
 
-    /// The thread that this is about, once it runs.
+    /// The thread that this is about, from its beginning to its end.
     pub fn tid(&self) -> Option<rustix::thread::Pid> {
         rustix::thread::Pid::from_raw(self.tid.load(Ordering::Acquire))
     }
@@ -104,7 +105,7 @@ impl Status {
 
     /// Has it done nothing since it was `seen` having had that much CPU time, although it could, for want of a CPU?
     fn starves(&self, seen: &Seen, had: Duration) -> bool {
-        let same = self.is_aside() && self.now() == seen.state;
+        let same = self.is_aside() && self.tid().is_some() && self.now() == seen.state;
         same && self.runs() && self.cpu_time().saturating_sub(had) < TICK / 4
     }
 
@@ -167,7 +168,7 @@ pub trait Watched {
     fn looks(&mut self, starving: bool) {
         _ = starving;
     }
-    /// Nothing happens: the watch goes to sleep.
+    /// Nothing happens, and the watch goes to sleep; or it ends.
     fn sleeps(&mut self) {}
     /// A window has passed.
     fn window(&mut self, window: Window);
@@ -286,6 +287,8 @@ impl Watch {
                 std::thread::sleep(if seen.stuck.is_empty() { TICK } else { STUCK_TICK });
             }
         }
+        // What readers still have to do they do as any other thread: nobody would see them starve.
+        watched.sleeps();
     }
 
     /// Sleep until awakened, unless it is no longer `quiet`.
@@ -379,6 +382,49 @@ mod tests {
         let watch = Watch::default();
         watch.sleep(|| false);
         assert!(!watch.asleep.load(Ordering::Relaxed));
+    }
+
+    /// Readers that are never quiet, and what they were told.
+    struct Busy {
+        reader: Arc<Status>,
+        sleeps: u32,
+    }
+
+    impl Watched for Busy {
+        fn readers(&self) -> Vec<Arc<Status>> {
+            vec![self.reader.clone()]
+        }
+        fn stuck(&self, _: &[usize]) {}
+        fn looks(&mut self, _: bool) {
+            self.reader.serves();
+            self.reader.reads();
+        }
+        fn sleeps(&mut self) {
+            self.sleeps += 1;
+        }
+        fn window(&mut self, _: Window) {}
+    }
+
+    #[test]
+    fn at_its_end_the_watch_leaves_readers_as_it_does_when_it_sleeps() {
+        let (watch, mut busy) = (Watch::default(), Busy { reader: Arc::default(), sleeps: 0 });
+        std::thread::scope(|scope| {
+            let watching = scope.spawn(|| watch.run(&mut busy));
+            std::thread::sleep(TICK * 5);
+            watch.close();
+            watching.join().expect("no panic");
+        });
+        assert_eq!(busy.sleeps, 1);
+    }
+
+    #[test]
+    fn who_has_ended_is_no_thread_any_more() {
+        let status = Status::default();
+        status.begins();
+        status.step_aside(true);
+        status.ends();
+        let seen = Seen { state: status.now(), ..Seen::default() };
+        assert!(status.tid().is_none() && !status.starves(&seen, Duration::ZERO));
     }
 
     #[test]

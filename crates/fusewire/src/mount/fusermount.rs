@@ -56,6 +56,12 @@ pub(super) fn mount(path: &Path, options: &MountOptions) -> Result<OwnedFd, Moun
     }
 }
 
+/// Whether there is the program, and an option that it does not know.
+pub(super) fn check(path: &Path, options: &MountOptions) -> Result<(), MountError> {
+    find(MOUNT, path)?;
+    option_list(options).map(drop)
+}
+
 /// Unmounts what is at `path`; lazily if asked for.
 pub(super) fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
     let program = find(UNMOUNT, path)?;

@@ -107,6 +107,20 @@ pub fn mount(
     mount_by(Way::choose(), mountpoint, options, answer_init)
 }
 
+/// Finds out whether [`mount()`] could mount there, as far as that can be known without doing it: the mount point, the options, and what it
+/// takes of the system. What only the kernel or `fusermount3` can tell is not tried.
+///
+/// # Errors
+/// Those of [`mount()`].
+pub fn try_mount(mountpoint: &Path, options: &MountOptions) -> Result<(), MountError> {
+    options.check()?;
+    let place = Place::open(mountpoint)?;
+    match Way::choose() {
+        Way::Fusermount => fusermount::check(&place.path, options),
+        Way::NewApi { .. } | Way::Syscall => open_device().map(drop),
+    }
+}
+
 fn mount_by(
     way: Way,
     mountpoint: &Path,

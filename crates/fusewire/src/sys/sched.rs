@@ -1,7 +1,7 @@
 //! How threads are scheduled, and what that was like.
 
 use rustix::thread::{CpuSet, Pid};
-use std::{fmt, fs, io, mem::MaybeUninit, sync::LazyLock, thread, time::Duration};
+use std::{fmt, fs, io, mem::MaybeUninit, os::unix::fs::MetadataExt, sync::LazyLock, thread, time::Duration};
 
 /// A scheduling class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,45 @@ pub(crate) fn stat_field(thread: impl fmt::Display, field: usize) -> Option<Stri
     let stat = fs::read_to_string(format!("/proc/{thread}/stat")).ok()?;
     // They follow the name, which stands in parentheses and may hold any character.
     stat.rsplit_once(") ")?.1.split(' ').nth(field.checked_sub(3)?).map(str::to_owned)
+}
+
+/// A thread of this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Task {
+    pub thread: Pid,
+    pub name: String,
+    /// The kernel has made it, for operations of an `io_uring` that wait for something.
+    pub is_io_worker: bool,
+    /// It is in the class [`Class::Idle`].
+    pub is_idle: bool,
+}
+
+impl Task {
+    fn of(thread: Pid) -> Option<Self> {
+        /// `PF_IO_WORKER` of the kernel.
+        const IO_WORKER: u32 = 0x10;
+        let stat = fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero())).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        // The first of these is the third in proc(5).
+        let field = |number: usize| rest.split(' ').nth(number - 3)?.parse::<u32>().ok();
+        Some(Self {
+            thread,
+            name: name.to_owned(),
+            is_io_worker: field(9)? & IO_WORKER != 0,
+            is_idle: field(41)? == libc::SCHED_IDLE as u32,
+        })
+    }
+}
+
+/// The threads of this process.
+pub(crate) fn tasks() -> Vec<Task> {
+    let list = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    list.filter_map(|entry| Task::of(Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?)).collect()
+}
+
+/// A number that is another one when there are more threads, or fewer.
+pub(crate) fn count_tasks() -> u64 {
+    fs::metadata("/proc/self/task").map_or(0, |list| list.nlink())
 }
 
 /// May threads of this process go to the idle class and back? Asked once, by trying it on a thread made for it.
@@ -133,6 +172,22 @@ mod tests {
         .expect("the heir");
         set_class(Some(this), Class::Normal).expect("back");
         assert_eq!(class(this), libc::SCHED_OTHER);
+    }
+
+    #[test]
+    fn threads_are_counted_and_known_by_name() {
+        let is_there = || tasks().iter().any(|task| task.name == "a name) (" && !task.is_io_worker);
+        let before = count_tasks();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let body = move || _ = ended.recv();
+        let thread = thread::Builder::new().name("a name) (".into()).spawn(body).expect("a thread");
+        let begin = std::time::Instant::now();
+        while !is_there() {
+            assert!(begin.elapsed() < Duration::from_secs(10));
+        }
+        assert_ne!(count_tasks(), before);
+        drop(end);
+        thread.join().expect("it ended");
     }
 
     #[test]

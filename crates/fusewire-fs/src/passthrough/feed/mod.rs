@@ -51,6 +51,12 @@ const CONTENT: u64 = libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE;
 /// the mount, does not cost a wake-up for each change.
 const GATHER: Duration = Duration::from_micros(500);
 
+/// As many reads take more than the kernel's queue holds.
+const READS: usize = 64;
+
+/// So many nodes are told of before it is heard what has changed meanwhile.
+const AT_ONCE: usize = 1024;
+
 /// What a feed has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeedStats {
@@ -290,15 +296,11 @@ impl Feed {
     }
 
     /// Watch the file with this number, which is known as a node and which `fd` is of, until that is forgotten. What is not watched, the kernel may
-    /// remember for a moment only. Answers whether it is watched, and was not before.
-    pub fn watch(&self, ino: u64, of: (Arc<Fd>, bool)) -> bool {
-        let Some(ByFile { watches, .. }) = &self.by_file else { return false };
-        match watches.watch((&self.source, &self.stamps), ino, of) {
-            Ok(_) => true,
-            Err(error) => {
-                watches.refused(error);
-                false
-            }
+    /// remember for a moment only. `prepare` is called when changes are heard of; if it fails, the file is not watched.
+    pub fn watch(&self, ino: u64, of: (Arc<Fd>, bool), prepare: impl FnOnce() -> bool) {
+        let Some(ByFile { watches, .. }) = &self.by_file else { return };
+        if let Err(error) = watches.watch((&self.source, &self.stamps), ino, of, prepare) {
+            watches.refused(error);
         }
     }
 
@@ -423,37 +425,79 @@ impl Reader {
                 }
                 Waited::Nothing => {}
             }
-            match self.later.take() {
-                Ok(news) if news.len() == 0 => {}
-                Ok(news) => self.tell(news)?,
-                Err(()) => self.drop_everything()?,
-            }
+            self.catch_up()?;
+        }
+    }
+
+    /// Tell what is due.
+    fn catch_up(&mut self) -> Result<()> {
+        match self.later.take() {
+            Ok(news) if news.len() == 0 => Ok(()),
+            Ok(news) => self.tell(news),
+            Err(()) => self.drop_everything(),
         }
     }
 
     fn take_events(&mut self) -> Result<()> {
         let read_at = Instant::now();
         self.feed.stamps.turn(&mut self.era);
-        let (mut news, mut lost) = (News::default(), false);
-        let Self { feed, later, buffer, .. } = self;
-        let any = feed.source.read(buffer, |event| match event.mask & libc::FAN_Q_OVERFLOW {
-            0 => feed.understand(&event, &mut news, later),
-            _ => lost = true,
-        })?;
-        if lost {
-            self.feed.counts.overflows.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!("more changes than could be told of: the kernel forgets everything");
-            self.drop_everything()?;
-            self.later.everything(0);
-        } else if any && news.len() > 0 {
+        let mut news = News::default();
+        let heard = self.hear(&mut news)?;
+        if heard == Heard::Lost {
+            self.lost()?;
+            self.catch_up()?;
+        } else if news.len() > 0 {
             self.tell(news)?;
             // So that no more is read than the kernel takes; events meanwhile are merged in the queue, which is bounded.
             self.notifier.flush();
         } else {
-            self.gathers = any;
+            self.gathers = heard == Heard::Events;
         }
         let took = read_at.elapsed().as_micros() as u64;
         self.feed.counts.longest_us.fetch_max(took, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The events that are there, as many as are read at once.
+    fn hear(&mut self, news: &mut News) -> Result<Heard> {
+        let Self { feed, later, buffer, .. } = self;
+        let mut lost = false;
+        let any = feed.source.read(buffer, |event| match event.mask & libc::FAN_Q_OVERFLOW {
+            0 => feed.understand(&event, news, later),
+            _ => lost = true,
+        })?;
+        Ok(match any {
+            _ if lost => Heard::Lost,
+            true => Heard::Events,
+            false => Heard::Nothing,
+        })
+    }
+
+    /// All events that are there; whoever makes them faster than they are read does not keep this from ending. Were any lost?
+    fn hear_all(&mut self, news: &mut News) -> Result<bool> {
+        let mut lost = false;
+        for _ in 0..READS {
+            match self.hear(news)? {
+                Heard::Nothing => break,
+                heard => lost |= heard == Heard::Lost,
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Events were lost.
+    fn lost(&mut self) -> Result<()> {
+        self.feed.counts.overflows.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!("more changes than could be told of: the kernel forgets everything");
+        // What is in the queue is older than what the kernel will be told: nothing is to be lost again for its sake.
+        self.hear_all(&mut News::default())?;
+        let feed = self.feed.clone();
+        if let Some(ByFile { watches, .. }) = &feed.by_file {
+            // That some have ended may have been among them.
+            let meanwhile = || self.hear_all(&mut News::default()).map(drop);
+            watches.renew_all((&feed.source, &feed.stamps), meanwhile)?;
+        }
+        self.later.everything_now();
         Ok(())
     }
 
@@ -463,20 +507,47 @@ impl Reader {
         Ok(())
     }
 
-    /// The kernel forgets everything: names by the epoch, the rest node by node.
-    fn drop_everything(&self) -> Result<()> {
+    /// The kernel forgets everything: names by the epoch, the rest node by node. With many nodes that takes long, and what is changed
+    /// meanwhile is heard of meanwhile.
+    fn drop_everything(&mut self) -> Result<()> {
         self.feed.stamps.everything_changed();
         patiently(&self.notifier, || self.notifier.inc_epoch())?;
-        let mut told = Ok(());
-        self.feed.index.for_each(|nodes| {
+        let feed = self.feed.clone();
+        let (mut told, mut count) = (Ok(()), 0);
+        feed.index.for_each(|nodes| {
             for node in nodes {
                 told =
                     told.and_then(|()| patiently(&self.notifier, || self.notifier.inval_inode(node, 0, 0)));
+                count += 1;
+                if count % AT_ONCE == 0 {
+                    told = told.and_then(|()| self.hear_meanwhile());
+                }
             }
         });
         self.notifier.flush();
         told
     }
+
+    fn hear_meanwhile(&mut self) -> Result<()> {
+        self.notifier.flush();
+        if self.feed.is_deaf() {
+            return Ok(());
+        }
+        let mut news = News::default();
+        if self.hear_all(&mut news)? {
+            self.lost()?;
+        }
+        self.tell(news)
+    }
+}
+
+/// What came of reading events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Events,
+    /// Perhaps some, but not all.
+    Lost,
 }
 
 impl Feed {
@@ -486,6 +557,10 @@ impl Feed {
         let is_own = self.is_own(event.tid);
         let is_named = event.mask & NAMES != 0;
         self.counts.own.fetch_add(u64::from(is_own), Ordering::Relaxed);
+        if event.mask & libc::FAN_DELETE_SELF != 0 {
+            let handles = event.objects().filter(|object| object.name.is_none()).map(|object| object.handle);
+            handles.flat_map(numbers).for_each(|number| self.watch_ended(number, news, later));
+        }
         for object in event.objects() {
             // An event of the content of something tells its directory's handle for the name's sake alone.
             match object.name {
@@ -550,6 +625,14 @@ impl Feed {
                 later.node(node, what);
             }
         });
+    }
+
+    /// The watch of this file has ended. What happened to it since then nobody has told.
+    fn watch_ended(&self, number: u64, news: &mut News, later: &mut Later) {
+        let is_renewed = |by_file: &ByFile| by_file.watches.renew((&self.source, &self.stamps), number);
+        if self.by_file.as_ref().is_some_and(is_renewed) {
+            self.file_changed((number, What::Content), false, news, later);
+        }
     }
 
     /// The nodes with this inode number. What was done through this mount is no news to the only one there is.

@@ -95,7 +95,7 @@ enum Subject {
 #[derive(Debug, Default)]
 pub struct Later {
     due: HashMap<Subject, (Instant, usize)>,
-    /// More than can be kept: everything, then.
+    /// More than can be kept: everything, then, and once more after that time.
     all: Option<(Instant, usize)>,
 }
 
@@ -132,10 +132,25 @@ impl Later {
         self.put(Subject::Node(node, what), 0);
     }
 
-    /// Everything, that is.
-    pub fn everything(&mut self, time: usize) {
+    /// Everything, in a while. If that is to be told soon anyhow it is enough that it is told once more after that: else many changes
+    /// would have everything told again and again.
+    fn everything(&mut self, time: usize) {
         self.due.clear();
-        self.all = Some((Instant::now() + TIMES[time], time));
+        let begin = || (Instant::now() + TIMES[time], time + 1);
+        let (due, next) = self.all.unwrap_or_else(begin);
+        self.all = Some((due, next.min(TIMES.len() - 1)));
+    }
+
+    /// Everything, now and later. If that was begun already, it goes on from where it is.
+    pub fn everything_now(&mut self) {
+        self.due.clear();
+        let now = Instant::now();
+        let next = match self.all {
+            None => 0,
+            Some((due, next)) if due <= now => next.min(TIMES.len() - 1),
+            Some((_, next)) => next.saturating_sub(1),
+        };
+        self.all = Some((now, next));
     }
 
     /// When to look again.
@@ -147,13 +162,10 @@ impl Later {
     /// What is due now; `Err`: everything.
     pub fn take(&mut self) -> std::result::Result<News, ()> {
         let now = Instant::now();
-        if let Some((due, time)) = self.all
+        if let Some((due, next)) = self.all
             && due <= now
         {
-            self.all = None;
-            if time + 1 < TIMES.len() {
-                self.everything(time + 1);
-            }
+            self.all = TIMES.get(next).map(|&time| (Instant::now() + time, next + 1));
             return Err(());
         }
         let mut news = News::default();
@@ -204,5 +216,37 @@ mod tests {
         assert!(later.due.len() <= MOST && later.all.is_some());
         std::thread::sleep(TIMES[0]);
         assert!(later.take().is_err());
+    }
+
+    /// How often everything is told, and at which time for the last time, if it is lost at these times (milliseconds).
+    fn everything_lost_at(lost: &[u64]) -> (usize, u64) {
+        let mut later = Later::default();
+        let (mut count, mut last) = (0, 0);
+        let begin = Instant::now();
+        let mut lost = lost.iter().peekable();
+        loop {
+            let now = begin.elapsed().as_millis() as u64;
+            if lost.next_if(|&&at| at <= now).is_some() {
+                later.everything_now();
+            }
+            if later.take().is_err() {
+                (count, last) = (count + 1, now);
+            }
+            if lost.peek().is_none() && later.next().is_none() {
+                return (count, last);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn what_is_lost_again_is_told_at_once_and_later_but_not_all_over_again() {
+        let once = everything_lost_at(&[0]);
+        assert!(once.0 == 5 && once.1 >= 1060, "{once:?}");
+        let again = [0, 50, 100, 150, 200, 250, 300];
+        let (count, last) = everything_lost_at(&again);
+        // Each at once, and four more.
+        assert!(count <= again.len() + 4 && count > again.len(), "{count}");
+        assert!(last >= 300 + 700, "{last}");
     }
 }

@@ -25,9 +25,9 @@ const CHANGES: u64 = libc::FAN_CREATE
     | libc::FAN_ONDIR;
 
 /// The same of a file that is watched by itself. `MOVE_SELF`: moving changes the time of change of attributes, of which the directories need not be
-/// watched.
+/// watched. `DELETE_SELF`: with that a mark ends, also where a descriptor is left, see [`Watches::renew`](super::watches::Watches::renew).
 const CHANGES_OF_FILE: u64 =
-    libc::FAN_ATTRIB | libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE | libc::FAN_MOVE_SELF;
+    libc::FAN_ATTRIB | libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE | libc::FAN_MOVE_SELF | libc::FAN_DELETE_SELF;
 
 /// And of a directory: its own changes, and those of the names in it.
 const CHANGES_OF_DIRECTORY: u64 = libc::FAN_CREATE

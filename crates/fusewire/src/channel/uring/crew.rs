@@ -17,6 +17,7 @@ use super::{
 use crate::{
     channel::{
         layer::Layer,
+        placement,
         poll::{Board, Poll},
         watch::{Status, Watch, Watched, Window},
     },
@@ -354,7 +355,7 @@ impl<F: FileSystem, L: Layer> Guard<F, L> {
         let of_group = || members.iter().filter(|member| member.group == group);
         let resting: Vec<_> = of_group().filter(|member| !member.takes_part()).take(wanted).collect();
         for member in &resting {
-            allow(member.status.tid(), cpus);
+            placement::seat(&member.status, cpus);
             member.spare.call();
         }
         let room = limits::SPARE_READERS.saturating_sub(of_group().count());

@@ -2,12 +2,10 @@
 //! eight milliseconds while requests come; a crew whose threads have nothing to decide has none of it.
 
 use super::queues::Queues;
-use crate::{
-    channel::{
-        poll::{Board, Count, Governor, Order, Room, Sample},
-        watch::Status,
-    },
-    sys::sched::allow,
+use crate::channel::{
+    placement,
+    poll::{Board, Count, Governor, Order, Room, Sample},
+    watch::Status,
 };
 use std::{
     fs,
@@ -104,7 +102,7 @@ impl Governed {
         }
         let before = self.order.replace(order.clone());
         if before.as_ref().is_none_or(|before| before.cpu != order.cpu) {
-            allow(self.status.tid(), &[order.cpu]);
+            placement::seat(&self.status, &[order.cpu]);
         }
         self.board.order(&order);
         let is_news = before.is_none_or(|before| (before.cpu, before.why) != (order.cpu, order.why));
