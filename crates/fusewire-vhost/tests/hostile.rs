@@ -282,3 +282,31 @@ fn whatever_lies_in_the_rings_the_device_lives() {
     guest.end();
     assert_eq!(fs::read_to_string(dir.path().join("secret")).expect("secret"), "secret");
 }
+
+#[test]
+fn locks_of_the_host_that_were_not_agreed_on_are_not_served() {
+    use fusewire_fs::passthrough::{self, LockScope, Passthrough};
+    for (scope, answer) in [(LockScope::Mount, Err(Errno::NOSYS)), (LockScope::Directory, Ok(()))] {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().to_owned();
+        let make = move || {
+            let forward = passthrough::Forward::Off;
+            Passthrough::new(&path, passthrough::Options { forward, locks: scope, ..Default::default() })
+        };
+        let mut guest = Guest::start(make, Options::default(), Layout::default());
+        let driver = guest.monitor.driver();
+        driver.init().expect("init");
+        let (node, fh) = driver.create(ROOT, c"a").expect("create");
+        let lk = abi::FileLock { start: 0, end: i64::MAX as u64, typ: 1, pid: 1 };
+        let posix = abi::LkIn { fh, owner: 1, lk, ..Default::default() };
+        let flock = abi::LkIn { lk_flags: abi::LkFlags::FLOCK.bits(), ..posix };
+        assert_eq!(driver.request(Opcode::Getlk, node, &posix).map(drop), answer, "{scope:?}");
+        for args in [posix, flock] {
+            assert_eq!(driver.request(Opcode::Setlk, node, &args).map(drop), answer, "{scope:?}");
+            assert_eq!(driver.request(Opcode::Setlkw, node, &args).map(drop), answer, "{scope:?}");
+        }
+        let file = fs::File::options().write(true).open(dir.path().join("a")).expect("file");
+        assert_eq!(file.try_lock().is_ok(), answer.is_err(), "{scope:?}");
+        guest.end();
+    }
+}

@@ -195,6 +195,11 @@ impl Passthrough {
         self.options.xattr && self.options.acl != Offer::Never
     }
 
+    /// `NOSYS` unless this was agreed on: a guest may send what it was not offered.
+    fn agreed_on(&self, flag: InitFlags) -> Result<()> {
+        if self.agreed.load(Ordering::Relaxed) & flag.bits() == flag.bits() { Ok(()) } else { Err(Errno::NOSYS) }
+    }
+
     /// Does the kernel leave the mask of new files to us? It must where the directory has default ACLs, which take the
     /// mask's place.
     fn masks(&self) -> bool {
@@ -485,10 +490,12 @@ impl FileSystem for Passthrough {
     }
 
     async fn getlk(&self, _cx: &Context, op: Getlk) -> Result<FileLock> {
+        self.agreed_on(InitFlags::POSIX_LOCKS)?;
         self.test_lock(&op)
     }
 
     async fn setlk(&self, cx: &Context, op: Setlk) -> Result<()> {
+        self.agreed_on(if op.flock { InitFlags::FLOCK_LOCKS } else { InitFlags::POSIX_LOCKS })?;
         self.set_lock(cx, &op).await
     }
 
