@@ -267,7 +267,7 @@ impl<F: FileSystem> Shared<F> {
             std::mem::replace(&mut current.session, session)
         };
         if let Some(last) = last {
-            last.interrupt_all();
+            last.interrupt_for_good();
             last.leave();
         }
         self.queues.iter().for_each(|queue| queue.wake());
@@ -461,10 +461,8 @@ impl<F: FileSystem> Device<F> {
 
     pub(crate) fn stop_vring(&self, index: u32) {
         let Some(queue) = self.shared.queues.get(index as usize) else { return };
-        // Whoever waits for a lock would wait for ever.
-        if let Some(session) = &lock(&self.shared.current).session {
-            session.interrupt_all();
-        }
-        queue.stop(GRACE);
+        // Whoever waits for a lock would wait for ever. Again and again: what was taken may only be about to begin.
+        let session = lock(&self.shared.current).session.clone();
+        queue.stop(GRACE, || session.iter().for_each(|session| session.interrupt_all()));
     }
 }

@@ -23,6 +23,9 @@ use vhost_user_backend::{VringMutex, VringState, VringT};
 use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
+/// How often requests are interrupted while they are waited for.
+const INTERVAL: Duration = Duration::from_millis(20);
+
 /// One queue of a device.
 pub(crate) struct Queue {
     /// Its number.
@@ -274,9 +277,9 @@ impl Queue {
             && state.enable_notification().unwrap_or(false)
     }
 
-    /// It takes no more requests: wait until those that it took are answered, at most for so long. Answers that come later than
-    /// that are dropped.
-    pub(crate) fn stop(&self, limit: Duration) {
+    /// It takes no more requests: have those that it took `interrupt`ed until they are answered, at most for so long. Answers that come
+    /// later than that are dropped.
+    pub(crate) fn stop(&self, limit: Duration, interrupt: impl Fn()) {
         self.stopping.store(true, Ordering::Release);
         let deadline = Instant::now() + limit;
         let mut guard = lock(&self.emptied.0);
@@ -291,6 +294,8 @@ impl Queue {
                 );
                 break;
             }
+            interrupt();
+            let left = left.min(INTERVAL);
             guard = self.emptied.1.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(guard);
