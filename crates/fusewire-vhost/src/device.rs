@@ -96,7 +96,7 @@ pub(crate) struct Shared<F: FileSystem> {
     monitor: Arc<Monitor>,
     current: Mutex<Current<F>>,
     /// The number of the session, to be looked at cheaply.
-    generation: AtomicU64,
+    generation: Arc<AtomicU64>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -266,6 +266,8 @@ impl<F: FileSystem> Shared<F> {
             current.window = window;
             std::mem::replace(&mut current.session, session)
         };
+        // What the guest sends once it is answered is not for the one before.
+        self.queues.iter().for_each(|queue| queue.settle());
         if let Some(last) = last {
             last.interrupt_for_good();
             last.leave();
@@ -328,9 +330,10 @@ impl<F: FileSystem> Device<F> {
             ));
         }
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let watch = Arc::<Watch>::default();
+        let (watch, generation) = (Arc::<Watch>::default(), Arc::new(AtomicU64::new(1)));
+        let shared = || (watch.clone(), generation.clone());
         let queues = (0..=options.queues)
-            .map(|index| Ok(Arc::new(Queue::new(index, waker()?, watch.clone(), memory.clone()))))
+            .map(|index| Ok(Arc::new(Queue::new(index, waker()?, shared(), memory.clone()))))
             .collect::<io::Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
             make: Box::new(make),
@@ -345,7 +348,7 @@ impl<F: FileSystem> Device<F> {
                 beginning: Beginning::default(),
                 window: None,
             }),
-            generation: AtomicU64::new(1),
+            generation,
             options,
         });
         let watch = std::thread::Builder::new().name("fusewire-watch".into()).spawn({

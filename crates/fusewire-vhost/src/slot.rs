@@ -29,6 +29,8 @@ const LAST_ERRNO: i32 = 511;
 #[derive(Debug)]
 pub(crate) struct Local {
     pub queue: Arc<Queue>,
+    /// The number of the session.
+    pub generation: u64,
     /// What the thread is doing.
     pub status: Arc<Status>,
     /// Slots that wait for a request.
@@ -42,9 +44,10 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn new(queue: Arc<Queue>, status: Arc<Status>) -> Self {
+    pub(crate) fn new((queue, generation): (Arc<Queue>, u64), status: Arc<Status>) -> Self {
         Self {
             queue,
+            generation,
             status,
             idle: RefCell::default(),
             control: RefCell::default(),
@@ -136,7 +139,7 @@ impl VirtioSlot {
         }
         local.status.reads();
         while local.control.borrow().is_none()
-            && local.queue.take(&mut self.request, self.agreed) == Taken::Request
+            && local.queue.take(&mut self.request, (self.agreed, local.generation)) == Taken::Request
         {
             local.status.serves();
             if again::is_better_left(&self.request) {

@@ -199,7 +199,8 @@ fn stand_in<F: FileSystem>(device: &Arc<Shared<F>>, spare: &Arc<Spare>, index: u
     let queue: &Arc<Queue> = &device.queues[index];
     let (generation, Some(session)) = device.join() else { return };
     let waker = spare.clone();
-    let mut crew = worker::Crew::new(session, (queue, device.slots()), &spare.status, move || waker.wake());
+    let (joined, waked) = ((generation, session), move || waker.wake());
+    let mut crew = worker::Crew::new(joined, (queue, device.slots()), &spare.status, waked);
     let post = &device.spares.posts[index];
     // Answers that the one who is stuck had not told of.
     queue.signal();
@@ -217,7 +218,11 @@ fn stand_in<F: FileSystem>(device: &Arc<Shared<F>>, spare: &Arc<Spare>, index: u
         let needed = post.wanted.load(Ordering::Relaxed) >= post.serving.load(Ordering::Relaxed);
         unwanted = if needed { 0 } else { unwanted + 1 };
     }
-    crew.retire();
+    if device.generation() == generation {
+        crew.retire();
+    } else {
+        crew.replaced();
+    }
     while !crew.is_idle() && !device.spares.closed.load(Ordering::Acquire) {
         spare.status.reads();
         wait(spare, None);

@@ -316,6 +316,10 @@ impl<F: FileSystem> FileSystem for Policed<F> {
         self.fs.started(session);
     }
 
+    fn abandoned(&self) {
+        self.fs.abandoned();
+    }
+
     fn destroyed(&self) {
         if let Some(kernel) = self.shared.in_kernel.get() {
             kernel.ended();
