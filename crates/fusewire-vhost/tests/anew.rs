@@ -4,7 +4,7 @@ mod support;
 
 use fusewire::{
     Attr, Config, Context, Entry, FileSystem, NodeId, Opened, Result, Started,
-    op::{Create, Getattr, Read},
+    op::{Create, Getattr, Read, Readlink},
     reply::Sink,
 };
 use fusewire_fs::passthrough::{self, Passthrough};
@@ -14,8 +14,9 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 use support::{Guest, Hanging, Hung};
@@ -23,9 +24,11 @@ use support::{Guest, Hanging, Hung};
 const ROOT: u64 = 1;
 const SOON: Duration = Duration::from_secs(10);
 
-/// Of each session another one, whose number its root has. READ hangs.
+/// Of each session another one, whose number its root has. READ hangs, READLINK waits in its slot.
 struct Numbered {
     number: u64,
+    /// What waits goes on.
+    ready: Arc<AtomicBool>,
     hanging: Hanging,
     below: Option<Passthrough>,
 }
@@ -38,10 +41,12 @@ fn numbered(dir: Option<&Path>) -> (impl Fn() -> io::Result<Numbered> + Send + S
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).expect("pipe");
     let (hanging, hung) = Hanging::over(&pipe);
     let (dir, numbers) = (dir.map(Path::to_owned), Arc::new(AtomicU64::new(1)));
+    let ready = Arc::new(AtomicBool::new(false));
     let make = move || {
         let options = passthrough::Options { forward: passthrough::Forward::Off, ..Default::default() };
         let below = dir.as_ref().map(|dir| Passthrough::new(dir, options)).transpose()?;
-        Ok(Numbered { number: numbers.fetch_add(1, Ordering::Relaxed), hanging: hanging.clone(), below })
+        let number = numbers.fetch_add(1, Ordering::Relaxed);
+        Ok(Numbered { number, ready: ready.clone(), hanging: hanging.clone(), below })
     };
     (make, hung)
 }
@@ -72,6 +77,23 @@ impl FileSystem for Numbered {
             Some(below) => below.create(cx, op).await,
             None => Ok((Entry::new(NodeId::new(2), Attr::file(0)), Opened::default())),
         }
+    }
+
+    async fn readlink(&self, _cx: &Context, _op: Readlink, _out: &mut Sink<'_>) -> Result<()> {
+        // Not even an interrupt ends it.
+        std::future::poll_fn(|task| match self.ready.load(Ordering::Acquire) {
+            true => Poll::Ready(()),
+            false => {
+                let waker = task.waker().clone();
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(20));
+                    waker.wake();
+                });
+                Poll::Pending
+            }
+        })
+        .await;
+        Ok(())
     }
 
     async fn read(&self, cx: &Context, op: Read, out: &mut Sink<'_>) -> Result<()> {
@@ -145,5 +167,35 @@ fn what_a_guest_had_open_goes_when_it_begins_anew_although_a_request_is_stuck() 
     }
     hung.release(1);
     assert!(drivers[2].receive(SOON).is_some());
+    guest.end();
+}
+
+#[test]
+fn a_thread_that_waits_for_requests_of_before_stands_in_for_nobody() {
+    let (make, hung) = numbered(None);
+    let ready = make().expect("a filesystem").ready;
+    let mut guest = Guest::start(make, options(4), layout());
+    let drivers = &mut guest.monitor.drivers;
+    drivers[1].init().expect("init");
+    // The queue's own thread is stuck, and the one that stands in has a request that waits.
+    drivers[2].send_read(ROOT, 0, 0, 4);
+    std::thread::sleep(Duration::from_millis(50));
+    drivers[2].getattr(ROOT).expect("somebody stands in");
+    drivers[2].send(fusewire_abi::Opcode::Readlink as u32, ROOT, &[], (0, 100));
+    std::thread::sleep(Duration::from_millis(50));
+    drivers[1].init().expect("init");
+    // Twice: who is free again may be sent once more.
+    for _ in 0..2 {
+        let args = fusewire_abi::GetattrIn::default();
+        let opcode = fusewire_abi::Opcode::Getattr as u32;
+        let asked = drivers[2].send(opcode, ROOT, &[zerocopy::IntoBytes::as_bytes(&args)], (0, 0));
+        assert_eq!(drivers[2].receive(SOON).map(|reply| reply.frame), Some(asked), "nobody serves the queue");
+    }
+    ready.store(true, Ordering::Release);
+    hung.release(1);
+    for _ in 0..2 {
+        assert!(drivers[2].receive(SOON).is_some());
+    }
+    assert!(drivers[2].getattr(ROOT).is_ok());
     guest.end();
 }
