@@ -3,7 +3,7 @@
 use crate::{
     again::{self, Means},
     chain::Request,
-    limits::{ANSWERS_PER_SIGNAL, KEPT},
+    limits::{ANSWERS_PER_SIGNAL, KEPT, KEPT_PIECES},
     queue::{Queue, Taken},
 };
 use fusewire::{
@@ -187,6 +187,8 @@ impl Slot for VirtioSlot {
                 }
             }
         }
+        // Made in the area, whether or not the guest has room for it.
+        let used = answer.filter(|_| !self.request.is_read()).and_then(Result::ok).unwrap_or(0);
         let len = match answer {
             None => 0,
             Some(Ok(len)) if self.request.is_read() => self.request.answer(Ok((&[], len))),
@@ -197,14 +199,13 @@ impl Slot for VirtioSlot {
             }
             Some(Err(errno)) => self.request.answer(Err(errno)),
         };
+        self.local.put(&mut self.request, len);
         // Those of a thread that were at work at once keep little: only requests that wait have more than one.
         if self.id > 0 {
-            self.request.keep(KEPT);
-            let used = if self.request.is_read() { 0 } else { len as usize };
+            self.request.keep(KEPT, KEPT_PIECES);
             if used > KEPT {
                 self.area = Area::new(self.agreed.reply_area());
             }
         }
-        self.local.put(&mut self.request, len);
     }
 }

@@ -6,7 +6,7 @@ mod support;
 use fusewire::types::Errno;
 use fusewire_abi::{self as abi, InHeader, Opcode};
 use fusewire_vhost::{
-    Options,
+    Options, QUEUE_SIZE,
     kit::{
         Driver, Layout,
         ring::{Descriptor, INDIRECT, NEXT, WRITE},
@@ -90,6 +90,31 @@ fn chains_that_are_no_requests_go_back_and_the_queue_goes_on() {
         let used = driver.ring.wait(SOON).unwrap_or_else(|| panic!("{chain:x?} never came back"));
         assert_eq!(used.head, 100, "{chain:x?}");
         assert!(driver.getattr(ROOT).is_ok(), "{chain:x?}");
+    }
+    guest.end();
+}
+
+#[test]
+fn a_chain_is_no_longer_than_the_queue_may_be_whatever_its_table_says() {
+    let (_dir, mut guest) = guest(Layout::default());
+    let driver = guest.monitor.driver();
+    let (at, table) = (put_header(driver, getattr()), driver.data(1).0);
+    for (bytes, served) in [(QUEUE_SIZE as u16 - 1, true), (QUEUE_SIZE as u16, false), (u16::MAX - 1, false)]
+    {
+        // The request as it is, nothing after that, and room for the answer.
+        for index in 0..=bytes {
+            let descriptor = match index {
+                0 => Descriptor::new(at, 56, NEXT, 1),
+                _ if index < bytes => Descriptor::new(at + 2 * u64::from(index), 1, NEXT, index + 1),
+                _ => Descriptor::new(at + (512 << 10), 4096, WRITE, 0),
+            };
+            driver.ring.write(table + 16 * u64::from(index), descriptor);
+        }
+        driver.ring.describe(100, Descriptor::new(table, 16 * (u32::from(bytes) + 1), INDIRECT, 0));
+        driver.ring.add(100);
+        driver.ring.kick();
+        let used = driver.ring.wait(SOON).expect("an answer");
+        assert_eq!((used.head, used.len > 0), (100, served), "{bytes}");
     }
     guest.end();
 }
