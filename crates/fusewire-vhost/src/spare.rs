@@ -237,7 +237,7 @@ fn stand_in<F: FileSystem>(device: &Arc<Shared<F>>, spare: &Arc<Spare>, index: u
     if device.generation() == generation {
         crew.retire();
     } else {
-        crew.replaced();
+        crew.replaced(device);
     }
     // Its requests may wait for long, and whatever comes must not wait for them.
     retire(device, spare, index);

@@ -111,10 +111,13 @@ impl<F: FileSystem> Crew<F> {
         idle.into_iter().for_each(|id| self.tasks.poll(id));
     }
 
-    /// Another session has taken the place of this one. What its guest had goes now, not when the last of its requests ends.
-    pub(crate) fn replaced(&mut self) {
+    /// Another session has taken the place of this one. What its guest had goes now, not when the last of its requests ends; unless the
+    /// guest may come back for it.
+    pub(crate) fn replaced(&mut self, device: &Shared<F>) {
         self.retire();
-        self.session.filesystem().abandoned();
+        if !device.is_gone() {
+            self.session.filesystem().abandoned();
+        }
     }
 
     /// Is no slot at work?
@@ -174,7 +177,7 @@ impl<F: FileSystem> Worker<F> {
             return;
         }
         if let Some(mut crew) = self.crew.take() {
-            crew.replaced();
+            crew.replaced(&self.device);
             if !crew.is_idle() {
                 self.retired.push(crew);
             }

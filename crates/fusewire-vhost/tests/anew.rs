@@ -8,12 +8,12 @@ use fusewire::{
     reply::Sink,
 };
 use fusewire_fs::passthrough::{self, Passthrough};
-use fusewire_vhost::{Options, kit::Layout};
+use fusewire_vhost::{Device, Keeper, Options, kit::Layout};
 use std::{
     fs, io,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
@@ -197,5 +197,52 @@ fn a_thread_that_waits_for_requests_of_before_stands_in_for_nobody() {
         assert!(drivers[2].receive(SOON).is_some());
     }
     assert!(drivers[2].getattr(ROOT).is_ok());
+    guest.end();
+}
+
+/// Is told of sessions, the first of which takes long to be noted.
+struct Slow(Arc<Mutex<Vec<u64>>>);
+
+impl Keeper<Numbered> for Slow {
+    fn began(&self, fs: &Numbered, _beginning: &[u8]) -> io::Result<()> {
+        self.0.lock().expect("sessions").push(fs.number);
+        if fs.number == 1 {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        Ok(())
+    }
+
+    fn ended(&self) {}
+
+    fn again(&self) -> io::Result<Option<(Vec<u8>, Numbered)>> {
+        Ok(None)
+    }
+
+    fn save(&self, _fs: &Numbered, _beginning: &[u8]) -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn load(&self, _state: &[u8]) -> io::Result<(Vec<u8>, Numbered)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[test]
+fn of_two_beginnings_at_once_the_one_that_is_noted_last_is_served() {
+    let (make, _hung) = numbered(None);
+    let noted = Arc::<Mutex<Vec<u64>>>::default();
+    let tag = Some("test".into());
+    let device = Device::kept(make, Options { tag, ..options(0) }, Slow(noted.clone())).expect("device");
+    let mut guest = Guest::of(device, layout());
+    let [_, one, other] = &mut guest.monitor.drivers[..] else { panic!("three queues") };
+    std::thread::scope(|scope| {
+        scope.spawn(|| one.init().expect("init"));
+        std::thread::sleep(Duration::from_millis(100));
+        scope.spawn(|| other.init().expect("init"));
+    });
+    assert_eq!(*noted.lock().expect("sessions"), [1, 2]);
+    for driver in [one, other] {
+        assert_eq!(driver.getattr(ROOT).map(|attr| attr.ino), Ok(2));
+    }
     guest.end();
 }

@@ -3,9 +3,10 @@
 use super::Passthrough;
 
 impl Passthrough {
-    /// Give up all that is kept for the client. What requests use lives on until these are over. Nothing of it is noted in a ledger: the
-    /// client may go on with another process.
+    /// Give up all that is kept for the client. What requests use lives on until these are over. Numbers are given anew
+    /// from here on, to whatever such requests find: nothing of that is noted in a ledger.
     pub(super) fn give_all_up(&self) {
+        self.nodes.ledger.iter().for_each(|ledger| ledger.give_up());
         self.locks.give_up();
         self.stateless.give_up();
         self.dax.give_up();

@@ -39,7 +39,7 @@ use super::{
     feed::Feed,
     handle::OpenFiles,
     identity::{FileKey, Handle},
-    keep::Ledger,
+    keep::Writer,
     mounts::{FIELDS, Mount, Mounts},
     sys,
 };
@@ -179,7 +179,7 @@ pub struct Nodes {
     /// Is told of nodes on the root's filesystem.
     feed: Option<Arc<Feed>>,
     /// Keeps what the client knows.
-    pub ledger: Option<Arc<Ledger>>,
+    pub ledger: Option<Writer>,
 }
 
 impl Nodes {

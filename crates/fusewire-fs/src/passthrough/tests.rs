@@ -1,6 +1,7 @@
 //! The filesystem as the kernel sees it, without a mount.
 
 mod bounds;
+mod keep;
 mod underneath;
 
 use super::*;
