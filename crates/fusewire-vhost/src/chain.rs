@@ -1,7 +1,7 @@
 //! A request as it lies in the guest's memory: a chain of descriptors, which may say anything.
 
 use crate::{
-    limits::LONGEST_REQUEST,
+    limits::{LONGEST_REQUEST, PIECES, QUEUE_SIZE},
     sys::{Mapped, Memory},
 };
 use fusewire::{
@@ -81,12 +81,14 @@ impl Request {
         self.outgoing.begin(memory.clone());
         let mut whole = true;
         let mut is_answer = false;
-        for descriptor in chain {
+        for (count, descriptor) in chain.enumerate() {
             let to = if descriptor.is_write_only() { &mut self.outgoing } else { &mut self.incoming };
             // What the device reads comes first.
             whole &= descriptor.is_write_only() || !is_answer;
             is_answer |= descriptor.is_write_only();
             whole &= to.push(descriptor.addr(), descriptor.len() as usize);
+            // A table of its own may be longer than the queue, which a driver must not make use of.
+            whole &= count < QUEUE_SIZE && to.segments().pieces() <= PIECES;
             if !whole {
                 return Err(Fault::Chain);
             }
@@ -186,11 +188,13 @@ impl Request {
         len as u32
     }
 
-    /// Give back what is more than `len` bytes of copies.
-    pub(crate) fn keep(&mut self, len: usize) {
+    /// It is answered: give back what is more than `len` bytes of copies and room for `pieces` of the guest's memory.
+    pub(crate) fn keep(&mut self, len: usize, pieces: usize) {
         if self.bytes.capacity() > len {
             self.bytes = Vec::new();
         }
+        self.incoming.keep(pieces);
+        self.outgoing.keep(pieces);
     }
 
     /// Let go of the guest's memory.

@@ -26,8 +26,8 @@ use std::{
     fs::File,
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -85,6 +85,9 @@ struct Current<F: FileSystem> {
     window: Option<Arc<SessionWindow>>,
 }
 
+/// A session that is to take the place of another.
+type Next<F> = (Arc<Session<F>>, Option<Arc<SessionWindow>>, Beginning);
+
 /// What all threads of a device share.
 pub(crate) struct Shared<F: FileSystem> {
     make: Box<dyn Fn() -> io::Result<F> + Send + Sync>,
@@ -95,8 +98,14 @@ pub(crate) struct Shared<F: FileSystem> {
     watch: Arc<Watch>,
     monitor: Arc<Monitor>,
     current: Mutex<Current<F>>,
+    /// Whoever begins a session; the next one waits.
+    beginning: Mutex<()>,
+    /// Locked while a session takes the place of another, and the keeper is told. Not for long: the monitor waits for it.
+    changing: Mutex<()>,
+    /// The monitor is: what its guest has is left to whoever serves it next.
+    gone: AtomicBool,
     /// The number of the session, to be looked at cheaply.
-    generation: AtomicU64,
+    generation: Arc<AtomicU64>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -120,18 +129,26 @@ impl<F: FileSystem> Shared<F> {
         (current.generation, current.session.clone())
     }
 
+    /// Is the monitor gone? Its guest may come back, for what it has here.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
     /// A guest's INIT: the session that there was is over.
     pub(crate) fn begin(&self, init: &Message<'_>) -> Result<InitOut> {
+        let _turn = lock(&self.beginning);
+        let before = self.generation();
         let fs = (self.make)().map_err(|error| {
             tracing::error!(%error, "the filesystem cannot be made");
             Errno::from_io_error(&error).unwrap_or(Errno::IO)
         })?;
         let bytes = [init.header.as_bytes(), init.args, init.payload].concat();
-        self.begin_with(fs, &bytes, None)
+        self.begin_with(fs, &bytes, (before, None))
     }
 
-    /// A session with this filesystem. `agreed`: it was begun before, and the guest goes on with what it was answered then.
-    fn begin_with(&self, fs: F, init: &[u8], agreed: Option<&Beginning>) -> Result<InitOut> {
+    /// A session with this filesystem, in place of the one `before`. `agreed`: it was begun elsewhere, and the guest goes on with what it was
+    /// answered then. With `beginning` locked.
+    fn begin_with(&self, fs: F, init: &[u8], (before, agreed): (u64, Option<&Beginning>)) -> Result<InitOut> {
         let bounds = Bounds {
             max_write: self.options.max_write,
             max_pages_limit: u16::try_from(self.options.max_write / 4096).unwrap_or(u16::MAX),
@@ -142,21 +159,11 @@ impl<F: FileSystem> Shared<F> {
         let message = Message::split(init, InitFlags::empty())?;
         let (out, session) = Session::begin(fs, &message, bounds)?;
         let beginning = Beginning { init: init.to_vec(), out: out.as_bytes().to_vec() };
-        match agreed {
-            Some(before) if !before.agrees(&out) => {
-                tracing::error!(
-                    "the guest began with other options than this daemon has: its session cannot go on"
-                );
-                return Err(Errno::PROTO);
-            }
-            Some(_) => {}
-            None if session.is_ok() => {
-                let began = self.keeper.as_ref().map(|keeper| keeper.began(&beginning.pack()));
-                if let Some(Err(error)) = began {
-                    tracing::warn!(%error, "the session will not outlive this process");
-                }
-            }
-            None => {}
+        if agreed.is_some_and(|agreed| !agreed.agrees(&out)) {
+            tracing::error!(
+                "the guest began with other options than this daemon has: its session cannot go on"
+            );
+            return Err(Errno::PROTO);
         }
         if let Ok(session) = session {
             // Linux has no queue for them.
@@ -167,10 +174,32 @@ impl<F: FileSystem> Shared<F> {
             let offered = window.clone().map_or_else(Window::default, |window| Window::new(window));
             session.started_with(Backings::default(), offered);
             session.join();
-            self.replace(Some(Arc::new(session)), window);
-            lock(&self.current).beginning = beginning;
+            self.follow_on(before, (Arc::new(session), window, beginning), agreed.is_none())?;
         }
         Ok(out)
+    }
+
+    /// Have a session take the place of the one `before`. `is_new`: the keeper is to be told. Fails if that one has ended meanwhile.
+    fn follow_on(&self, before: u64, next: Next<F>, is_new: bool) -> Result<()> {
+        let _changing = lock(&self.changing);
+        let (session, _, beginning) = &next;
+        let gone = self.is_gone();
+        if self.generation() != before && !gone {
+            tracing::warn!("the guest was reset while it began a session");
+            session.leave();
+            return Err(Errno::IO);
+        }
+        let began = self.keeper.as_ref().filter(|_| is_new);
+        if let Some(Err(error)) = began.map(|keeper| keeper.began(session.filesystem(), &beginning.pack())) {
+            tracing::warn!(%error, "the session will not outlive this process");
+        }
+        if gone {
+            // What the guest is answered holds, for whoever serves it next.
+            session.leave();
+        } else {
+            self.replace(Some(next));
+        }
+        Ok(())
     }
 
     /// A ring is about to be served. If it was before, by another process, go on with the session that there was.
@@ -197,7 +226,14 @@ impl<F: FileSystem> Shared<F> {
 
     fn go_on(&self, beginning: &[u8], fs: F) -> io::Result<()> {
         let beginning = Beginning::unpack(beginning).ok_or(io::ErrorKind::InvalidData)?;
-        self.begin_with(fs, &beginning.init, Some(&beginning)).map(drop).map_err(io::Error::from)
+        // The monitor waits, and must not wait for the guest.
+        let _turn = match self.beginning.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::ResourceBusy.into()),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Ok(turn) => turn,
+        };
+        let agreed = (self.generation(), Some(&beginning));
+        self.begin_with(fs, &beginning.init, agreed).map(drop).map_err(io::Error::from)
     }
 
     /// The session as bytes; none at all where there is no session.
@@ -226,15 +262,20 @@ impl<F: FileSystem> Shared<F> {
     /// A guest's DESTROY, or the end of the guest. Waits for the monitor.
     pub(crate) fn end(&self) {
         self.close_window();
-        self.replace(None, None);
+        self.finish().inspect(|window| window.close());
+    }
+
+    /// There is no session any more. Its window, if it was not closed.
+    fn finish(&self) -> Option<Arc<SessionWindow>> {
+        let _changing = lock(&self.changing);
+        let window = self.replace(None);
         self.keeper.iter().for_each(|keeper| keeper.ended());
+        window
     }
 
     /// The end of the guest as the monitor has it, which waits for us.
     fn end_by_monitor(&self) {
-        let window = lock(&self.current).window.take();
-        self.replace(None, None);
-        self.keeper.iter().for_each(|keeper| keeper.ended());
+        let window = self.finish();
         // Asking the monitor to unmap what it may have unmapped already does no harm, but has to wait.
         let close = window.map(|window| {
             std::thread::Builder::new().name("fusewire-window".into()).spawn(move || window.close())
@@ -247,8 +288,10 @@ impl<F: FileSystem> Shared<F> {
     /// The monitor is gone. It may come back with the same guest: what is kept of that stays.
     pub(crate) fn gone(&self) {
         self.monitor.gone();
+        self.gone.store(true, Ordering::Release);
         self.close_window();
-        self.replace(None, None);
+        let _changing = lock(&self.changing);
+        self.replace(None);
     }
 
     fn close_window(&self) {
@@ -258,19 +301,28 @@ impl<F: FileSystem> Shared<F> {
         }
     }
 
-    fn replace(&self, session: Option<Arc<Session<F>>>, window: Option<Arc<SessionWindow>>) {
-        let last = {
+    /// With `changing` locked. The window of the session before, which is to be closed.
+    fn replace(&self, next: Option<Next<F>>) -> Option<Arc<SessionWindow>> {
+        let (session, window, beginning) = match next {
+            Some((session, window, beginning)) => (Some(session), window, beginning),
+            None => (None, None, Beginning::default()),
+        };
+        let (last, window) = {
             let mut current = lock(&self.current);
             current.generation += 1;
             self.generation.store(current.generation, Ordering::Release);
-            current.window = window;
-            std::mem::replace(&mut current.session, session)
+            current.beginning = beginning;
+            let window = std::mem::replace(&mut current.window, window);
+            (std::mem::replace(&mut current.session, session), window)
         };
+        // What the guest sends once it is answered is not for the one before.
+        self.queues.iter().for_each(|queue| queue.settle());
         if let Some(last) = last {
-            last.interrupt_all();
+            last.interrupt_for_good();
             last.leave();
         }
         self.queues.iter().for_each(|queue| queue.wake());
+        window
     }
 }
 
@@ -328,9 +380,10 @@ impl<F: FileSystem> Device<F> {
             ));
         }
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let watch = Arc::<Watch>::default();
+        let (watch, generation) = (Arc::<Watch>::default(), Arc::new(AtomicU64::new(1)));
+        let shared = || (watch.clone(), generation.clone());
         let queues = (0..=options.queues)
-            .map(|index| Ok(Arc::new(Queue::new(index, waker()?, watch.clone(), memory.clone()))))
+            .map(|index| Ok(Arc::new(Queue::new(index, waker()?, shared(), memory.clone()))))
             .collect::<io::Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
             make: Box::new(make),
@@ -345,7 +398,10 @@ impl<F: FileSystem> Device<F> {
                 beginning: Beginning::default(),
                 window: None,
             }),
-            generation: AtomicU64::new(1),
+            beginning: Mutex::default(),
+            changing: Mutex::default(),
+            gone: AtomicBool::new(false),
+            generation,
             options,
         });
         let watch = std::thread::Builder::new().name("fusewire-watch".into()).spawn({
@@ -461,10 +517,8 @@ impl<F: FileSystem> Device<F> {
 
     pub(crate) fn stop_vring(&self, index: u32) {
         let Some(queue) = self.shared.queues.get(index as usize) else { return };
-        // Whoever waits for a lock would wait for ever.
-        if let Some(session) = &lock(&self.shared.current).session {
-            session.interrupt_all();
-        }
-        queue.stop(GRACE);
+        // Whoever waits for a lock would wait for ever. Again and again: what was taken may only be about to begin.
+        let session = lock(&self.shared.current).session.clone();
+        queue.stop(GRACE, || session.iter().for_each(|session| session.interrupt_all()));
     }
 }

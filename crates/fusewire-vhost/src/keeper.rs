@@ -14,11 +14,12 @@ use zerocopy::IntoBytes;
 
 /// Keeps what the guest of a device knows.
 pub trait Keeper<F>: Send + Sync {
-    /// A session begins with a filesystem that was made new. `beginning` is to be given back by [`again`](Self::again).
+    /// A session begins with `fs`, a filesystem that was made new, and takes the place of the one that there may be. `beginning` is to be
+    /// given back by [`again`](Self::again). One call after the other, and each before [`ended`](Self::ended) of its session.
     ///
     /// # Errors
     /// If nothing can be kept. The session begins all the same.
-    fn began(&self, beginning: &[u8]) -> io::Result<()>;
+    fn began(&self, fs: &F, beginning: &[u8]) -> io::Result<()>;
 
     /// The guest has ended the session, or was reset.
     fn ended(&self);

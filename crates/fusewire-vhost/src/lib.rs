@@ -31,5 +31,5 @@ mod worker;
 
 pub use device::{Device, Options};
 pub use keeper::Keeper;
-pub use limits::{MAX_QUEUES, QUEUE_SIZE, WINDOW};
+pub use limits::{MAPPING, MAX_QUEUES, QUEUE_SIZE, WINDOW, mappings};
 pub use server::{Error, Server, ShutdownHandle};

@@ -21,6 +21,12 @@ pub const SPARES: usize = 64;
 /// How much memory a slot keeps between requests, bytes, for the request and for the answer alike; the first of each thread keeps all.
 pub const KEPT: usize = 32 << 10;
 
+/// Room for how many pieces of guest memory it keeps, for the request and for the answer alike. Few requests have more than two.
+pub const KEPT_PIECES: usize = 64;
+
+/// Most pieces of guest memory of one request: a descriptor that reaches from one region of memory into the next is two.
+pub const PIECES: usize = 2 * QUEUE_SIZE;
+
 /// After how many answers the guest is told although more requests wait.
 pub const ANSWERS_PER_SIGNAL: usize = 8;
 
@@ -31,5 +37,21 @@ pub const LONGEST_REQUEST: usize = 256 << 10;
 /// Smallest DAX window, bytes, of which every other is a multiple: Linux maps ranges of this size.
 pub const WINDOW: u64 = 2 << 20;
 
-/// Most ranges in a DAX window: each costs the monitor a descriptor and memory. Linux has one per 2 MiB, so that this is enough for 128 GiB.
-pub const MAPPINGS: usize = 65_536;
+/// Most ranges in any DAX window: each costs the monitor a descriptor and memory. Linux has one per 2 MiB, so that this is enough for 128 GiB.
+const MAPPINGS: u64 = 65_536;
+
+/// Most ranges in a small one, at least: not every guest has them as large as Linux.
+const FEW_MAPPINGS: u64 = 1024;
+
+/// What a range may cost the daemon, bytes: itself, the file, and the last page of that, twice.
+pub const MAPPING: u64 = 9 << 10;
+
+/// Most ranges in a DAX window of so many bytes.
+pub const fn mappings(window: u64) -> u64 {
+    match window / WINDOW {
+        0 if window == 0 => 0,
+        ..FEW_MAPPINGS => FEW_MAPPINGS,
+        MAPPINGS.. => MAPPINGS,
+        some => some,
+    }
+}

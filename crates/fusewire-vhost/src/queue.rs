@@ -23,6 +23,9 @@ use vhost_user_backend::{VringMutex, VringState, VringT};
 use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
+/// How often requests are interrupted while they are waited for.
+const INTERVAL: Duration = Duration::from_millis(20);
+
 /// One queue of a device.
 pub(crate) struct Queue {
     /// Its number.
@@ -32,6 +35,8 @@ pub(crate) struct Queue {
     /// What its thread is doing.
     pub status: Arc<Status>,
     watch: Arc<Watch>,
+    /// The number of the session that there is.
+    generation: Arc<AtomicU64>,
     vring: OnceLock<VringMutex>,
     memory: GuestMemoryAtomic<GuestMemoryMmap>,
     /// The driver broke its rules: nothing is taken until the device is reset.
@@ -90,7 +95,7 @@ impl Queue {
     pub(crate) fn new(
         index: u16,
         wake: OwnedFd,
-        watch: Arc<Watch>,
+        (watch, generation): (Arc<Watch>, Arc<AtomicU64>),
         memory: GuestMemoryAtomic<GuestMemoryMmap>,
     ) -> Self {
         Self {
@@ -98,6 +103,7 @@ impl Queue {
             wake,
             status: Arc::default(),
             watch,
+            generation,
             vring: OnceLock::new(),
             memory,
             broken: AtomicBool::new(false),
@@ -152,11 +158,22 @@ impl Queue {
         _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
-    /// Take the next request and read it. What is no request at all goes back at once, and what cannot be served is answered.
-    pub(crate) fn take(&self, request: &mut Request, agreed: Agreed) -> Taken {
+    /// Is this the session that there is?
+    pub(crate) fn is_of(&self, generation: u64) -> bool {
+        self.generation.load(Ordering::Acquire) == generation
+    }
+
+    /// Wait for those who are taking a request for the session before: from here on, no request is taken for that one.
+    pub(crate) fn settle(&self) {
+        drop(self.vring.get().map(|vring| vring.get_mut()));
+    }
+
+    /// Take the next request and read it. What is no request at all goes back at once, and what cannot be served is answered. There is
+    /// none for a session that is over.
+    pub(crate) fn take(&self, request: &mut Request, (agreed, generation): (Agreed, u64)) -> Taken {
         loop {
             let memory = self.memory.memory();
-            let Some(found) = self.pop(request, &memory) else { return Taken::Nothing };
+            let Some(found) = self.pop(request, &memory, generation) else { return Taken::Nothing };
             match found.and_then(|()| request.read(agreed)) {
                 Ok(()) => {
                     self.watch.awaken();
@@ -177,10 +194,14 @@ impl Queue {
         }
     }
 
-    fn pop(&self, request: &mut Request, memory: &Memory) -> Option<Result<(), Fault>> {
+    fn pop(&self, request: &mut Request, memory: &Memory, generation: u64) -> Option<Result<(), Fault>> {
         let vring = self.vring.get()?;
         let chain = {
             let mut state = vring.get_mut();
+            // With the ring locked: see `settle`.
+            if !self.is_of(generation) {
+                return None;
+            }
             if !state.is_enabled() || !state.get_queue().ready() || self.broken.load(Ordering::Relaxed) {
                 return None;
             }
@@ -274,9 +295,9 @@ impl Queue {
             && state.enable_notification().unwrap_or(false)
     }
 
-    /// It takes no more requests: wait until those that it took are answered, at most for so long. Answers that come later than
-    /// that are dropped.
-    pub(crate) fn stop(&self, limit: Duration) {
+    /// It takes no more requests: have those that it took `interrupt`ed until they are answered, at most for so long. Answers that come
+    /// later than that are dropped.
+    pub(crate) fn stop(&self, limit: Duration, interrupt: impl Fn()) {
         self.stopping.store(true, Ordering::Release);
         let deadline = Instant::now() + limit;
         let mut guard = lock(&self.emptied.0);
@@ -291,6 +312,8 @@ impl Queue {
                 );
                 break;
             }
+            interrupt();
+            let left = left.min(INTERVAL);
             guard = self.emptied.1.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(guard);

@@ -3,7 +3,7 @@
 use crate::{
     again::{self, Means},
     chain::Request,
-    limits::{ANSWERS_PER_SIGNAL, KEPT},
+    limits::{ANSWERS_PER_SIGNAL, KEPT, KEPT_PIECES},
     queue::{Queue, Taken},
 };
 use fusewire::{
@@ -29,6 +29,8 @@ const LAST_ERRNO: i32 = 511;
 #[derive(Debug)]
 pub(crate) struct Local {
     pub queue: Arc<Queue>,
+    /// The number of the session.
+    pub generation: u64,
     /// What the thread is doing.
     pub status: Arc<Status>,
     /// Slots that wait for a request.
@@ -42,9 +44,10 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn new(queue: Arc<Queue>, status: Arc<Status>) -> Self {
+    pub(crate) fn new((queue, generation): (Arc<Queue>, u64), status: Arc<Status>) -> Self {
         Self {
             queue,
+            generation,
             status,
             idle: RefCell::default(),
             control: RefCell::default(),
@@ -136,7 +139,7 @@ impl VirtioSlot {
         }
         local.status.reads();
         while local.control.borrow().is_none()
-            && local.queue.take(&mut self.request, self.agreed) == Taken::Request
+            && local.queue.take(&mut self.request, (self.agreed, local.generation)) == Taken::Request
         {
             local.status.serves();
             if again::is_better_left(&self.request) {
@@ -184,6 +187,8 @@ impl Slot for VirtioSlot {
                 }
             }
         }
+        // Made in the area, whether or not the guest has room for it.
+        let used = answer.filter(|_| !self.request.is_read()).and_then(Result::ok).unwrap_or(0);
         let len = match answer {
             None => 0,
             Some(Ok(len)) if self.request.is_read() => self.request.answer(Ok((&[], len))),
@@ -194,14 +199,13 @@ impl Slot for VirtioSlot {
             }
             Some(Err(errno)) => self.request.answer(Err(errno)),
         };
+        self.local.put(&mut self.request, len);
         // Those of a thread that were at work at once keep little: only requests that wait have more than one.
         if self.id > 0 {
-            self.request.keep(KEPT);
-            let used = if self.request.is_read() { 0 } else { len as usize };
+            self.request.keep(KEPT, KEPT_PIECES);
             if used > KEPT {
                 self.area = Area::new(self.agreed.reply_area());
             }
         }
-        self.local.put(&mut self.request, len);
     }
 }

@@ -38,6 +38,8 @@ struct Spare {
     wake: OwnedFd,
     /// The queue that it serves.
     task: Mutex<Option<usize>>,
+    /// It takes no more requests, and waits for those that it has: to its queue it does not count any more.
+    retired: AtomicBool,
     told: Condvar,
 }
 
@@ -98,6 +100,11 @@ impl Spares {
 }
 
 impl Spare {
+    /// The queue that it takes requests from.
+    fn serves(&self) -> Option<usize> {
+        lock(&self.task).filter(|_| !self.retired.load(Ordering::Relaxed))
+    }
+
     fn wake(&self) {
         _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
@@ -121,7 +128,7 @@ impl<F: FileSystem> Watched for Lookout<F> {
             for &reader in readers {
                 let queue = match reader.checked_sub(device.queues.len()) {
                     None => Some(reader),
-                    Some(spare) => spares.get(spare).and_then(|(spare, _)| *lock(&spare.task)),
+                    Some(spare) => spares.get(spare).and_then(|(spare, _)| spare.serves()),
                 };
                 queue.into_iter().for_each(|queue| wanted[queue] += 1);
             }
@@ -155,8 +162,8 @@ fn send<F: FileSystem>(device: &Arc<Shared<F>>, queue: usize) {
         return;
     }
     let Ok(wake) = worker::waker() else { return };
-    let (status, task) = (Arc::default(), Mutex::new(Some(queue)));
-    let spare = Arc::new(Spare { status, wake, task, told: Condvar::new() });
+    let (status, task, retired) = (Arc::default(), Mutex::new(Some(queue)), AtomicBool::new(false));
+    let spare = Arc::new(Spare { status, wake, task, retired, told: Condvar::new() });
     device.spares.posts[queue].serving.fetch_add(1, Ordering::Relaxed);
     let thread = std::thread::Builder::new().name("fusewire-spare".into()).spawn({
         let (device, spare) = (device.clone(), spare.clone());
@@ -190,7 +197,16 @@ fn run<F: FileSystem>(device: &Arc<Shared<F>>, spare: &Arc<Spare>) {
         tracing::debug!(queue, "stands in");
         stand_in(device, spare, queue);
         spare.status.reads();
-        *lock(&spare.task) = None;
+        retire(device, spare, queue);
+        let mut task = lock(&spare.task);
+        *task = None;
+        spare.retired.store(false, Ordering::Relaxed);
+    }
+}
+
+/// It takes no more requests from its queue, which may need another one in its stead.
+fn retire<F: FileSystem>(device: &Shared<F>, spare: &Spare, queue: usize) {
+    if !spare.retired.swap(true, Ordering::Relaxed) {
         device.spares.posts[queue].serving.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -199,7 +215,8 @@ fn stand_in<F: FileSystem>(device: &Arc<Shared<F>>, spare: &Arc<Spare>, index: u
     let queue: &Arc<Queue> = &device.queues[index];
     let (generation, Some(session)) = device.join() else { return };
     let waker = spare.clone();
-    let mut crew = worker::Crew::new(session, (queue, device.slots()), &spare.status, move || waker.wake());
+    let (joined, waked) = ((generation, session), move || waker.wake());
+    let mut crew = worker::Crew::new(joined, (queue, device.slots()), &spare.status, waked);
     let post = &device.spares.posts[index];
     // Answers that the one who is stuck had not told of.
     queue.signal();
@@ -217,7 +234,13 @@ fn stand_in<F: FileSystem>(device: &Arc<Shared<F>>, spare: &Arc<Spare>, index: u
         let needed = post.wanted.load(Ordering::Relaxed) >= post.serving.load(Ordering::Relaxed);
         unwanted = if needed { 0 } else { unwanted + 1 };
     }
-    crew.retire();
+    if device.generation() == generation {
+        crew.retire();
+    } else {
+        crew.replaced(device);
+    }
+    // Its requests may wait for long, and whatever comes must not wait for them.
+    retire(device, spare, index);
     while !crew.is_idle() && !device.spares.closed.load(Ordering::Acquire) {
         spare.status.reads();
         wait(spare, None);

@@ -28,6 +28,12 @@ impl Mapped {
         self.memory = None;
     }
 
+    /// The same, and keep room for `pieces` at most.
+    pub(crate) fn keep(&mut self, pieces: usize) {
+        self.segments.keep(pieces);
+        self.memory = None;
+    }
+
     /// Append `len` bytes at `address` of the guest. `false` if not all of it is memory.
     #[must_use]
     pub(crate) fn push(&mut self, address: GuestAddress, len: usize) -> bool {

@@ -11,7 +11,7 @@ mod tail;
 
 pub(crate) use monitor::Monitor;
 
-use crate::limits::MAPPINGS;
+use crate::limits::mappings;
 use fusewire::{
     types::{Errno, Result},
     window::{FileId, MapRange, MappedFile, Mapper, PAGE},
@@ -124,8 +124,12 @@ impl Mapper for SessionWindow {
         if FileId::of(&open.file)? != id {
             return Err(Errno::STALE);
         }
+        let most = mappings(self.monitor.size()) as usize;
+        if state.splits(range.at, range.length) && state.ranges.len() + 1 >= most {
+            return Err(Errno::NOSPC);
+        }
         state.clear(&self.monitor, range.at, range.length);
-        if state.ranges.len() >= MAPPINGS {
+        if state.ranges.len() >= most {
             return Err(Errno::NOSPC);
         }
         state.insert(id, range, open);
@@ -141,6 +145,9 @@ impl Mapper for SessionWindow {
     fn unmap(&self, at: u64, length: u64) -> Result<()> {
         self.check(at, length)?;
         let mut state = self.state();
+        if state.splits(at, length) && state.ranges.len() >= mappings(self.monitor.size()) as usize {
+            return Err(Errno::NOSPC);
+        }
         state.clear(&self.monitor, at, length);
         self.used.store(!state.ranges.is_empty(), Ordering::Release);
         Ok(())
@@ -187,6 +194,12 @@ impl State {
         }
         file.ranges.insert(range.at);
         self.ranges.insert(range.at, Range::new(id, range));
+    }
+
+    /// Is one range more left if all that lies there is unmapped?
+    fn splits(&self, at: u64, length: u64) -> bool {
+        let before = self.ranges.range(..at).next_back();
+        before.is_some_and(|(&begin, range)| begin + range.map.length > at + length)
     }
 
     /// Unmap whatever lies there. Of ranges that reach further, the rest stays.

@@ -40,24 +40,33 @@ impl<F: FileSystem> Drop for Crew<F> {
 impl<F: FileSystem> Crew<F> {
     /// At most `slots` for a session that the calling thread has joined; it leaves at the end. `wake` wakes it.
     pub(crate) fn new(
-        session: Arc<Session<F>>,
+        (generation, session): (u64, Arc<Session<F>>),
         (queue, slots): (&Arc<Queue>, usize),
         status: &Arc<Status>,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        let local = Rc::new(Local::new(queue.clone(), status.clone()));
+        let local = Rc::new(Local::new((queue.clone(), generation), status.clone()));
         Self { tasks: Tasks::new(Ready::new(wake)), local, session, slots }
     }
 
-    /// Have requests served until there are none, or one that begins or ends a session.
+    /// Have requests served until there are none, or one that begins or ends a session, or the session is over.
     pub(crate) fn drain(&mut self) {
         loop {
             self.local.queue.quieten();
             let emptied = self.drain_once();
-            if !emptied || self.local.control.borrow().is_some() || !self.local.queue.listen() {
+            if !emptied
+                || self.local.control.borrow().is_some()
+                || self.is_over()
+                || !self.local.queue.listen()
+            {
                 return;
             }
         }
+    }
+
+    /// Has another session taken the place of this one? What is in the queue is not for it then.
+    fn is_over(&self) -> bool {
+        !self.local.queue.is_of(self.local.generation)
     }
 
     /// `false` if every slot is at work: they go on by themselves.
@@ -102,6 +111,15 @@ impl<F: FileSystem> Crew<F> {
         idle.into_iter().for_each(|id| self.tasks.poll(id));
     }
 
+    /// Another session has taken the place of this one. What its guest had goes now, not when the last of its requests ends; unless the
+    /// guest may come back for it.
+    pub(crate) fn replaced(&mut self, device: &Shared<F>) {
+        self.retire();
+        if !device.is_gone() {
+            self.session.filesystem().abandoned();
+        }
+    }
+
     /// Is no slot at work?
     pub(crate) fn is_idle(&self) -> bool {
         self.tasks.live() == self.local.idle.borrow().len()
@@ -140,7 +158,13 @@ impl<F: FileSystem> Worker<F> {
                 }
                 None => self.take_alone(),
             };
-            let Some(request) = request else { break };
+            let Some(request) = request else {
+                if self.queue.is_of(self.generation) {
+                    break;
+                }
+                self.follow();
+                continue;
+            };
             control(&self.device, &self.queue, request);
             self.follow();
         }
@@ -153,7 +177,7 @@ impl<F: FileSystem> Worker<F> {
             return;
         }
         if let Some(mut crew) = self.crew.take() {
-            crew.retire();
+            crew.replaced(&self.device);
             if !crew.is_idle() {
                 self.retired.push(crew);
             }
@@ -163,7 +187,7 @@ impl<F: FileSystem> Worker<F> {
         let queue = self.queue.clone();
         let slots = self.device.slots();
         self.crew = session.map(|session| {
-            Crew::new(session, (&self.queue, slots), &self.queue.status, move || queue.wake())
+            Crew::new((generation, session), (&self.queue, slots), &self.queue.status, move || queue.wake())
         });
     }
 
@@ -172,10 +196,10 @@ impl<F: FileSystem> Worker<F> {
         let mut request = Request::default();
         loop {
             self.queue.quieten();
-            if self.queue.take(&mut request, Agreed::NOTHING) == Taken::Request {
+            if self.queue.take(&mut request, (Agreed::NOTHING, self.generation)) == Taken::Request {
                 return Some(request);
             }
-            if !self.queue.listen() {
+            if !self.queue.is_of(self.generation) || !self.queue.listen() {
                 return None;
             }
         }

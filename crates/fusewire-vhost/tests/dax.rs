@@ -376,6 +376,31 @@ fn ranges_that_lie_get_an_errno_and_map_nothing() {
 
 /// Whatever is mapped, unmapped, written and cut, by whichever side: each byte of a range that the file has is in the window.
 #[test]
+fn a_window_has_no_more_ranges_than_it_may_have() {
+    let dir = tempfile::tempdir().expect("directory");
+    file(dir.path(), "a", 8 << 20);
+    let options = Options { window: 4 * WINDOW, ..Options::default() };
+    let mut guest = Guest::start(make(dir.path().to_owned(), Dax::default()), options, Layout::default());
+    let driver = guest.monitor.driver();
+    driver.init().expect("init");
+    let node = opened(driver, c"a");
+    // Three pages in one, and as many others as there may be.
+    driver.map(node, range(0, 0, 3 * PAGE, READ)).expect("map");
+    for page in 3..1026 {
+        driver.map(node, range(page * PAGE, page * PAGE, PAGE, READ)).expect("map");
+    }
+    assert_eq!(driver.map(node, range(1026 * PAGE, 0, PAGE, READ)), Err(Errno::NOSPC));
+    // Two of one.
+    let middle = RemovemappingOne { moffset: PAGE, len: PAGE };
+    assert_eq!(driver.unmap(node, &[middle]), Err(Errno::NOSPC));
+    assert_eq!(driver.map(node, range(PAGE, 0, PAGE, READ)), Err(Errno::NOSPC));
+    driver.unmap(node, &[RemovemappingOne { moffset: 3 * PAGE, len: 2 * PAGE }]).expect("unmap");
+    driver.unmap(node, &[middle]).expect("unmap");
+    driver.map(node, range(PAGE, 0, PAGE, READ)).expect("map");
+    guest.end();
+}
+
+#[test]
 fn at_random_the_window_shows_the_file() {
     let dir = tempfile::tempdir().expect("directory");
     let host = file(dir.path(), "a", 10 * PAGE);

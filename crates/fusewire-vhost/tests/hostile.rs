@@ -6,7 +6,7 @@ mod support;
 use fusewire::types::Errno;
 use fusewire_abi::{self as abi, InHeader, Opcode};
 use fusewire_vhost::{
-    Options,
+    Options, QUEUE_SIZE,
     kit::{
         Driver, Layout,
         ring::{Descriptor, INDIRECT, NEXT, WRITE},
@@ -90,6 +90,31 @@ fn chains_that_are_no_requests_go_back_and_the_queue_goes_on() {
         let used = driver.ring.wait(SOON).unwrap_or_else(|| panic!("{chain:x?} never came back"));
         assert_eq!(used.head, 100, "{chain:x?}");
         assert!(driver.getattr(ROOT).is_ok(), "{chain:x?}");
+    }
+    guest.end();
+}
+
+#[test]
+fn a_chain_is_no_longer_than_the_queue_may_be_whatever_its_table_says() {
+    let (_dir, mut guest) = guest(Layout::default());
+    let driver = guest.monitor.driver();
+    let (at, table) = (put_header(driver, getattr()), driver.data(1).0);
+    for (bytes, served) in [(QUEUE_SIZE as u16 - 1, true), (QUEUE_SIZE as u16, false), (u16::MAX - 1, false)]
+    {
+        // The request as it is, nothing after that, and room for the answer.
+        for index in 0..=bytes {
+            let descriptor = match index {
+                0 => Descriptor::new(at, 56, NEXT, 1),
+                _ if index < bytes => Descriptor::new(at + 2 * u64::from(index), 1, NEXT, index + 1),
+                _ => Descriptor::new(at + (512 << 10), 4096, WRITE, 0),
+            };
+            driver.ring.write(table + 16 * u64::from(index), descriptor);
+        }
+        driver.ring.describe(100, Descriptor::new(table, 16 * (u32::from(bytes) + 1), INDIRECT, 0));
+        driver.ring.add(100);
+        driver.ring.kick();
+        let used = driver.ring.wait(SOON).expect("an answer");
+        assert_eq!((used.head, used.len > 0), (100, served), "{bytes}");
     }
     guest.end();
 }
@@ -281,4 +306,32 @@ fn whatever_lies_in_the_rings_the_device_lives() {
     }
     guest.end();
     assert_eq!(fs::read_to_string(dir.path().join("secret")).expect("secret"), "secret");
+}
+
+#[test]
+fn locks_of_the_host_that_were_not_agreed_on_are_not_served() {
+    use fusewire_fs::passthrough::{self, LockScope, Passthrough};
+    for (scope, answer) in [(LockScope::Mount, Err(Errno::NOSYS)), (LockScope::Directory, Ok(()))] {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().to_owned();
+        let make = move || {
+            let forward = passthrough::Forward::Off;
+            Passthrough::new(&path, passthrough::Options { forward, locks: scope, ..Default::default() })
+        };
+        let mut guest = Guest::start(make, Options::default(), Layout::default());
+        let driver = guest.monitor.driver();
+        driver.init().expect("init");
+        let (node, fh) = driver.create(ROOT, c"a").expect("create");
+        let lk = abi::FileLock { start: 0, end: i64::MAX as u64, typ: 1, pid: 1 };
+        let posix = abi::LkIn { fh, owner: 1, lk, ..Default::default() };
+        let flock = abi::LkIn { lk_flags: abi::LkFlags::FLOCK.bits(), ..posix };
+        assert_eq!(driver.request(Opcode::Getlk, node, &posix).map(drop), answer, "{scope:?}");
+        for args in [posix, flock] {
+            assert_eq!(driver.request(Opcode::Setlk, node, &args).map(drop), answer, "{scope:?}");
+            assert_eq!(driver.request(Opcode::Setlkw, node, &args).map(drop), answer, "{scope:?}");
+        }
+        let file = fs::File::options().write(true).open(dir.path().join("a")).expect("file");
+        assert_eq!(file.try_lock().is_ok(), answer.is_err(), "{scope:?}");
+        guest.end();
+    }
 }

@@ -53,8 +53,8 @@ fn open(dir: &Path) -> io::Result<Passthrough> {
 }
 
 impl Keeper<Passthrough> for Keeping {
-    fn began(&self, beginning: &[u8]) -> io::Result<()> {
-        self.ledger.begin(beginning)
+    fn began(&self, fs: &Passthrough, beginning: &[u8]) -> io::Result<()> {
+        fs.ledger_begins(beginning)
     }
 
     fn ended(&self) {

@@ -8,7 +8,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
     time::Duration,
@@ -26,6 +26,8 @@ pub(crate) struct InFlight {
     unique: AtomicU64,
     /// The number of the last request that was interrupted while it was in this slot.
     cancelled: AtomicU64,
+    /// All are interrupted, also those that are yet to come.
+    over: AtomicBool,
     /// Who awaits cancellation.
     waker: AtomicWaker,
     /// What it has done so far.
@@ -38,6 +40,7 @@ impl InFlight {
         Self {
             unique: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
+            over: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             counters: Counters::new(timed),
         }
@@ -51,6 +54,12 @@ impl InFlight {
         self.cancelled.store(target, Ordering::Release);
         self.waker.wake();
         true
+    }
+
+    /// Every request is interrupted from now on. Nothing has to be known of which one it is, so that none slips through.
+    pub(crate) fn cancel_all(&self) {
+        self.over.store(true, Ordering::Release);
+        self.waker.wake();
     }
 
     /// The request in work, if any.
@@ -101,6 +110,7 @@ impl Context {
     /// Has the caller been interrupted (a signal, most often)?
     pub fn is_cancelled(&self) -> bool {
         self.in_flight.cancelled.load(Ordering::Acquire) == self.unique
+            || self.in_flight.over.load(Ordering::Acquire)
     }
 
     /// Completes when the caller has been interrupted. The operation may then stop and answer `INTR`, or go on: the
@@ -126,25 +136,27 @@ impl Context {
     }
 
     /// Run `work` on a thread of its own, for system calls that may block for long. If the caller is interrupted
-    /// meanwhile, the thread gets a signal that makes blocking system calls return `EINTR`.
+    /// meanwhile, or nobody waits for the result any more, the thread gets a signal that makes blocking system calls
+    /// return `EINTR`.
     pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         if let Err(error) = sys::signal::install_wake_handler() {
             tracing::warn!(%error, "blocking calls cannot be interrupted");
         }
         let job = Arc::new(Job::default());
-        let mut result = pin!(blocking::unblock({
-            let job = job.clone();
-            move || job.run(work)
+        let finish = Finish(job.clone());
+        let mut result = pin!(blocking::unblock(move || {
+            let finish = finish;
+            finish.0.run(work)
         }));
         let mut cancelled = pin!(self.cancelled());
-        let mut waking = false;
+        let mut wanted = Wanted(Some(job));
         poll_fn(move |cx| {
             if let Poll::Ready(value) = result.as_mut().poll(cx) {
+                wanted.0 = None;
                 return Poll::Ready(value);
             }
-            if !waking && cancelled.as_mut().poll(cx).is_ready() {
-                waking = true;
-                Job::wake_until_done(job.clone());
+            if wanted.0.is_some() && cancelled.as_mut().poll(cx).is_ready() {
+                wanted.end();
             }
             Poll::Pending
         })
@@ -182,16 +194,32 @@ enum Stage {
     Done,
 }
 
+/// Says «done» also when the work panics, and when it is not begun with at all.
+struct Finish(Arc<Job>);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        *self.0.stage() = Stage::Done;
+    }
+}
+
+/// Work that somebody waits for; when they do not any more, it is to end.
+struct Wanted(Option<Arc<Job>>);
+
+impl Wanted {
+    fn end(&mut self) {
+        self.0.take().into_iter().for_each(Job::wake_until_done);
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Job {
     fn run<T>(&self, work: impl FnOnce() -> T) -> T {
-        /// Says «done» also when the work panics.
-        struct Finish<'a>(&'a Job);
-        impl Drop for Finish<'_> {
-            fn drop(&mut self) {
-                *self.0.stage() = Stage::Done;
-            }
-        }
-        let _finish = Finish(self);
         sys::sched::leave_readers_place();
         *self.stage() = Stage::Running(rustix::thread::gettid().as_raw_nonzero().get());
         work()

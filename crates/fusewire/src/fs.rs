@@ -46,6 +46,10 @@ pub trait FileSystem: Send + Sync + 'static {
     /// The session begins: these features were agreed on, and the notifier works.
     fn started(&self, session: &crate::session::Started) {}
 
+    /// The client is gone, or has begun anew: no answer reaches it any more. Handlers may run on, stuck in system calls, and keep the session
+    /// until they end. What is kept for the client alone can be given up now. May be called more than once, or not at all.
+    fn abandoned(&self) {}
+
     /// The session is over. No handler runs any more.
     fn destroyed(&self) {}
 

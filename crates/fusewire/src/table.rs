@@ -144,6 +144,14 @@ impl<T> Slab<T> {
         }
     }
 
+    fn into_values(self) -> impl Iterator<Item = (u32, T)> {
+        let values = self.chunks.into_iter().flatten().enumerate();
+        values.filter_map(|(index, slot)| match slot.state {
+            State::Used(value) => Some((index as u32, value)),
+            State::Vacant { .. } => None,
+        })
+    }
+
     fn values(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flatten().filter_map(|slot| match &slot.state {
             State::Used(value) => Some(value),
@@ -382,6 +390,31 @@ impl<K: Hash + Eq, V> NodeTable<K, V> {
         shard.nodes.remove(slot).map(|node| (node.key, node.value))
     }
 
+    /// The client is gone: all nodes but the root go, and the memory that they took. `each` is called with nothing locked. Numbers may be
+    /// given anew from here on, to other nodes.
+    pub fn forget_all(&self, mut each: impl FnMut(NodeId, K, V)) {
+        {
+            let mut strays = lock(&self.strays);
+            strays.clear();
+            self.stray.store(0, Ordering::Release);
+        }
+        for (number, shard) in self.shards.iter().enumerate() {
+            let gone = {
+                let shard = &mut *lock(shard);
+                let root = if number == ROOT_SHARD { shard.nodes.remove(0) } else { None };
+                shard.index = HashTable::new();
+                let gone = mem::replace(&mut shard.nodes, Slab::new());
+                if let Some(root) = root {
+                    let hash = self.hasher.hash_one(&root.key);
+                    let (slot, _) = shard.nodes.insert(root, 0);
+                    shard.index.insert_unique(hash, slot, |_| hash);
+                }
+                gone
+            };
+            gone.into_values().for_each(|(slot, node)| each(node_id(number, slot), node.key, node.value));
+        }
+    }
+
     /// A node that lies elsewhere than its key says.
     fn stray(&self, hash: u64, key: &K) -> Option<NodeId> {
         if self.stray.load(Ordering::Acquire) == 0 {
@@ -560,6 +593,12 @@ impl<T> HandleTable<T> {
         }
     }
 
+    /// The client is gone: take all out. Those that requests use live on until these are over.
+    pub fn remove_all(&self) -> Vec<Arc<T>> {
+        let all = self.shards.iter().map(|shard| mem::replace(&mut *lock(shard), Slab::new()));
+        all.flat_map(Slab::into_values).map(|(_, open)| open).collect()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len).sum()
@@ -612,6 +651,23 @@ mod tests {
         assert_eq!(table.forget(id, 1), Some((7, 1007)));
         assert_eq!((table.get(id), table.find(&7), table.acquire_again(id)), (None, None, None));
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn a_client_that_is_gone_leaves_the_root_alone() {
+        let (table, handles) = (table(), HandleTable::new());
+        let ids: HashMap<u64, NodeId> = (1..2000).map(|key| (key, acquire(&table, key).0)).collect();
+        let opens: Vec<_> = (0..100).map(|open| handles.insert(open)).collect();
+        let mut gone = HashMap::new();
+        table.forget_all(|id, key, value| {
+            assert_eq!(value, key + 1000);
+            gone.insert(key, id);
+        });
+        assert_eq!((gone, table.len()), (ids, 1));
+        assert_eq!((table.get(NodeId::ROOT), table.find(&0)), (Some(1000), Some(NodeId::ROOT)));
+        assert_eq!((acquire(&table, 0).0, acquire(&table, 7).2), (NodeId::ROOT, true));
+        assert_eq!(handles.remove_all().len(), 100);
+        assert!(handles.is_empty() && opens.into_iter().all(|open| handles.get(open).is_none()));
     }
 
     #[test]

@@ -157,8 +157,8 @@ fn with(fs: Passthrough, ledger: Option<&Arc<Ledger>>) -> io::Result<Passthrough
 }
 
 impl Keeper<Passthrough> for Keeping {
-    fn began(&self, beginning: &[u8]) -> io::Result<()> {
-        self.ledger.as_ref().map_or(Ok(()), |ledger| ledger.begin(beginning))
+    fn began(&self, fs: &Passthrough, beginning: &[u8]) -> io::Result<()> {
+        fs.ledger_begins(beginning)
     }
 
     fn ended(&self) {
@@ -185,8 +185,8 @@ impl Keeper<Passthrough> for Keeping {
         // What is known from now on is noted from the start.
         let mut fs = self.share.open()?;
         if let Some(ledger) = &self.ledger {
-            ledger.begin(&beginning)?;
             fs = fs.with_ledger(ledger.clone())?;
+            fs.ledger_begins(&beginning)?;
         }
         let resumed = fs.load(kept, self.lossy)?;
         tracing::info!(?resumed, "a guest has moved here");

@@ -2,7 +2,10 @@
 
 use super::{Passthrough, inode::Found};
 use rustix::io::{Errno, Result};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 /// What is kept for a client at most; `None`: as much as it wants. (Descriptors: [`Options::fd_limit`](super::Options::fd_limit).)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,30 +21,41 @@ pub struct Bounds {
     pub waits: Option<usize>,
 }
 
-/// How many of something there may be at once, and are.
+/// How many requests may wait for locks at once, and do: of one client, over all filesystems that are made for it one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Waits(Arc<Turns>);
+
+impl Waits {
+    /// At most `most`.
+    pub fn new(most: Option<usize>) -> Self {
+        Self(Arc::new(Turns { most, taken: AtomicUsize::new(0) }))
+    }
+
+    /// One more, until it is dropped; `NOLCK` if there are enough.
+    pub(super) fn take(&self) -> Result<Turn<'_>> {
+        let taken = self.0.taken.fetch_add(1, Ordering::Relaxed);
+        let turn = Turn(&self.0);
+        if self.0.most.is_some_and(|most| taken >= most) { Err(Errno::NOLCK) } else { Ok(turn) }
+    }
+}
+
+impl PartialEq for Waits {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Waits {}
+
 #[derive(Debug, Default)]
-pub struct Turns {
+struct Turns {
     most: Option<usize>,
     taken: AtomicUsize,
 }
 
-impl Turns {
-    /// At most `most`.
-    pub fn new(most: Option<usize>) -> Self {
-        Self { most, taken: AtomicUsize::new(0) }
-    }
-
-    /// One more, until it is dropped; `NOLCK` if there are enough.
-    pub fn take(&self) -> Result<Turn<'_>> {
-        let taken = self.taken.fetch_add(1, Ordering::Relaxed);
-        let turn = Turn(self);
-        if self.most.is_some_and(|most| taken >= most) { Err(Errno::NOLCK) } else { Ok(turn) }
-    }
-}
-
 /// One of those.
 #[derive(Debug)]
-pub struct Turn<'a>(&'a Turns);
+pub(super) struct Turn<'a>(&'a Turns);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {

@@ -164,6 +164,11 @@ impl Daxing {
         }
     }
 
+    /// The guest is gone.
+    pub fn give_up(&self) {
+        *self.nodes() = Known::default();
+    }
+
     /// Shall a file of this size be mapped?
     fn is_wanted(&self, node: NodeId, size: u64) -> bool {
         match (&self.wanted, self.window.get()) {

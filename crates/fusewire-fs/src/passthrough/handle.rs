@@ -182,6 +182,15 @@ impl OpenFiles {
         }
     }
 
+    /// The client is gone.
+    pub fn give_up(&self) {
+        let mut all = self.all();
+        let gone = std::mem::take(&mut *all);
+        self.count.store(0, Ordering::Release);
+        drop(all);
+        drop(gone);
+    }
+
     fn insert(&self, handle: Handle, open: Arc<Open>) {
         let mut all = self.all();
         all.insert((open.node, handle), open);

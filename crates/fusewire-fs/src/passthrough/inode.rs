@@ -39,7 +39,7 @@ use super::{
     feed::Feed,
     handle::OpenFiles,
     identity::{FileKey, Handle},
-    keep::Ledger,
+    keep::Writer,
     mounts::{FIELDS, Mount, Mounts},
     sys,
 };
@@ -179,7 +179,7 @@ pub struct Nodes {
     /// Is told of nodes on the root's filesystem.
     feed: Option<Arc<Feed>>,
     /// Keeps what the client knows.
-    pub ledger: Option<Arc<Ledger>>,
+    pub ledger: Option<Writer>,
 }
 
 impl Nodes {
@@ -235,16 +235,25 @@ impl Nodes {
         // Before: the number may be another node's afterwards.
         self.ledger.iter().for_each(|ledger| ledger.forgotten(node, count));
         let Some((key, gone)) = self.table.forget(node, count) else { return false };
+        self.gone(node, &key, &gone);
+        true
+    }
+
+    /// The client is gone: all nodes but the root are.
+    pub fn give_all_up(&self) {
+        self.table.forget_all(|id, key, node| self.gone(id, &key, &node));
+    }
+
+    /// A node is not in the table any more.
+    fn gone(&self, id: NodeId, key: &FileKey, node: &Node) {
         if let Some(feed) = self.feed.as_ref().filter(|_| key.is_on_root_device()) {
-            feed.node_forgotten(key.ino(), node);
+            feed.node_forgotten(key.ino(), id);
         }
-        let node = gone;
         self.count.fetch_sub(1, Ordering::Relaxed);
         self.mapped.fetch_sub(usize::from(node.bits & MAPPED != 0), Ordering::Relaxed);
         if node.fd.is_some() {
             self.clock.remove(node.place);
         }
-        true
     }
 
     /// One lookup more of a node that is known.

@@ -105,6 +105,11 @@ impl Locks {
         self.count.store(owners.len(), Ordering::Release);
     }
 
+    /// The client is gone, and with it its locks. Those who wait were interrupted.
+    pub fn give_up(&self) {
+        self.retain(|_, _| false);
+    }
+
     /// How many descriptors are in use for locks.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)

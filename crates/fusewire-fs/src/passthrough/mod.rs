@@ -11,6 +11,7 @@
 //!   and symbolic links are never followed here. What is mounted inside the directory is part of it.
 //! * Descriptors: open files are never closed for want of them, cached ones are; see `fds.rs`.
 
+mod abandon;
 mod attr;
 mod bounds;
 mod coherence;
@@ -41,7 +42,7 @@ mod writeback;
 mod xattr;
 mod xattr_map;
 
-pub use bounds::Bounds;
+pub use bounds::{Bounds, Waits};
 pub use coherence::{COHERENT_MINOR, Caching, Coherence, try_coherence};
 pub use feed::{FeedStats, Refusal};
 pub use ids::{IdMap, IdRule};
@@ -52,7 +53,6 @@ pub use options::{
 };
 pub use xattr_map::XattrMap;
 
-use bounds::Turns;
 use coherence::Coherent;
 use creds::Creds;
 use dax::Daxing;
@@ -94,7 +94,7 @@ pub struct Passthrough {
     handles: HandleTable<Open>,
     locks: Locks,
     /// Requests that wait for locks.
-    waits: Turns,
+    waits: Waits,
     forwarding: Forwarding,
     stateless: Stateless,
     dax: Daxing,
@@ -161,7 +161,7 @@ impl Passthrough {
             timeouts: options.timeouts(coherent.profile(options.cache)),
             coherent,
             dax: Daxing::new(options.dax.clone()),
-            waits: Turns::new(options.bounds.waits),
+            waits: options.waits.clone().unwrap_or_else(|| Waits::new(options.bounds.waits)),
             options,
             nodes,
             handles: HandleTable::new(),
@@ -195,6 +195,15 @@ impl Passthrough {
     /// Are there access control lists?
     fn has_acls(&self) -> bool {
         self.options.xattr && self.options.acl != Offer::Never
+    }
+
+    /// `NOSYS` unless this was agreed on: a guest may send what it was not offered.
+    fn agreed_on(&self, flag: InitFlags) -> Result<()> {
+        if self.agreed.load(Ordering::Relaxed) & flag.bits() == flag.bits() {
+            Ok(())
+        } else {
+            Err(Errno::NOSYS)
+        }
     }
 
     /// Does the kernel leave the mask of new files to us? It must where the directory has default ACLs, which take the
@@ -309,6 +318,10 @@ impl FileSystem for Passthrough {
         _ = self.notifier.set(session.notifier.clone());
         self.coherent.begin(&session.notifier);
         self.tell_opens();
+    }
+
+    fn abandoned(&self) {
+        self.give_all_up();
     }
 
     fn destroyed(&self) {
@@ -487,10 +500,12 @@ impl FileSystem for Passthrough {
     }
 
     async fn getlk(&self, _cx: &Context, op: Getlk) -> Result<FileLock> {
+        self.agreed_on(InitFlags::POSIX_LOCKS)?;
         self.test_lock(&op)
     }
 
     async fn setlk(&self, cx: &Context, op: Setlk) -> Result<()> {
+        self.agreed_on(if op.flock { InitFlags::FLOCK_LOCKS } else { InitFlags::POSIX_LOCKS })?;
         self.set_lock(cx, &op).await
     }
 

@@ -1,6 +1,10 @@
 //! How a directory is to be re-exported.
 
-use super::{bounds::Bounds, ids::IdMap, xattr_map::XattrMap};
+use super::{
+    bounds::{Bounds, Waits},
+    ids::IdMap,
+    xattr_map::XattrMap,
+};
 use std::time::Duration;
 
 /// Long enough for «for ever»; the kernel counts in clock ticks, so the largest `Duration` would overflow.
@@ -160,6 +164,8 @@ pub struct Options {
     pub fd_limit: Option<u64>,
     /// What else is kept for the client at most.
     pub bounds: Bounds,
+    /// Where the client's filesystems have in common how many of its requests wait for locks; `None`: [`Bounds::waits`] for each alone.
+    pub waits: Option<Waits>,
     /// Where the process finds its own descriptors.
     pub descriptors: Descriptors,
     /// Access control lists; without `xattr` there are none.
@@ -220,6 +226,7 @@ impl Default for Options {
             dax: None,
             fd_limit: None,
             bounds: Bounds::default(),
+            waits: None,
             descriptors: Descriptors::default(),
             acl: Offer::default(),
             labels: Offer::default(),

@@ -155,6 +155,11 @@ impl Kept {
 }
 
 impl Stateless {
+    /// The client is gone.
+    pub fn give_up(&self) {
+        self.kept.close(|_, _| true);
+    }
+
     /// The kernel forgets a node: what was open of it is closed.
     pub fn forgotten(&self, node: NodeId) {
         if self.kept.count.load(Ordering::Acquire) == 0 {

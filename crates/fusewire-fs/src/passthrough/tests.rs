@@ -2,6 +2,7 @@
 
 mod bounds;
 mod coherent;
+mod keep;
 mod overflow;
 mod underneath;
 

@@ -336,6 +336,10 @@ impl<F: FileSystem> FileSystem for Policed<F> {
         self.fs.started(&Started { notifier, ..session.clone() });
     }
 
+    fn abandoned(&self) {
+        self.fs.abandoned();
+    }
+
     fn destroyed(&self) {
         if let Some(kernel) = self.shared.in_kernel.get() {
             kernel.ended();

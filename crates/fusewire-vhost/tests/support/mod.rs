@@ -41,9 +41,12 @@ impl Guest {
         options: Options,
         layout: Layout,
     ) -> Self {
+        Self::of(Device::new(make, options).expect("device"), layout)
+    }
+
+    pub fn of<F: FileSystem>(device: Device<F>, layout: Layout) -> Self {
         let dir = tempfile::tempdir().expect("directory");
         let listener = UnixListener::bind(dir.path().join("socket")).expect("socket");
-        let device = Device::new(make, options).expect("device");
         let server = std::thread::spawn(move || Server::accept(device, listener)?.wait());
         let stream = UnixStream::connect(dir.path().join("socket")).expect("connect");
         let monitor = Monitor::start(stream, layout).expect("monitor");

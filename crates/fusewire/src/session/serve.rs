@@ -24,7 +24,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::Poll,
 };
@@ -90,6 +90,8 @@ pub struct Session<F> {
     notifier: Notifier,
     queue: Arc<Queue>,
     slots: Mutex<Vec<Arc<InFlight>>>,
+    /// What begins is interrupted. Changed and looked at with `slots` locked.
+    over: AtomicBool,
     /// Threads that serve slots.
     threads: AtomicUsize,
     early: EarlyInterrupts,
@@ -128,6 +130,7 @@ impl<F: FileSystem> Session<F> {
                 notifier,
                 queue,
                 slots: Mutex::default(),
+                over: AtomicBool::new(false),
                 threads: AtomicUsize::new(0),
                 early: EarlyInterrupts::default(),
                 timed: false,
@@ -209,7 +212,15 @@ impl<F: FileSystem> Session<F> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|slot| slot.cancel(target))
     }
 
-    /// Interrupt all that is being served: its connection is gone.
+    /// Interrupt all that is being served, and whatever will be: its connection is gone, or its client has begun anew. A request that a
+    /// slot has taken already and begins with later would wait for ever otherwise.
+    pub fn interrupt_for_good(&self) {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        self.over.store(true, Ordering::Relaxed);
+        slots.iter().for_each(|slot| slot.cancel_all());
+    }
+
+    /// Interrupt all that is being served now.
     pub fn interrupt_all(&self) {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.iter().for_each(|slot| _ = slot.current().map(|unique| slot.cancel(unique)));
@@ -217,8 +228,7 @@ impl<F: FileSystem> Session<F> {
 
     /// Serve a slot until its channel closes. This is the task; it allocates nothing per request.
     pub async fn serve(&self, slot: &mut impl Slot) {
-        let in_flight = Arc::new(InFlight::new(self.timed));
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).push(in_flight.clone());
+        let in_flight = self.new_slot();
         let mut cx = Context::new(in_flight.clone());
         loop {
             let Some((message, area)) = slot.next().await else {
@@ -234,6 +244,16 @@ impl<F: FileSystem> Session<F> {
             slot.finish(unique, answer).await;
             cx.end();
         }
+    }
+
+    fn new_slot(&self) -> Arc<InFlight> {
+        let in_flight = Arc::new(InFlight::new(self.timed));
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.over.load(Ordering::Relaxed) {
+            in_flight.cancel_all();
+        }
+        slots.push(in_flight.clone());
+        in_flight
     }
 
     /// One request: decode, dispatch behind the panic barrier, count. `None`: no answer is due.

@@ -22,6 +22,17 @@ impl Segments {
         self.len = 0;
     }
 
+    /// How many pieces there are.
+    pub fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Forget all pieces, and keep room for `pieces` at most.
+    pub fn keep(&mut self, pieces: usize) {
+        self.clear();
+        self.pieces.shrink_to(pieces);
+    }
+
     /// Append a piece.
     ///
     /// # Safety
@@ -157,6 +168,15 @@ mod tests {
             unsafe { segments.push(piece.as_mut_ptr(), 4) };
         }
         segments
+    }
+
+    #[test]
+    fn room_for_many_pieces_is_given_back() {
+        let mut memory = vec![0; 8000];
+        let mut segments = scattered(&mut memory);
+        assert_eq!(segments.pieces(), 1000);
+        segments.keep(64);
+        assert!(segments.pieces() == 0 && segments.is_empty() && segments.pieces.capacity() <= 64);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What each guest may have: what the file says, or a part of what is left.
 
 use fusewire_fs::passthrough::Bounds;
+use fusewire_vhost::{MAPPING, mappings};
 use toml::Spanned;
 
 use super::file::{Checked, File, Guest, wrong};
@@ -22,10 +23,10 @@ const EXTRA_THREADS: (u64, u64) = (16, 64);
 
 /// What a guest costs that does nothing, without buffers.
 const MEMORY: u64 = 1 << 20;
-/// The longest request and the longest answer, and a stack: each thread that serves has one of each.
-const BUFFERS: u64 = (1 << 20) + (256 << 10) + (64 << 10);
-/// What a request keeps that waits beside others.
-const SLOT: u64 = 2 * (32 << 10);
+/// The longest request and the longest answer, where they lie in the guest's memory, and a stack: each thread that serves has one of each.
+const BUFFERS: u64 = (1 << 20) + (256 << 10) + (64 << 10) + (64 << 10);
+/// What a request keeps that waits beside others: of itself and of its answer, and where they lie.
+const SLOT: u64 = 2 * (32 << 10) + 2 * (1 << 10);
 /// Fewest requests of a thread that can wait at once, and most.
 const SLOTS: (u64, u64) = (4, 256);
 /// A file that the guest's kernel knows, with a long name.
@@ -127,7 +128,10 @@ pub fn divide(file: &File, machine: Machine) -> Checked<Vec<Budget>> {
     };
     let serving = |at: usize| u64::from(queues[at]) + 1 + spares[at].0;
     let least_slots = |at: usize| SLOTS.0.max(spares[at].1 + 2);
-    let own = |at: usize, slots| MEMORY + serving(at) * (BUFFERS + slots * SLOT) + spares[at].1 * (64 << 10);
+    let window = |at: usize| mappings(file.shares[guests[at].share].args.dax.window()) * MAPPING;
+    let own = |at: usize, slots| {
+        MEMORY + window(at) + serving(at) * (BUFFERS + slots * SLOT) + spares[at].1 * (64 << 10)
+    };
     let needs: Vec<_> = (0..guests.len()).map(|at| own(at, least_slots(at)) + TABLES).collect();
     let memory = share_out(&kind, guests, |guest| guest.asked.memory.as_ref(), (&needs, None))?;
     Ok((0..guests.len())
@@ -256,6 +260,15 @@ mod tests {
         let one = of(&text("shared-locks = true", &["threads = 15"]), machine()).expect("budgets");
         assert_eq!((one[0].spares, one[0].waits), (5, 5));
         assert!(one[0].slots > one[0].waits, "who waits for locks does not keep a queue from others");
+    }
+
+    #[test]
+    fn what_a_guest_may_map_counts() {
+        let with = |share: &str| of(&text(share, &["memory = '70M'"]), machine());
+        assert!(with("").is_ok() && with("dax-window = '2M'").is_ok());
+        // 4096 ranges.
+        let error = with("dax-window = '8G'").expect_err("too little");
+        assert!(error.contains("bytes of memory, and needs"), "{error}");
     }
 
     #[test]

@@ -181,7 +181,10 @@ fn tenants(file: &File, budgets: &[Budget]) -> Checked<Vec<Tenant>> {
             let what = format!("dax-window: {window} bytes is no multiple of {}", fusewire_vhost::WINDOW);
             return wrong(share.name.span(), what, "a multiple of 2M");
         }
-        let fs = passthrough::Options { dax, fd_limit: Some(budget.files), bounds: budget.bounds(), ..base };
+        // A guest that begins anew has what its requests of before still wait with.
+        let waits = Some(passthrough::Waits::new(Some(budget.waits)));
+        let fd_limit = Some(budget.files);
+        let fs = passthrough::Options { dax, fd_limit, bounds: budget.bounds(), waits, ..base };
         let device = Options {
             queues: budget.queues,
             tag: guest.tag.clone(),

@@ -19,7 +19,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -58,6 +58,22 @@ pub struct Ledger {
     growing: Mutex<()>,
     /// There was no room, or something that cannot be kept: whoever comes next begins with nothing.
     broken: AtomicBool,
+    /// Who writes: requests of a session that is over may still be under way, and must not be noted as the next one's.
+    writer: RwLock<u64>,
+    /// How many there were.
+    writers: AtomicU64,
+}
+
+/// Nobody has written yet, or whoever has is not known: the next one to come may.
+const ANYBODY: u64 = 0;
+/// Nobody may.
+const NOBODY: u64 = u64::MAX;
+
+/// What a filesystem notes things with. It does nothing unless it is the one that a client has begun with last.
+#[derive(Debug)]
+pub struct Writer {
+    ledger: Arc<Ledger>,
+    number: u64,
 }
 
 impl Ledger {
@@ -69,17 +85,27 @@ impl Ledger {
         file.set_len(BYTES as u64)?;
         let words = Words::map(&file, BYTES)?;
         let pieces = (0..BYTES.div_ceil(PIECE)).map(|_| AtomicBool::new(false)).collect();
-        let ledger = Self { file, words, pieces, growing: Mutex::default(), broken: AtomicBool::new(false) };
+        let ledger = Self {
+            file,
+            words,
+            pieces,
+            growing: Mutex::default(),
+            broken: AtomicBool::new(false),
+            writer: RwLock::new(ANYBODY),
+            writers: AtomicU64::new(0),
+        };
         ledger.grow(0)?;
         Ok(ledger)
     }
 
-    /// A client begins: nothing is known. `beginning` is whatever it takes to begin the same again.
-    ///
-    /// # Errors
-    /// If there is no room.
-    pub fn begin(&self, beginning: &[u8]) -> io::Result<()> {
-        self.end()?;
+    fn writer(&self) -> RwLockWriteGuard<'_, u64> {
+        self.writer.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, number: u64, beginning: &[u8]) -> io::Result<()> {
+        let mut writer = self.writer();
+        *writer = NOBODY;
+        self.empty()?;
         if beginning.len() > BEGINNING {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -87,6 +113,7 @@ impl Ledger {
         self.file.write_all_at(beginning, (BEGUN as u64 + 1) * 8)?;
         self.word(0).store(MAGIC, Ordering::Relaxed);
         self.word(LIVE).store(1, Ordering::Release);
+        *writer = number;
         Ok(())
     }
 
@@ -95,6 +122,12 @@ impl Ledger {
     /// # Errors
     /// If the file cannot be emptied.
     pub fn end(&self) -> io::Result<()> {
+        let mut writer = self.writer();
+        *writer = NOBODY;
+        self.empty()
+    }
+
+    fn empty(&self) -> io::Result<()> {
         let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
         self.word(LIVE).store(0, Ordering::Release);
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -105,7 +138,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// What the client before began with, and all that it knows; `None` if there is none.
+    /// What the client before began with, and all that it knows; `None` if there is none. Whoever served it so far writes no more: the
+    /// next filesystem that notes things here does.
     ///
     /// # Errors
     /// If the file cannot be read, or is none of ours.
@@ -118,6 +152,7 @@ impl Ledger {
         if self.word(0).load(Ordering::Relaxed) != MAGIC {
             return wrong("is of another version, or none");
         }
+        *self.writer() = ANYBODY;
         let len = self.word(BEGUN).load(Ordering::Relaxed) as usize;
         if len > BEGINNING {
             return wrong("is damaged");
@@ -210,26 +245,7 @@ impl Ledger {
         self.record(HEAD + NODES * NODE * 8, (u64::from(handle.0 as u32), OPENS), OPEN)
     }
 
-    /// A node was looked up; `new`: the number is this one's from now on.
-    pub fn looked_up(&self, node: NodeId, new: bool) {
-        if node != NodeId::ROOT
-            && let Some(words) = self.node(node)
-        {
-            if new {
-                words[0].store(0, Ordering::Release);
-            }
-            words[1].fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
-    /// Is it known what file it is?
-    pub fn is_named(&self, node: NodeId) -> bool {
-        node == NodeId::ROOT
-            || self.node(node).is_none_or(|words| words[0].load(Ordering::Acquire) & KNOWN != 0)
-    }
-
-    /// What file it is.
-    pub fn name(&self, node: NodeId, generation: Generation, handle: &FileHandle) {
+    fn name(&self, node: NodeId, generation: Generation, handle: &FileHandle) {
         let raw = handle.raw();
         let Some(words) = self.node(node) else { return };
         if raw.bytes().len() > LONGEST {
@@ -243,18 +259,82 @@ impl Ledger {
         words[2].store(generation.0 << 32 | u64::from(raw.kind as u32), Ordering::Relaxed);
         words[0].store(KNOWN | (raw.bytes().len() as u64) << 8, Ordering::Release);
     }
+}
+
+impl Writer {
+    /// One that may write once a client [begins](Self::begin) with it, or at once if nobody has written yet.
+    pub(super) fn new(ledger: Arc<Ledger>) -> Self {
+        let number = ledger.writers.fetch_add(1, Ordering::Relaxed) + 1;
+        {
+            let mut writer = ledger.writer();
+            if *writer == ANYBODY {
+                *writer = number;
+            }
+        }
+        Self { ledger, number }
+    }
+
+    /// A client begins: nothing is known. `beginning` is whatever it takes to begin the same again.
+    pub(super) fn begin(&self, beginning: &[u8]) -> io::Result<()> {
+        self.ledger.begin(self.number, beginning)
+    }
+
+    /// Write no more.
+    pub fn give_up(&self) {
+        let mut writer = self.ledger.writer();
+        if *writer == self.number {
+            *writer = NOBODY;
+        }
+    }
+
+    /// The right to write something; `None`: somebody else has it.
+    fn turn(&self) -> Option<RwLockReadGuard<'_, u64>> {
+        let writer = self.ledger.writer.read().unwrap_or_else(PoisonError::into_inner);
+        (*writer == self.number).then_some(writer)
+    }
+
+    /// A node was looked up; `new`: the number is this one's from now on.
+    pub fn looked_up(&self, node: NodeId, new: bool) {
+        if node != NodeId::ROOT
+            && let Some(_turn) = self.turn()
+            && let Some(words) = self.ledger.node(node)
+        {
+            if new {
+                words[0].store(0, Ordering::Release);
+            }
+            words[1].fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Is it known what file it is?
+    pub fn is_named(&self, node: NodeId) -> bool {
+        let Some(_turn) = self.turn().filter(|_| node != NodeId::ROOT) else { return true };
+        self.ledger.node(node).is_none_or(|words| words[0].load(Ordering::Acquire) & KNOWN != 0)
+    }
+
+    /// What file it is.
+    pub fn name(&self, node: NodeId, generation: Generation, handle: &FileHandle) {
+        if let Some(_turn) = self.turn() {
+            self.ledger.name(node, generation, handle);
+        }
+    }
 
     /// A node that comes from elsewhere.
     pub fn arrived(&self, node: Restored, handle: &FileHandle) {
-        if let Some(words) = self.node(node.id) {
+        if let Some(_turn) = self.turn()
+            && let Some(words) = self.ledger.node(node.id)
+        {
             words[1].store(node.lookups, Ordering::Relaxed);
-            self.name(node.id, node.generation, handle);
+            self.ledger.name(node.id, node.generation, handle);
         }
     }
 
     /// Some of its lookups are forgotten.
     pub fn forgotten(&self, node: NodeId, count: u64) {
-        if let Some(words) = self.node(node).filter(|_| node != NodeId::ROOT) {
+        if node != NodeId::ROOT
+            && let Some(_turn) = self.turn()
+            && let Some(words) = self.ledger.node(node)
+        {
             _ = words[1]
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |known| Some(known.saturating_sub(count)));
         }
@@ -262,7 +342,9 @@ impl Ledger {
 
     /// A file was opened.
     pub fn opened(&self, open: KeptOpen) {
-        if let Some(words) = self.open(open.handle) {
+        if let Some(_turn) = self.turn()
+            && let Some(words) = self.ledger.open(open.handle)
+        {
             words[1].store(open.node.raw(), Ordering::Relaxed);
             words[2].store(u64::from(open.flags) | u64::from(open.directory) << 32, Ordering::Relaxed);
             words[0].store(open.handle.0, Ordering::Release);
@@ -271,7 +353,9 @@ impl Ledger {
 
     /// It was closed.
     pub fn closed(&self, handle: Handle) {
-        if let Some(words) = self.open(handle) {
+        if let Some(_turn) = self.turn()
+            && let Some(words) = self.ledger.open(handle)
+        {
             _ = words[0].compare_exchange(handle.0, 0, Ordering::AcqRel, Ordering::Relaxed);
         }
     }

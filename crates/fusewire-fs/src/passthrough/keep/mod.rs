@@ -7,7 +7,7 @@
 mod ledger;
 mod stream;
 
-pub use ledger::Ledger;
+pub use ledger::{Ledger, Writer};
 pub use stream::Finding;
 
 use super::{
@@ -85,7 +85,8 @@ pub struct Resumed {
 const NOT_AGAIN: OFlags = OFlags::TRUNC.union(OFlags::CREATE).union(OFlags::EXCL);
 
 impl Passthrough {
-    /// Have all that the client knows, from now on, noted in `ledger`.
+    /// Have all that the client knows noted in `ledger`: from [`ledger_begins`](Self::ledger_begins) on, or from now on if this process has
+    /// noted nothing there since it [was read](Ledger::read).
     ///
     /// # Errors
     /// If the directory has no file handles, by which files could be found again.
@@ -96,8 +97,17 @@ impl Passthrough {
                 "what the client knows cannot be kept: it takes file handles, which the directory does not have or this process may not use",
             ));
         }
-        self.nodes.ledger = Some(ledger);
+        self.nodes.ledger = Some(Writer::new(ledger));
         Ok(self)
+    }
+
+    /// A client begins with this filesystem: what is noted in its ledger, if it has one, is forgotten, and filesystems that were made
+    /// before note nothing there any more. `beginning` is whatever it takes to begin the same again.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn ledger_begins(&self, beginning: &[u8]) -> io::Result<()> {
+        self.nodes.ledger.as_ref().map_or(Ok(()), |writer| writer.begin(beginning))
     }
 
     /// Go on where another process was: all that its client knows means the same here. To be called before anything is served.

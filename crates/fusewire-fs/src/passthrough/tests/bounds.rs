@@ -53,11 +53,18 @@ fn open_files_that_are_one_too_many_are_refused_and_others_go_on() {
 }
 
 #[test]
-fn there_are_as_many_turns_as_there_may_be() {
-    let turns = Turns::new(Some(2));
-    let taken = [turns.take().unwrap(), turns.take().unwrap()];
-    assert_eq!(turns.take().map(drop), Err(Errno::NOLCK));
+fn who_waits_counts_for_the_client_and_not_for_one_of_its_filesystems() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |waits: Option<Waits>| {
+        let bounds = Bounds { waits: Some(9), ..Bounds::default() };
+        Passthrough::new(dir.path(), Options { bounds, waits, ..options(FileHandles::Auto) }).unwrap()
+    };
+    let waits = Some(Waits::new(Some(2)));
+    let (one, other, alone) = (open(waits.clone()), open(waits), open(None));
+    let taken = [one.waits.take().unwrap(), one.waits.take().unwrap()];
+    assert_eq!(other.waits.take().map(drop), Err(Errno::NOLCK));
+    assert!(alone.waits.take().is_ok());
     drop(taken);
-    assert!(turns.take().is_ok());
-    assert!((0..100).all(|_| Turns::new(None).take().is_ok()));
+    assert!(other.waits.take().is_ok());
+    assert!((0..100).all(|_| Waits::new(None).take().is_ok()));
 }
