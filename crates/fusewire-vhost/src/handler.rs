@@ -201,6 +201,8 @@ impl<F: FileSystem> Handler<F> {
         if left > 0 {
             tracing::warn!(threads = left, "threads are stuck in system calls: they end when those do");
         }
+        // The monitor may give the rings to somebody else at once. What those threads have under way is for whoever that is.
+        self.device.shared.queues.iter().for_each(|queue| queue.disown());
     }
 }
 

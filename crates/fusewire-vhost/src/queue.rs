@@ -165,12 +165,11 @@ impl Queue {
                 }
                 Err(Fault::Chain) => {
                     tracing::warn!(queue = self.index, "the guest sent descriptors that are no request");
-                    self.put(request, 0);
+                    self.finish(request, |_| 0);
                 }
                 Err(Fault::Request(errno)) => {
                     tracing::warn!(queue = self.index, header = ?request.header, %errno, "request refused");
-                    let len = request.answer(Err(errno));
-                    self.put(request, len);
+                    self.finish(request, |request| request.answer(Err(errno)));
                 }
             }
             self.signal();
@@ -227,23 +226,28 @@ impl Queue {
         Some(request.take(chain, memory))
     }
 
-    /// Give a request back to the guest with `len` bytes of answer. The guest is not told yet: [`signal`](Self::signal).
-    pub(crate) fn put(&self, request: &mut Request, len: u32) {
-        // Before the guest may use its memory for something else.
-        request.end();
+    /// Give a request back to the guest: `answer` puts its answer into the guest's memory and says how long it is. If the queue was
+    /// stopped since the request was taken, neither happens: that memory may be anybody's by now. Returns the length, 0 in that case.
+    /// The guest is not told yet: [`signal`](Self::signal).
+    pub(crate) fn finish(&self, request: &mut Request, answer: impl FnOnce(&Request) -> u32) -> u32 {
+        let mut len = 0;
         if let Some(vring) = self.vring.get() {
+            // Held until the answer is in the ring: whoever stops the queue waits for it.
             let mut state = vring.get_mut();
-            if request.epoch == self.epoch.load(Ordering::Relaxed)
-                && let Err(error) = give_back(&mut state, &lock(&self.kept), request.head, len)
-            {
-                tracing::error!(queue = self.index, %error, "an answer cannot be given to the guest");
+            if request.epoch == self.epoch.load(Ordering::Relaxed) {
+                len = answer(request);
+                if let Err(error) = give_back(&mut state, &lock(&self.kept), request.head, len) {
+                    tracing::error!(queue = self.index, %error, "an answer cannot be given to the guest");
+                }
             }
         }
+        request.end();
         let last = self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1;
         if last && self.stopping.load(Ordering::Acquire) {
             drop(lock(&self.emptied.0));
             self.emptied.1.notify_all();
         }
+        len
     }
 
     /// Tell the guest that there are answers, if it wants to be told.
@@ -295,6 +299,11 @@ impl Queue {
         }
         drop(guard);
         self.stopping.store(false, Ordering::Release);
+        self.disown();
+    }
+
+    /// Whatever was taken is not answered any more: its memory and its ring are somebody else's from now on.
+    pub(crate) fn disown(&self) {
         // Under the lock of the ring: nobody is putting an answer there.
         let ring = self.vring.get().map(|vring| vring.get_mut());
         self.epoch.fetch_add(1, Ordering::Relaxed);
