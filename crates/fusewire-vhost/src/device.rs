@@ -30,6 +30,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
+    time::Instant,
 };
 use vhost::vhost_user::{
     Backend,
@@ -459,12 +460,13 @@ impl<F: FileSystem> Device<F> {
         }
     }
 
-    pub(crate) fn stop_vring(&self, index: u32) {
-        let Some(queue) = self.shared.queues.get(index as usize) else { return };
+    /// These queues take nothing more: wait for what they have taken, but not for long, however many they are.
+    pub(crate) fn stop(&self, queues: &[Arc<Queue>]) {
         // Whoever waits for a lock would wait for ever.
         if let Some(session) = &lock(&self.shared.current).session {
             session.interrupt_all();
         }
-        queue.stop(GRACE);
+        let deadline = Instant::now() + GRACE;
+        queues.iter().for_each(|queue| queue.stop(deadline));
     }
 }

@@ -254,9 +254,20 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     }
 
     fn reset_device(&mut self) -> Result<()> {
+        // All of them take nothing more before any of them is waited for.
         for index in 0..self.rings.len() as u32 {
-            self.ring(index)?.vring.set_enabled(false);
+            let vring = &self.ring(index)?.vring;
+            vring.set_enabled(false);
+            vring.set_queue_ready(false);
             self.listen(index)?;
+        }
+        let queues = &self.device.shared.queues;
+        self.device.stop(queues);
+        for (ring, queue) in self.rings.iter().zip(queues) {
+            queue.reset();
+            ring.vring.set_kick(None);
+            ring.vring.set_call(None);
+            ring.vring.set_err(None);
         }
         self.features = 0;
         self.device.reset_device();
@@ -338,7 +349,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         self.ring(index)?.vring.set_queue_ready(false);
         self.listen(index)?;
-        self.device.stop_vring(index);
+        self.device.stop(&self.device.shared.queues[index as usize..][..1]);
         let vring = &self.ring(index)?.vring;
         let next = vring.queue_next_avail();
         vring.set_kick(None);

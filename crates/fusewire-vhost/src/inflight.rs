@@ -184,14 +184,19 @@ impl Track {
         }
     }
 
+    /// Nothing is under way in the ring, which is made anew.
+    pub(crate) fn clear(&self) {
+        (0..self.region.size).for_each(|head| self.mark(head).store(0, Ordering::Release));
+        self.used().store(0, Ordering::Release);
+    }
+
     /// What was left under way in a ring of `size` entries, in the order in which it was taken. `used`: the index of the used ring.
     pub(crate) fn recover(&self, size: u16, used: u16) -> Vec<Left> {
         let size = size.min(self.region.size);
         let known = self.used().load(Ordering::Acquire);
         // The driver has made the ring anew: nothing in it was ever under way. (One that comes round to 0 was at its end before.)
         if used == 0 && known != 0 && known != u16::MAX {
-            (0..self.region.size).for_each(|head| self.mark(head).store(0, Ordering::Release));
-            self.used().store(0, Ordering::Release);
+            self.clear();
         } else if known != used {
             // The last one is in the ring; there was no time to clear its mark.
             let last = self.last().load(Ordering::Acquire);

@@ -17,7 +17,7 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 use vhost_user_backend::{VringMutex, VringState, VringT};
 use virtio_queue::{QueueOwnedT, QueueT};
@@ -278,11 +278,10 @@ impl Queue {
             && state.enable_notification().unwrap_or(false)
     }
 
-    /// It takes no more requests: wait until those that it took are answered, at most for so long. Answers that come later than
-    /// that are dropped.
-    pub(crate) fn stop(&self, limit: Duration) {
+    /// It takes no more requests: wait until those that it took are answered, but not for longer than until `deadline`. Answers that come
+    /// later than that are dropped.
+    pub(crate) fn stop(&self, deadline: Instant) {
         self.stopping.store(true, Ordering::Release);
-        let deadline = Instant::now() + limit;
         let mut guard = lock(&self.emptied.0);
         while self.in_flight.load(Ordering::Acquire) > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -300,6 +299,14 @@ impl Queue {
         drop(guard);
         self.stopping.store(false, Ordering::Release);
         self.disown();
+    }
+
+    /// After [`stop`](Self::stop): the ring is as in the beginning, and nothing in it was ever under way.
+    pub(crate) fn reset(&self) {
+        let Some(vring) = self.vring.get() else { return };
+        let mut state = vring.get_mut();
+        state.get_queue_mut().reset();
+        lock(&self.kept).track.iter().for_each(Track::clear);
     }
 
     /// Whatever was taken is not answered any more: its memory and its ring are somebody else's from now on.

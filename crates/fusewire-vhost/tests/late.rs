@@ -51,7 +51,7 @@ fn until(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// A guest with so many queues, each of which has a request that is stuck.
+/// A guest with so many queues, each of which has a request that is stuck, and one more.
 struct World {
     guest: Guest,
     fs: Slow,
@@ -60,7 +60,8 @@ struct World {
     frame: u16,
 }
 
-fn stuck(queues: u16) -> World {
+fn stuck(count: u16) -> World {
+    let queues = count + 1;
     let (pipe, hung) = std::io::pipe().expect("pipe");
     let fs = Slow { pipe: Arc::new(pipe), begun: Arc::default(), ended: Arc::default() };
     let layout = Layout { queues, data: 4096, window: Maps::Nothing, ..Layout::default() };
@@ -70,8 +71,8 @@ fn stuck(queues: u16) -> World {
     };
     let mut guest = Guest::start(make, Options { queues, ..Options::default() }, layout);
     guest.monitor.driver().init().expect("init");
-    let frames: Vec<_> = guest.monitor.drivers[1..].iter_mut().map(ask).collect();
-    until("the requests are served", || fs.begun.load(Ordering::SeqCst) == usize::from(queues));
+    let frames: Vec<_> = guest.monitor.drivers[1..queues.into()].iter_mut().map(ask).collect();
+    until("the requests are served", || fs.begun.load(Ordering::SeqCst) == usize::from(count));
     World { guest, fs, hung, frame: frames[0] }
 }
 
@@ -128,4 +129,32 @@ fn an_answer_that_comes_after_the_monitor_has_gone_is_written_nowhere() {
     release(&mut world.hung, &world.fs, 1);
     assert!(is_as_filled(&memory, answer), "the answer was written");
     assert!(is_as_filled(&memory, used), "the used ring was written to");
+}
+
+#[test]
+fn a_device_that_is_reset_is_as_it_was_in_the_beginning() {
+    let mut world = stuck(4);
+    let monitor = &mut world.guest.monitor;
+    // The guest breaks one of the rings, too.
+    monitor.drivers[4].ring.publish(5000);
+    monitor.drivers[4].ring.kick.write(1).expect("kick");
+    let answers: Vec<_> = monitor.drivers[1..5].iter().map(|driver| place(driver, world.frame)).collect();
+    let begin = Instant::now();
+    monitor.reset().expect("reset");
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(10), "the queues were waited for one after the other: {took:?}");
+    // What the guest's next kernel sends is answered, and what its last one has sent is not.
+    monitor.drivers[5].init().expect("init");
+    for driver in &mut monitor.drivers[1..5] {
+        assert!(driver.getattr(ROOT).is_ok());
+        assert_eq!(driver.ring.answered(), 1);
+    }
+    answers.iter().for_each(|&answer| fill(&monitor.memory, answer));
+    release(&mut world.hung, &world.fs, 4);
+    let monitor = &mut world.guest.monitor;
+    assert!(answers.iter().all(|&answer| is_as_filled(&monitor.memory, answer)), "an answer was written");
+    for driver in &mut monitor.drivers[1..] {
+        assert!(driver.getattr(ROOT).is_ok());
+    }
+    world.guest.end();
 }

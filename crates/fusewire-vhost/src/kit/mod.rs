@@ -160,6 +160,11 @@ impl Monitor {
     /// Whatever the device refuses.
     pub fn restart(&mut self, queue: usize) -> io::Result<()> {
         self.frontend.get_vring_base(queue).map_err(other)?;
+        self.renew(queue)
+    }
+
+    /// A new ring in the place of a queue's that is stopped.
+    fn renew(&mut self, queue: usize) -> io::Result<()> {
         let table = self.drivers[queue].ring.table;
         let zeros = vec![0u8; Ring::bytes(self.layout.size) as usize];
         vm_memory::Bytes::write_slice(&*self.memory, &zeros, table).map_err(other)?;
