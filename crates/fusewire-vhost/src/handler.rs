@@ -4,7 +4,7 @@
 //! add to it. The messages themselves are still read by the `vhost` crate, rings are `vhost-user-backend`'s.
 
 use crate::{
-    backed,
+    backed, bell,
     device::Device,
     inflight::{self, Region},
     limits::{GRACE, QUEUE_SIZE},
@@ -358,12 +358,14 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     }
 
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let file = file.map(bell::unwaiting).transpose().map_err(Error::ReqHandlerError)?;
         self.deaf(index.into())?;
         self.ring(index.into())?.vring.set_kick(file);
         self.start(index.into())
     }
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let file = file.map(bell::unwaiting).transpose().map_err(Error::ReqHandlerError)?;
         self.ring(index.into())?.vring.set_call(file);
         self.start(index.into())
     }

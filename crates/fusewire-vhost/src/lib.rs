@@ -14,6 +14,7 @@
 
 mod again;
 mod backed;
+mod bell;
 mod chain;
 mod device;
 mod handler;

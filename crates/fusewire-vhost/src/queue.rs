@@ -256,6 +256,8 @@ impl Queue {
         let mut state = vring.get_mut();
         if state.needs_notification().unwrap_or(true)
             && let Err(error) = state.signal_used_queue()
+            // It was told so often that it has not looked yet.
+            && error.kind() != std::io::ErrorKind::WouldBlock
         {
             tracing::error!(queue = self.index, %error, "the guest cannot be told of answers");
         }

@@ -3,14 +3,18 @@
 #[path = "../../../fuzz/vhost/mod.rs"]
 mod fuzz;
 
-use fusewire_vhost::{Options, kit::Layout};
+use fusewire_vhost::{
+    Options,
+    kit::{Layout, Monitor},
+};
 use fuzz::{
     Guest, ROOT, device,
     tree::{Neighbour, Tree},
 };
 use std::{
+    io::{IoSlice, Read, Write},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
     thread::JoinHandle,
@@ -185,9 +189,75 @@ fn a_monitor_that_hangs_up_in_the_middle_of_a_message_ends_its_device_alone() {
             device(&tree.share(), Options { queues: 1, ..Options::default() });
         // SET_FEATURES, or as much of it.
         let message = [2u32, 1, 8, 0, 0].map(u32::to_ne_bytes).concat();
-        std::io::Write::write_all(&mut stream, &message[..len]).expect("a part");
+        stream.write_all(&message[..len]).expect("a part");
         drop(stream);
         ends(server);
         neighbour.check();
+    }
+}
+
+/// SET_VRING_KICK or SET_VRING_CALL with any descriptor, where the crate takes eventfds alone. Is it taken?
+fn set_vring(stream: &UnixStream, request: u32, (queue, fd): (u64, &impl AsFd)) -> bool {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    const VERSION_AND_NEED_REPLY: u32 = 1 | 8;
+    let header = [request, VERSION_AND_NEED_REPLY, 8].map(u32::to_ne_bytes).concat();
+    let message = [&header[..], &queue.to_ne_bytes()].concat();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd.as_fd()];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(stream, &[IoSlice::new(&message)], &mut control, SendFlags::empty()).expect("the message");
+    let mut answer = [0; 20];
+    // Of one that is refused, the connection may be closed.
+    (&*stream).read_exact(&mut answer).is_ok() && answer[12..] == [0; 8]
+}
+
+const KICK: u32 = 12;
+const CALL: u32 = 13;
+
+#[test]
+fn descriptors_that_keep_whoever_uses_them_keep_nobody() {
+    let tree = Tree::new();
+    let (server, stream) = device(&tree.share(), Options { queues: 1, ..Options::default() });
+    let mut monitor =
+        Monitor::start(stream.try_clone().expect("a stream"), Layout::default()).expect("a monitor");
+    monitor.driver().init().expect("a session");
+    // An eventfd that cannot be written to any more.
+    let call = EventFd::new(0).expect("an eventfd");
+    call.write(u64::MAX - 1).expect("full");
+    monitor.frontend.set_vring_call(1, &call).expect("a call");
+    monitor.driver().getattr(ROOT).expect("the answer is found in the ring");
+    // A pipe with half of what is to be read.
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    writer.write_all(&[0; 4]).expect("half");
+    assert!(set_vring(&stream, KICK, (0, &reader)));
+    std::thread::sleep(Duration::from_millis(100));
+    let (stopped, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        monitor.restart(0).expect("the queue starts anew");
+        monitor.restart(1).expect("the queue starts anew");
+        _ = stopped.send(monitor);
+    });
+    let mut monitor = ended.recv_timeout(Duration::from_secs(20)).expect("the queues can be stopped");
+    monitor.driver().getattr(ROOT).expect("attributes");
+    drop((monitor, stream));
+    ends(server);
+}
+
+#[test]
+fn kicks_and_calls_are_eventfds_pipes_or_sockets() {
+    let tree = Tree::new();
+    let file = |name| OwnedFd::from(std::fs::File::open(name).expect("a file"));
+    let socket = UnixStream::pair().expect("sockets").0.into();
+    for (is_taken, fd) in [(false, file("/dev/zero")), (false, file("/proc/self/stat")), (true, socket)] {
+        for request in [KICK, CALL] {
+            let (server, stream) = device(&tree.share(), Options { queues: 1, ..Options::default() });
+            let mut monitor =
+                Monitor::start(stream.try_clone().expect("a stream"), Layout::default()).expect("a monitor");
+            monitor.driver().init().expect("a session");
+            assert_eq!(set_vring(&stream, request, (0, &fd)), is_taken, "{request} {fd:?}");
+            drop((monitor, stream));
+            ends(server);
+        }
     }
 }
