@@ -1,10 +1,11 @@
 //! The device: what the monitor asks of it, and the session of its guest.
 
 use crate::{
-    keeper::{Beginning, Keeper, Transfer},
+    keeper::{Beginning, Keeper},
     limits::{GRACE, MAX_QUEUES, SLOTS, SPARES, WINDOW},
     queue::Queue,
     spare::{Lookout, Spares},
+    transfer::Transfer,
     window::{Monitor, SessionWindow},
     worker::waker,
 };
@@ -196,6 +197,14 @@ impl<F: FileSystem> Shared<F> {
         lock(&self.current).session.is_none()
     }
 
+    /// Nothing must take the place of a session that is being served.
+    pub(crate) fn check_idle(&self) -> io::Result<()> {
+        match self.is_idle() {
+            true => Ok(()),
+            false => Err(io::Error::other("the guest has a session here: no other can be loaded")),
+        }
+    }
+
     fn go_on(&self, beginning: &[u8], fs: F) -> io::Result<()> {
         let beginning = Beginning::unpack(beginning).ok_or(io::ErrorKind::InvalidData)?;
         self.begin_with(fs, &beginning.init, Some(&beginning)).map(drop).map_err(io::Error::from)
@@ -220,6 +229,7 @@ impl<F: FileSystem> Shared<F> {
         if state.is_empty() {
             return Ok(());
         }
+        self.check_idle()?;
         let (beginning, fs) = keeper.load(state)?;
         self.go_on(&beginning, fs)
     }
@@ -443,6 +453,11 @@ impl<F: FileSystem> Device<F> {
     ) -> io::Result<()> {
         let VhostTransferStatePhase::STOPPED = phase;
         self.transfer.begin(self.shared.clone(), direction, file)
+    }
+
+    /// The monitor is gone, or goes.
+    pub(crate) fn abandon_transfer(&self) {
+        self.transfer.abandon();
     }
 
     pub(crate) fn check_device_state(&self) -> io::Result<()> {

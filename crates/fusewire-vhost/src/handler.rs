@@ -188,6 +188,7 @@ impl<F: FileSystem> Handler<F> {
     /// Have no more requests taken: those that are in the rings are for whoever serves the guest next.
     pub(crate) fn close(&mut self) {
         self.closed.store(true, Ordering::Release);
+        self.device.abandon_transfer();
         for (ring, queue) in self.rings.iter_mut().zip(&self.device.shared.queues) {
             ring.vring.set_enabled(false);
             queue.wake();
@@ -380,7 +381,8 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
-        self.protocol = features;
+        // What is said beyond the offer is not agreed on.
+        self.protocol = features & self.device.protocol_features().bits();
         Ok(())
     }
 
@@ -480,6 +482,9 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         phase: VhostTransferStatePhase,
         file: File,
     ) -> Result<Option<File>> {
+        if self.protocol & VhostUserProtocolFeatures::DEVICE_STATE.bits() == 0 {
+            return Err(refused("it was not agreed on that the state of the device can be moved"));
+        }
         self.device.set_device_state_fd(direction, phase, file).map(|()| None).map_err(Error::ReqHandlerError)
     }
 

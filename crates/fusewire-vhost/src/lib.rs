@@ -27,6 +27,7 @@ mod server;
 mod slot;
 mod spare;
 mod sys;
+mod transfer;
 mod window;
 mod worker;
 

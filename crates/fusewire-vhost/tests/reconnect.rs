@@ -7,14 +7,24 @@ use fusewire_vhost::{
     Device, Keeper, Options, Server,
     kit::{Layout, Maps, Monitor},
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     fs::{self, File},
     io,
-    os::unix::net::{UnixListener, UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
+};
+use vhost::vhost_user::{
+    VhostUserFrontend,
+    message::{
+        VhostTransferStateDirection as Direction, VhostTransferStatePhase as Phase, VhostUserProtocolFeatures,
+    },
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -421,4 +431,74 @@ fn a_region_that_lies_about_what_is_under_way_is_survived() {
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(&guest.config(40).expect("the device lives")[..5], b"test\0");
     }
+}
+
+/// The other end of a pipe that a device reads a state from, or writes one to.
+fn pipe_to(guest: &mut Monitor, direction: Direction) -> io::Result<OwnedFd> {
+    let (reader, writer) = io::pipe()?;
+    let (theirs, ours): (OwnedFd, OwnedFd) = match direction {
+        Direction::LOAD => (reader.into(), writer.into()),
+        Direction::SAVE => (writer.into(), reader.into()),
+    };
+    let taken = guest.frontend.set_device_state_fd(direction, Phase::STOPPED, theirs);
+    taken.map(|_| ours).map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Nobody has the other end of a pipe any more.
+fn is_let_go_of(pipe: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+    _ = poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 }));
+    fds[0].revents().contains(PollFlags::ERR)
+}
+
+#[test]
+fn a_pipe_that_does_not_come_to_an_end_keeps_nobody() {
+    let dir = tempfile::tempdir().expect("directory");
+    let here = Here::start(dir.path(), Finding::Paths);
+    let mut guest = Monitor::start(here.connect(), layout()).expect("monitor");
+    let pipe = pipe_to(&mut guest, Direction::LOAD).expect("pipe");
+    assert!(pipe_to(&mut guest, Direction::LOAD).is_err(), "one is under way");
+    let (checked, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let is_error = guest.frontend.check_device_state().is_err();
+        _ = checked.send((guest, is_error));
+    });
+    let (mut guest, is_error) = ended.recv_timeout(Duration::from_secs(20)).expect("an end");
+    assert!(is_error);
+    let other = pipe_to(&mut guest, Direction::LOAD).expect("pipe");
+    drop(guest);
+    assert!(is_let_go_of(&other), "the monitor is gone, and somebody waits for its state");
+    assert!(is_let_go_of(&pipe));
+}
+
+#[test]
+fn a_state_is_moved_only_where_that_was_agreed_on_and_never_over_a_session() {
+    let dir = tempfile::tempdir().expect("directory");
+    let here = Here::start(dir.path(), Finding::Paths);
+    let mut guest = Monitor::start(here.connect(), layout()).expect("monitor");
+    guest.driver().init().expect("init");
+    guest.driver().create(ROOT, c"a").expect("create");
+    let state = guest.save().expect("save");
+    assert!(fusewire_vhost::kit::send(&mut guest.frontend, &state).is_err(), "there is a session");
+    assert!(guest.driver().lookup(ROOT, c"a").is_ok());
+    // What is no pipe may keep whoever reads it.
+    let file = File::open(dir.path().join("a")).expect("file");
+    assert!(guest.frontend.set_device_state_fd(Direction::LOAD, Phase::STOPPED, file.into()).is_err());
+    // A device that keeps nothing.
+    let place = tempfile::tempdir().expect("directory");
+    let listener = UnixListener::bind(place.path().join("socket")).expect("socket");
+    let path = dir.path().to_owned();
+    let device =
+        Device::new(move || open(&path), Options { queues: 1, ..Options::default() }).expect("device");
+    std::thread::spawn(move || Server::accept(device, listener).expect("monitor").wait());
+    let stream = UnixStream::connect(place.path().join("socket")).expect("connect");
+    let mut guest = Monitor::start(stream, Layout { queues: 1, ..layout() }).expect("monitor");
+    let offered = guest.frontend.get_protocol_features().expect("features");
+    assert!(!offered.contains(VhostUserProtocolFeatures::DEVICE_STATE));
+    let all = offered | VhostUserProtocolFeatures::DEVICE_STATE;
+    guest.frontend.set_protocol_features(all).expect("features");
+    for direction in [Direction::LOAD, Direction::SAVE] {
+        assert!(pipe_to(&mut guest, direction).is_err());
+    }
+    guest.driver().init().expect("the device lives");
 }
