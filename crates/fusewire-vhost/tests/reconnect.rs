@@ -87,6 +87,7 @@ impl Keeper<Passthrough> for Keeping {
         let (beginning, kept) = Kept::decode(state)?;
         let mut fs = open(&self.dir)?;
         fs.load(kept, false)?;
+        let fs = fs.begin_ledger(self.ledger.clone(), &beginning)?;
         Ok((beginning, fs))
     }
 }
@@ -293,7 +294,16 @@ struct Here {
 
 impl Here {
     fn start(dir: &Path, finding: Finding) -> Self {
-        let place = tempfile::tempdir().expect("directory");
+        Self::start_at(tempfile::tempdir().expect("directory"), dir, finding)
+    }
+
+    /// Another one in its place, with the same state file.
+    fn again(self, dir: &Path) -> Self {
+        fs::remove_file(&self.socket).expect("socket");
+        Self::start_at(self.place, dir, Finding::Paths)
+    }
+
+    fn start_at(place: tempfile::TempDir, dir: &Path, finding: Finding) -> Self {
         let socket = place.path().join("socket");
         let keeping = Keeping::new(dir, &place.path().join("state"), finding);
         let listener = UnixListener::bind(&socket).expect("socket");
@@ -501,4 +511,38 @@ fn a_state_is_moved_only_where_that_was_agreed_on_and_never_over_a_session() {
         assert!(pipe_to(&mut guest, direction).is_err());
     }
     guest.driver().init().expect("the device lives");
+}
+
+#[test]
+fn a_state_that_is_refused_leaves_the_guest_that_there_was_and_one_that_is_taken_is_kept() {
+    let (one, other) = (tempfile::tempdir().expect("directory"), tempfile::tempdir().expect("directory"));
+    fs::write(one.path().join("a"), "content").expect("file");
+    let from = Here::start(one.path(), Finding::Paths);
+    let mut moving = Monitor::start(from.connect(), layout()).expect("monitor");
+    moving.driver().init().expect("init");
+    let node = moving.driver().lookup(ROOT, c"a").expect("lookup").nodeid;
+    let fh = moving.driver().open(node, 0).expect("open");
+    let state = moving.save().expect("save");
+    // A guest of another directory, whose daemon is replaced.
+    let here = Here::start(other.path(), Finding::Paths);
+    let mut guest = Monitor::start(here.connect(), layout()).expect("monitor");
+    guest.driver().init().expect("init");
+    let (kept, kept_fh) = guest.driver().create(ROOT, c"b").expect("create");
+    let here = here.again(other.path());
+    {
+        let mut wrong = Monitor::start(here.connect(), layout()).expect("monitor");
+        assert!(fusewire_vhost::kit::send(&mut wrong.frontend, &state).is_err(), "there is no such file");
+    }
+    let here = here.again(other.path());
+    guest.reconnect(here.connect(), true).expect("reconnect");
+    assert_eq!(guest.driver().write(kept, kept_fh, 0, b"still"), Ok(5));
+    drop(guest);
+    // The guest of the first directory arrives there, and stays when the daemon is replaced.
+    moving.stop().expect("stop");
+    let to = Here::start(one.path(), Finding::Paths);
+    moving.arrive(to.connect(), &state).expect("load");
+    assert_eq!(moving.driver().read(node, fh, 0, 9).as_deref(), Ok(&b"content"[..]));
+    let to = to.again(one.path());
+    moving.reconnect(to.connect(), false).expect("reconnect");
+    assert_eq!(moving.driver().read(node, fh, 0, 9).as_deref(), Ok(&b"content"[..]));
 }
