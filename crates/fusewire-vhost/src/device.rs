@@ -95,7 +95,7 @@ pub(crate) struct Shared<F: FileSystem> {
     pub queues: Vec<Arc<Queue>>,
     pub spares: Spares,
     watch: Arc<Watch>,
-    monitor: Arc<Monitor>,
+    pub monitor: Arc<Monitor>,
     current: Mutex<Current<F>>,
     /// The number of the session, to be looked at cheaply.
     generation: AtomicU64,

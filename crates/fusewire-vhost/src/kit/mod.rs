@@ -11,7 +11,7 @@ mod window;
 pub use again::{Inflight, send};
 pub use driver::{Driver, Reply};
 pub use ring::Ring;
-pub use window::{Mapped, Window};
+pub use window::{Hold, Mapped, Window};
 
 use ring::Used;
 use std::{io, os::fd::AsRawFd, os::unix::net::UnixStream, path::Path, sync::Arc};
