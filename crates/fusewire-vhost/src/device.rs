@@ -85,6 +85,8 @@ struct Current<F: FileSystem> {
     session: Option<Arc<Session<F>>>,
     beginning: Beginning,
     window: Option<Arc<SessionWindow>>,
+    /// Closes windows of sessions before.
+    closing: Option<JoinHandle<()>>,
 }
 
 /// What all threads of a device share.
@@ -246,12 +248,20 @@ impl<F: FileSystem> Shared<F> {
         let window = lock(&self.current).window.take();
         self.replace(None, None);
         self.keeper.iter().for_each(|keeper| keeper.ended());
-        // Asking the monitor to unmap what it may have unmapped already does no harm, but has to wait.
-        let close = window.map(|window| {
-            std::thread::Builder::new().name("fusewire-window".into()).spawn(move || window.close())
+        // Asking the monitor to unmap what it may have unmapped already does no harm, but has to wait: until the next session begins, whose
+        // ranges may be the same.
+        let Some(window) = window else { return };
+        let mut current = lock(&self.current);
+        let before = current.closing.take();
+        let close = std::thread::Builder::new().name("fusewire-window".into()).spawn(move || {
+            _ = before.map(JoinHandle::join);
+            window.close();
         });
-        if let Some(Err(error)) = close {
-            tracing::warn!(%error, "what is mapped in the DAX window stays until the monitor unmaps it");
+        match close {
+            Ok(thread) => current.closing = Some(thread),
+            Err(error) => {
+                tracing::warn!(%error, "what is mapped in the DAX window stays until the monitor unmaps it");
+            }
         }
     }
 
@@ -262,8 +272,13 @@ impl<F: FileSystem> Shared<F> {
         self.replace(None, None);
     }
 
+    /// Nothing of any session is mapped afterwards.
     fn close_window(&self) {
-        let window = lock(&self.current).window.take();
+        let (window, closing) = {
+            let mut current = lock(&self.current);
+            (current.window.take(), current.closing.take())
+        };
+        _ = closing.map(JoinHandle::join);
         if let Some(window) = window {
             window.close();
         }
@@ -355,6 +370,7 @@ impl<F: FileSystem> Device<F> {
                 session: None,
                 beginning: Beginning::default(),
                 window: None,
+                closing: None,
             }),
             generation: AtomicU64::new(1),
             options,

@@ -16,6 +16,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 use support::Guest;
@@ -461,4 +462,41 @@ fn a_monitor_that_does_not_answer_can_go() {
     }
     server.join().expect("no panic").expect("a good end");
     drop(hold);
+}
+
+#[test]
+fn a_session_begins_once_the_window_of_the_one_before_is_empty() {
+    let dir = tempfile::tempdir().expect("directory");
+    file(dir.path(), "a", 2 * WINDOW);
+    let mut guest = guest(dir.path());
+    let window = guest.monitor.window.take().expect("a window");
+    let node = opened(guest.monitor.driver(), c"a");
+    for at in [0, WINDOW] {
+        guest.monitor.driver().map(node, range(at, at, WINDOW, READ)).expect("map");
+    }
+    let answers = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (held, is_held) = std::sync::mpsc::channel();
+        scope.spawn(|| {
+            let hold = window.mapped().hold();
+            _ = held.send(());
+            std::thread::sleep(Duration::from_millis(700));
+            answers.store(true, Ordering::SeqCst);
+            drop(hold);
+        });
+        is_held.recv().expect("the monitor is busy");
+        // It waits for the answer to that, and for nothing else.
+        guest.monitor.reset().expect("reset");
+        assert!(!answers.load(Ordering::SeqCst));
+        guest.monitor.driver().init().expect("init");
+        assert!(
+            answers.load(Ordering::SeqCst),
+            "the session has begun while ranges of the one before are mapped"
+        );
+    });
+    assert_eq!(window.mapped().list(), []);
+    let node = opened(guest.monitor.driver(), c"a");
+    guest.monitor.driver().map(node, range(0, 0, WINDOW, READ)).expect("map");
+    assert_eq!(window.mapped().list(), [(0, WINDOW, false)]);
+    guest.end();
 }
