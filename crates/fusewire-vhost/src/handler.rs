@@ -155,6 +155,10 @@ impl<F: FileSystem> Handler<F> {
             !state.get_queue().ready() && state.get_kick().is_some()
         };
         if begins {
+            if !self.lies_in_memory(index)? {
+                tracing::warn!(queue = index, "the ring is not in the guest's memory: it is not served");
+                return Ok(());
+            }
             let queue = &self.device.shared.queues[index as usize];
             queue.recover();
             let used = self.ring(index)?.vring.queue_used_idx().unwrap_or(0);
@@ -162,6 +166,17 @@ impl<F: FileSystem> Handler<F> {
             self.ring(index)?.vring.set_queue_ready(true);
         }
         self.listen(index)
+    }
+
+    /// All of a ring is there, and not only its beginnings, which is what the monitor's addresses are checked for.
+    fn lies_in_memory(&self, index: u32) -> Result<bool> {
+        let memory = self.device.memory.memory();
+        let mut state = self.ring(index)?.vring.get_mut();
+        let queue = state.get_queue_mut();
+        queue.set_ready(true);
+        let lies_there = queue.is_valid(&*memory);
+        queue.set_ready(false);
+        Ok(lies_there)
     }
 
     /// The monitor replaces a descriptor that may be listened at.
@@ -319,7 +334,8 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
-        let size = u16::try_from(num).ok().filter(|&size| size > 0 && size as usize <= QUEUE_SIZE);
+        let fits = |&size: &u16| size.is_power_of_two() && usize::from(size) <= QUEUE_SIZE;
+        let size = u16::try_from(num).ok().filter(fits);
         self.ring(index)?.vring.set_queue_size(size.ok_or(Error::InvalidParam)?);
         Ok(())
     }
@@ -396,7 +412,8 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
             return Err(Error::InactiveFeature(feature));
         }
         self.ring(index)?.vring.set_enabled(enable);
-        self.listen(index)
+        // Addresses may have come after the kick.
+        self.start(index)
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {

@@ -8,6 +8,7 @@ use crate::{
 use fusewire::{
     channel::watch::{Status, Watch},
     proto::negotiate::Agreed,
+    session::Seldom,
     types::Errno,
 };
 use std::{
@@ -20,7 +21,7 @@ use std::{
     time::Instant,
 };
 use vhost_user_backend::{VringMutex, VringState, VringT};
-use virtio_queue::{QueueOwnedT, QueueT};
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
 /// One queue of a device.
@@ -45,6 +46,11 @@ pub(crate) struct Queue {
     taken: AtomicU64,
     /// Locked within the ring.
     kept: Mutex<Kept>,
+    /// What the guest does wrong, and what it does not get.
+    no_requests: Seldom,
+    refused: Seldom,
+    lost: Seldom,
+    untold: Seldom,
 }
 
 /// What outlives this process, and what is left from the one before it.
@@ -86,6 +92,25 @@ fn give_back(
     Ok(())
 }
 
+/// The next chain of a ring, if there is one.
+///
+/// # Errors
+/// If the driver broke its rules. That it says there is one, and the place where it says which is not in its memory, is one of them.
+fn next_chain(
+    queue: &mut virtio_queue::Queue,
+    memory: &Memory,
+) -> Result<Option<DescriptorChain<Memory>>, virtio_queue::Error> {
+    if let Some(chain) = queue.iter(memory.clone())?.next() {
+        return Ok(Some(chain));
+    }
+    if queue.avail_idx(&**memory, Ordering::Acquire)?.0 == queue.next_avail() {
+        return Ok(None);
+    }
+    // It has come just now, or cannot be read at all.
+    let chain = queue.iter(memory.clone())?.next();
+    chain.map(Some).ok_or(virtio_queue::Error::InvalidAvailRingIndex)
+}
+
 impl Queue {
     pub(crate) fn new(
         index: u16,
@@ -107,6 +132,10 @@ impl Queue {
             emptied: Default::default(),
             taken: AtomicU64::new(0),
             kept: Mutex::default(),
+            no_requests: Seldom::new(),
+            refused: Seldom::new(),
+            lost: Seldom::new(),
+            untold: Seldom::new(),
         }
     }
 
@@ -164,11 +193,19 @@ impl Queue {
                     return Taken::Request;
                 }
                 Err(Fault::Chain) => {
-                    tracing::warn!(queue = self.index, "the guest sent descriptors that are no request");
+                    if let Some(times) = self.no_requests.happened() {
+                        tracing::warn!(
+                            queue = self.index,
+                            times,
+                            "the guest sent descriptors that are no request"
+                        );
+                    }
                     self.finish(request, |_| 0);
                 }
                 Err(Fault::Request(errno)) => {
-                    tracing::warn!(queue = self.index, header = ?request.header, %errno, "request refused");
+                    if let Some(times) = self.refused.happened() {
+                        tracing::warn!(queue = self.index, header = ?request.header, %errno, times, "request refused");
+                    }
                     self.finish(request, |request| request.answer(Err(errno)));
                 }
             }
@@ -189,7 +226,7 @@ impl Queue {
                     // It is only to be given back.
                     Some(len) => {
                         if let Err(error) = give_back(&mut state, &kept, left.head, len) {
-                            tracing::error!(queue = self.index, %error, "an answer cannot be given to the guest");
+                            self.lost(&error);
                         }
                         drop(kept);
                         _ = state.signal_used_queue();
@@ -204,7 +241,7 @@ impl Queue {
                     }
                 }
             }
-            match state.get_queue_mut().iter(memory.clone()).map(|mut chains| chains.next()) {
+            match next_chain(state.get_queue_mut(), memory) {
                 Ok(Some(chain)) => {
                     request.epoch = self.epoch.load(Ordering::Relaxed);
                     self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -237,7 +274,7 @@ impl Queue {
             if request.epoch == self.epoch.load(Ordering::Relaxed) {
                 len = answer(request);
                 if let Err(error) = give_back(&mut state, &lock(&self.kept), request.head, len) {
-                    tracing::error!(queue = self.index, %error, "an answer cannot be given to the guest");
+                    self.lost(&error);
                 }
             }
         }
@@ -250,6 +287,13 @@ impl Queue {
         len
     }
 
+    /// The used ring cannot be written to.
+    fn lost(&self, error: &virtio_queue::Error) {
+        if let Some(times) = self.lost.happened() {
+            tracing::error!(queue = self.index, %error, times, "an answer cannot be given to the guest");
+        }
+    }
+
     /// Tell the guest that there are answers, if it wants to be told.
     pub(crate) fn signal(&self) {
         let Some(vring) = self.vring.get() else { return };
@@ -258,8 +302,9 @@ impl Queue {
             && let Err(error) = state.signal_used_queue()
             // It was told so often that it has not looked yet.
             && error.kind() != std::io::ErrorKind::WouldBlock
+            && let Some(times) = self.untold.happened()
         {
-            tracing::error!(queue = self.index, %error, "the guest cannot be told of answers");
+            tracing::error!(queue = self.index, %error, times, "the guest cannot be told of answers");
         }
     }
 

@@ -125,7 +125,7 @@ fn rings_that_are_nowhere_and_of_no_size_are_refused() {
             frontend.set_vring_addr(0, &ring(address)).is_err()
         });
     }
-    for size in [0, 1025, u16::MAX] {
+    for size in [0, 3, 100, 1023, 1025, u16::MAX] {
         refused("a size", |frontend, _| frontend.set_vring_num(0, size).is_err());
     }
     refused("a queue that is not there", |frontend, _| frontend.get_vring_base(2).is_err());
@@ -259,5 +259,45 @@ fn kicks_and_calls_are_eventfds_pipes_or_sockets() {
             drop((monitor, stream));
             ends(server);
         }
+    }
+}
+
+/// Seconds of a processor that this process has used.
+fn processor() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[test]
+fn a_ring_that_is_there_in_part_keeps_no_processor() {
+    // Flags and index of the avail ring are the last of the memory: from the beginning, or once the memory was made shorter.
+    for (before, after) in [(MEMORY / 2, None), (MEMORY, Some(MEMORY / 2))] {
+        let tree = Tree::new();
+        let (server, mut frontend) = agreed(&tree);
+        let fd = memory(MEMORY);
+        frontend.set_mem_table(&[region(&fd, (0, before, HERE, 0))]).expect("memory");
+        frontend.set_vring_num(1, 128).expect("a size");
+        let avail = MEMORY / 2 - 4;
+        frontend
+            .set_vring_addr(1, &VringConfigData { avail_ring_addr: HERE + avail, ..ring(HERE) })
+            .expect("a ring");
+        let (kick, call) =
+            (EventFd::new(EFD_NONBLOCK).expect("eventfd"), EventFd::new(EFD_NONBLOCK).expect("eventfd"));
+        frontend.set_vring_base(1, 0).expect("a base");
+        frontend.set_vring_call(1, &call).expect("a call");
+        frontend.set_vring_kick(1, &kick).expect("a kick");
+        frontend.set_vring_enable(1, true).expect("enabled");
+        if let Some(after) = after {
+            frontend.set_mem_table(&[region(&fd, (0, after, HERE, 0))]).expect("memory");
+        }
+        rustix::io::pwrite(&fd, &7u16.to_ne_bytes(), avail + 2).expect("an index");
+        let begin = processor();
+        kick.write(1).expect("kick");
+        std::thread::sleep(Duration::from_secs(2));
+        let used = processor() - begin;
+        assert!(used < Duration::from_millis(150), "{used:?}");
+        assert!(frontend.get_vring_base(1).is_ok(), "the device answers still");
+        drop(frontend);
+        ends(server);
     }
 }

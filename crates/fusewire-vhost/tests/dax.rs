@@ -477,8 +477,9 @@ fn a_session_begins_once_the_window_of_the_one_before_is_empty() {
     let answers = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (held, is_held) = std::sync::mpsc::channel();
-        scope.spawn(|| {
-            let hold = window.mapped().hold();
+        let (mapped, answers) = (window.mapped(), &answers);
+        scope.spawn(move || {
+            let hold = mapped.hold();
             _ = held.send(());
             std::thread::sleep(Duration::from_millis(700));
             answers.store(true, Ordering::SeqCst);
