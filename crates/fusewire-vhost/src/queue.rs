@@ -22,7 +22,7 @@ use std::{
 };
 use vhost_user_backend::{VringMutex, VringState, VringT};
 use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
 /// One queue of a device.
 pub(crate) struct Queue {
@@ -92,6 +92,14 @@ fn give_back(
     Ok(())
 }
 
+/// Heads of the chains that the driver has added to a ring since `used` of them were answered; as many as it may have at once.
+fn waiting(queue: &virtio_queue::Queue, used: u16, memory: &Memory) -> Vec<u16> {
+    let added = queue.avail_idx(&**memory, Ordering::Acquire).map_or(0, |added| added.0.wrapping_sub(used));
+    let place = |i: u16| queue.avail_ring() + 4 + 2 * u64::from(used.wrapping_add(i) % queue.size());
+    let head = |i| memory.read_obj::<u16>(GuestAddress(place(i))).unwrap_or(u16::MAX);
+    (0..added.min(queue.size())).map(head).collect()
+}
+
 /// The next chain of a ring, if there is one.
 ///
 /// # Errors
@@ -151,7 +159,11 @@ impl Queue {
         let mut state = vring.get_mut();
         let mut kept = lock(&self.kept);
         let Some(track) = &kept.track else { return };
-        let left = track.recover(state.get_queue().size(), used);
+        let left = track.recover(
+            state.get_queue().size(),
+            used,
+            &waiting(state.get_queue(), used, &self.memory.memory()),
+        );
         // What was taken is in the used ring or is left.
         state.get_queue_mut().set_next_avail(used.wrapping_add(left.len() as u16));
         if !left.is_empty() {

@@ -5,7 +5,10 @@ use fusewire_abi::{self as abi, Opcode};
 use fusewire_fs::passthrough::{self, Finding, Kept, Ledger, Passthrough};
 use fusewire_vhost::{
     Device, Keeper, Options, Server,
-    kit::{Layout, Maps, Monitor},
+    kit::{
+        Layout, Maps, Monitor,
+        ring::{Descriptor, NEXT, WRITE},
+    },
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
@@ -26,6 +29,7 @@ use vhost::vhost_user::{
         VhostTransferStateDirection as Direction, VhostTransferStatePhase as Phase, VhostUserProtocolFeatures,
     },
 };
+use vm_memory::Bytes;
 use zerocopy::{FromBytes, IntoBytes};
 
 const ROOT: u64 = 1;
@@ -545,4 +549,40 @@ fn a_state_that_is_refused_leaves_the_guest_that_there_was_and_one_that_is_taken
     let to = to.again(one.path());
     moving.reconnect(to.connect(), false).expect("reconnect");
     assert_eq!(moving.driver().read(node, fh, 0, 9).as_deref(), Ok(&b"content"[..]));
+}
+
+#[test]
+fn marks_of_the_guest_before_do_not_take_requests_of_the_next_one() {
+    let dir = tempfile::tempdir().expect("directory");
+    let place = tempfile::tempdir().expect("directory");
+    let listener = UnixListener::bind(place.path().join("socket")).expect("socket");
+    // A device whose guest never gets an answer: its directory hangs.
+    let (began, begins) = std::sync::mpsc::channel();
+    let make = move || {
+        _ = began.send(());
+        std::thread::sleep(Duration::from_secs(3600));
+        Err::<Passthrough, _>(io::ErrorKind::TimedOut.into())
+    };
+    let device = Device::new(make, Options { queues: 2, ..Options::default() }).expect("device");
+    let server = std::thread::spawn(move || Server::accept(device, listener).expect("monitor").wait());
+    let mut guest =
+        Monitor::start(UnixStream::connect(place.path().join("socket")).expect("connect"), layout())
+            .expect("monitor");
+    // Its INIT, by descriptors that the next one begins with something else.
+    let driver = guest.driver();
+    let header = abi::InHeader { len: 104, opcode: Opcode::Init as u32, unique: 2, ..Default::default() };
+    let args = abi::InitIn { major: 7, minor: 38, ..Default::default() };
+    let at = driver.data(0);
+    driver.ring.memory.write_slice(&[header.as_bytes(), args.as_bytes()].concat(), at).expect("memory");
+    driver.ring.describe(100, Descriptor::new(at.0, 104, NEXT, 101));
+    driver.ring.describe(101, Descriptor::new(at.0 + 4096, 4096, WRITE, 0));
+    driver.ring.add(100);
+    driver.ring.kick();
+    begins.recv_timeout(Duration::from_secs(20)).expect("it is being served");
+    guest.reboot().expect("memory");
+    let to = Here::start(dir.path(), Finding::Paths);
+    guest.reconnect(to.connect(), true).expect("reconnect");
+    assert!(server.join().is_ok());
+    guest.driver().init().expect("init");
+    assert!(guest.driver().getattr(ROOT).is_ok());
 }

@@ -93,6 +93,15 @@ impl Monitor {
     pub fn reset(&mut self) -> io::Result<()> {
         self.frontend.reset_device().map_err(other)?;
         negotiate(&mut self.frontend, self.layout)?;
+        self.reboot()?;
+        (0..self.drivers.len()).try_for_each(|queue| self.attach(queue, 0))
+    }
+
+    /// The guest begins anew while it has no device: its rings are empty.
+    ///
+    /// # Errors
+    /// If it has no memory for them.
+    pub fn reboot(&mut self) -> io::Result<()> {
         (0..self.drivers.len()).try_for_each(|queue| self.renew(queue))
     }
 

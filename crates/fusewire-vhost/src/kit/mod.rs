@@ -160,10 +160,11 @@ impl Monitor {
     /// Whatever the device refuses.
     pub fn restart(&mut self, queue: usize) -> io::Result<()> {
         self.frontend.get_vring_base(queue).map_err(other)?;
-        self.renew(queue)
+        self.renew(queue)?;
+        self.attach(queue, 0)
     }
 
-    /// A new ring in the place of a queue's that is stopped.
+    /// An empty ring in the place of a queue's that is stopped.
     fn renew(&mut self, queue: usize) -> io::Result<()> {
         let table = self.drivers[queue].ring.table;
         let zeros = vec![0u8; Ring::bytes(self.layout.size) as usize];
@@ -171,7 +172,7 @@ impl Monitor {
         let ring = Ring::new(self.memory.clone(), table, self.layout.size, self.layout.event_idx)?;
         let buffers = GuestAddress(table.0 + Ring::bytes(self.layout.size));
         self.drivers[queue] = Driver::new(ring, buffers, &self.layout);
-        self.attach(queue, 0)
+        Ok(())
     }
 
     /// Configuration space of the device.
