@@ -63,6 +63,8 @@ pub struct Options {
     pub spares: usize,
     /// How many requests of one thread may be waiting for something at once, at least 1.
     pub slots: usize,
+    /// The process serves this guest alone. Where it does not, an operator is told of monitors that could end it.
+    pub alone: bool,
 }
 
 impl Default for Options {
@@ -75,6 +77,7 @@ impl Default for Options {
             window: 0,
             spares: SPARES,
             slots: SLOTS,
+            alone: true,
         }
     }
 }
@@ -110,6 +113,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<F: FileSystem> Shared<F> {
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Is there no other guest?
+    pub(crate) fn is_alone(&self) -> bool {
+        self.options.alone
     }
 
     /// How many slots a thread may have.

@@ -321,7 +321,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         }
         let (mut pieces, mut mappings) = (Vec::new(), Vec::new());
         for (region, file) in regions.iter().zip(files) {
-            pieces.push(piece(region.mmap_region(file)?, region.guest_phys_addr)?);
+            pieces.push(self.piece(region.mmap_region(file)?, region.guest_phys_addr)?);
             mappings.push(Mapping {
                 there: region.user_addr,
                 size: region.memory_size,
@@ -473,7 +473,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         if postcopy.is_some() {
             return Err(Error::InvalidOperation("there is no migration after the copy"));
         }
-        let piece = Arc::new(piece(region.mmap_region(file)?, region.guest_phys_addr)?);
+        let piece = Arc::new(self.piece(region.mmap_region(file)?, region.guest_phys_addr)?);
         let memory = self.device.memory.memory().insert_region(piece).map_err(failed)?;
         self.replace_memory(memory);
         self.mappings.push(Mapping {
@@ -525,10 +525,10 @@ impl<F: FileSystem> Handler<F> {
             queue.track(inflight::Track::new(&region, index));
         }
     }
-}
 
-/// A piece of the guest's memory, if all of it is there.
-fn piece(region: MmapRegion, at: u64) -> Result<GuestRegionMmap> {
-    backed::check(&region).map_err(Error::ReqHandlerError)?;
-    GuestRegionMmap::new(region, GuestAddress(at)).ok_or(refused("memory that is too long"))
+    /// A piece of the guest's memory, if all of it is there.
+    fn piece(&self, region: MmapRegion, at: u64) -> Result<GuestRegionMmap> {
+        backed::check(&region, self.device.shared.is_alone()).map_err(Error::ReqHandlerError)?;
+        GuestRegionMmap::new(region, GuestAddress(at)).ok_or(refused("memory that is too long"))
+    }
 }

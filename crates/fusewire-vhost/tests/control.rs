@@ -53,6 +53,37 @@ fn memory(len: u64) -> OwnedFd {
     fd
 }
 
+#[test]
+fn memory_that_can_be_sealed_cannot_be_made_shorter_under_the_device() {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+    let sealable = || {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = memfd_create(c"fusewire-test", flags).expect("memory");
+        ftruncate(&fd, MEMORY).expect("memory");
+        fd
+    };
+    let tree = Tree::new();
+    let (server, mut frontend) = agreed(&tree);
+    let (one, other, sealed) = (sealable(), sealable(), sealable());
+    fcntl_add_seals(&sealed, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).expect("seals");
+    let all = [(&one, 0), (&other, 1), (&sealed, 2), (&memory(MEMORY), 3)]
+        .map(|(fd, at)| region(fd, (at * MEMORY, MEMORY, HERE + at * MEMORY, 0)));
+    frontend.set_mem_table(&all[..1]).expect("memory");
+    for region in &all[1..] {
+        frontend.add_mem_region(region).expect("memory");
+    }
+    for fd in [&one, &other] {
+        assert_eq!(ftruncate(fd, 0), Err(rustix::io::Errno::PERM));
+        ftruncate(fd, 2 * MEMORY).expect("longer it may be");
+    }
+    // One that is too short already.
+    let short = sealable();
+    let behind = region(&short, (8 * MEMORY, 2 * MEMORY, HERE + 8 * MEMORY, 0));
+    assert!(frontend.add_mem_region(&behind).is_err());
+    drop(frontend);
+    ends(server);
+}
+
 fn region(fd: &OwnedFd, (guest, len, here, offset): (u64, u64, u64, u64)) -> VhostUserMemoryRegionInfo {
     VhostUserMemoryRegionInfo {
         guest_phys_addr: guest,

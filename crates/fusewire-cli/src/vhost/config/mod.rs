@@ -187,6 +187,7 @@ fn tenants(file: &File, budgets: &[Budget]) -> Checked<Vec<Tenant>> {
             window,
             spares: budget.spares,
             slots: budget.slots,
+            alone: false,
             ..Options::default()
         };
         tenants.push(Tenant { name: guest.name.get_ref().clone(), share: guest.share, fs, device });
