@@ -6,6 +6,7 @@ use crate::{
 };
 use fusewire::{
     proto::{message::Message, negotiate::Agreed, operations::Operation},
+    session::Seldom,
     types::Errno,
 };
 use fusewire_abi::{InHeader, Opcode, OutHeader};
@@ -173,7 +174,11 @@ impl Request {
         }
         let answer = match answer {
             Ok((_, len)) if len > self.room() => {
-                tracing::warn!(header = ?self.header, len, room = self.room(), "the guest has no room for an answer");
+                static NO_ROOM: Seldom = Seldom::new();
+                if let Some(times) = NO_ROOM.happened() {
+                    let room = self.room();
+                    tracing::warn!(header = ?self.header, len, room, times, "the guest has no room for an answer");
+                }
                 Err(Errno::IO)
             }
             other => other,

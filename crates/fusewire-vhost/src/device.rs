@@ -1,10 +1,11 @@
 //! The device: what the monitor asks of it, and the session of its guest.
 
 use crate::{
-    keeper::{Beginning, Keeper, Transfer},
+    keeper::{Beginning, Keeper},
     limits::{GRACE, MAX_QUEUES, SLOTS, SPARES, WINDOW},
     queue::Queue,
     spare::{Lookout, Spares},
+    transfer::Transfer,
     window::{Monitor, SessionWindow},
     worker::waker,
 };
@@ -30,6 +31,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
+    time::Instant,
 };
 use vhost::vhost_user::{
     Backend,
@@ -61,6 +63,8 @@ pub struct Options {
     pub spares: usize,
     /// How many requests of one thread may be waiting for something at once, at least 1.
     pub slots: usize,
+    /// The process serves this guest alone. Where it does not, an operator is told of monitors that could end it.
+    pub alone: bool,
 }
 
 impl Default for Options {
@@ -73,6 +77,7 @@ impl Default for Options {
             window: 0,
             spares: SPARES,
             slots: SLOTS,
+            alone: true,
         }
     }
 }
@@ -83,6 +88,8 @@ struct Current<F: FileSystem> {
     session: Option<Arc<Session<F>>>,
     beginning: Beginning,
     window: Option<Arc<SessionWindow>>,
+    /// Closes windows of sessions before.
+    closing: Option<JoinHandle<()>>,
 }
 
 /// A session that is to take the place of another.
@@ -96,7 +103,7 @@ pub(crate) struct Shared<F: FileSystem> {
     pub queues: Vec<Arc<Queue>>,
     pub spares: Spares,
     watch: Arc<Watch>,
-    monitor: Arc<Monitor>,
+    pub monitor: Arc<Monitor>,
     current: Mutex<Current<F>>,
     /// Whoever begins a session; the next one waits.
     beginning: Mutex<()>,
@@ -115,6 +122,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<F: FileSystem> Shared<F> {
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Is there no other guest?
+    pub(crate) fn is_alone(&self) -> bool {
+        self.options.alone
     }
 
     /// How many slots a thread may have.
@@ -224,6 +236,14 @@ impl<F: FileSystem> Shared<F> {
         lock(&self.current).session.is_none()
     }
 
+    /// Nothing must take the place of a session that is being served.
+    pub(crate) fn check_idle(&self) -> io::Result<()> {
+        match self.is_idle() {
+            true => Ok(()),
+            false => Err(io::Error::other("the guest has a session here: no other can be loaded")),
+        }
+    }
+
     fn go_on(&self, beginning: &[u8], fs: F) -> io::Result<()> {
         let beginning = Beginning::unpack(beginning).ok_or(io::ErrorKind::InvalidData)?;
         // The monitor waits, and must not wait for the guest.
@@ -255,6 +275,7 @@ impl<F: FileSystem> Shared<F> {
         if state.is_empty() {
             return Ok(());
         }
+        self.check_idle()?;
         let (beginning, fs) = keeper.load(state)?;
         self.go_on(&beginning, fs)
     }
@@ -276,12 +297,20 @@ impl<F: FileSystem> Shared<F> {
     /// The end of the guest as the monitor has it, which waits for us.
     fn end_by_monitor(&self) {
         let window = self.finish();
-        // Asking the monitor to unmap what it may have unmapped already does no harm, but has to wait.
-        let close = window.map(|window| {
-            std::thread::Builder::new().name("fusewire-window".into()).spawn(move || window.close())
+        // Asking the monitor to unmap what it may have unmapped already does no harm, but has to wait: until the next session begins, whose
+        // ranges may be the same.
+        let Some(window) = window else { return };
+        let mut current = lock(&self.current);
+        let before = current.closing.take();
+        let close = std::thread::Builder::new().name("fusewire-window".into()).spawn(move || {
+            _ = before.map(JoinHandle::join);
+            window.close();
         });
-        if let Some(Err(error)) = close {
-            tracing::warn!(%error, "what is mapped in the DAX window stays until the monitor unmaps it");
+        match close {
+            Ok(thread) => current.closing = Some(thread),
+            Err(error) => {
+                tracing::warn!(%error, "what is mapped in the DAX window stays until the monitor unmaps it");
+            }
         }
     }
 
@@ -294,8 +323,13 @@ impl<F: FileSystem> Shared<F> {
         self.replace(None);
     }
 
+    /// Nothing of any session is mapped afterwards.
     fn close_window(&self) {
-        let window = lock(&self.current).window.take();
+        let (window, closing) = {
+            let mut current = lock(&self.current);
+            (current.window.take(), current.closing.take())
+        };
+        _ = closing.map(JoinHandle::join);
         if let Some(window) = window {
             window.close();
         }
@@ -397,6 +431,7 @@ impl<F: FileSystem> Device<F> {
                 session: None,
                 beginning: Beginning::default(),
                 window: None,
+                closing: None,
             }),
             beginning: Mutex::default(),
             changing: Mutex::default(),
@@ -500,6 +535,11 @@ impl<F: FileSystem> Device<F> {
         self.transfer.begin(self.shared.clone(), direction, file)
     }
 
+    /// The monitor is gone, or goes.
+    pub(crate) fn abandon_transfer(&self) {
+        self.transfer.abandon();
+    }
+
     pub(crate) fn check_device_state(&self) -> io::Result<()> {
         self.transfer.end()
     }
@@ -515,10 +555,12 @@ impl<F: FileSystem> Device<F> {
         }
     }
 
-    pub(crate) fn stop_vring(&self, index: u32) {
-        let Some(queue) = self.shared.queues.get(index as usize) else { return };
+    /// These queues take nothing more: wait for what they have taken, but not for long, however many they are.
+    pub(crate) fn stop(&self, queues: &[Arc<Queue>]) {
         // Whoever waits for a lock would wait for ever. Again and again: what was taken may only be about to begin.
         let session = lock(&self.shared.current).session.clone();
-        queue.stop(GRACE, || session.iter().for_each(|session| session.interrupt_all()));
+        let deadline = Instant::now() + GRACE;
+        let interrupt = || session.iter().for_each(|session| session.interrupt_all());
+        queues.iter().for_each(|queue| queue.stop(deadline, interrupt));
     }
 }

@@ -4,7 +4,7 @@
 //! add to it. The messages themselves are still read by the `vhost` crate, rings are `vhost-user-backend`'s.
 
 use crate::{
-    backed,
+    backed, bell,
     device::Device,
     inflight::{self, Region},
     limits::{GRACE, QUEUE_SIZE},
@@ -155,6 +155,10 @@ impl<F: FileSystem> Handler<F> {
             !state.get_queue().ready() && state.get_kick().is_some()
         };
         if begins {
+            if !self.lies_in_memory(index)? {
+                tracing::warn!(queue = index, "the ring is not in the guest's memory: it is not served");
+                return Ok(());
+            }
             let queue = &self.device.shared.queues[index as usize];
             queue.recover();
             let used = self.ring(index)?.vring.queue_used_idx().unwrap_or(0);
@@ -162,6 +166,17 @@ impl<F: FileSystem> Handler<F> {
             self.ring(index)?.vring.set_queue_ready(true);
         }
         self.listen(index)
+    }
+
+    /// All of a ring is there, and not only its beginnings, which is what the monitor's addresses are checked for.
+    fn lies_in_memory(&self, index: u32) -> Result<bool> {
+        let memory = self.device.memory.memory();
+        let mut state = self.ring(index)?.vring.get_mut();
+        let queue = state.get_queue_mut();
+        queue.set_ready(true);
+        let lies_there = queue.is_valid(&*memory);
+        queue.set_ready(false);
+        Ok(lies_there)
     }
 
     /// The monitor replaces a descriptor that may be listened at.
@@ -188,6 +203,7 @@ impl<F: FileSystem> Handler<F> {
     /// Have no more requests taken: those that are in the rings are for whoever serves the guest next.
     pub(crate) fn close(&mut self) {
         self.closed.store(true, Ordering::Release);
+        self.device.abandon_transfer();
         for (ring, queue) in self.rings.iter_mut().zip(&self.device.shared.queues) {
             ring.vring.set_enabled(false);
             queue.wake();
@@ -201,6 +217,8 @@ impl<F: FileSystem> Handler<F> {
         if left > 0 {
             tracing::warn!(threads = left, "threads are stuck in system calls: they end when those do");
         }
+        // The monitor may give the rings to somebody else at once. What those threads have under way is for whoever that is.
+        self.device.shared.queues.iter().for_each(|queue| queue.disown());
     }
 }
 
@@ -252,9 +270,20 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     }
 
     fn reset_device(&mut self) -> Result<()> {
+        // All of them take nothing more before any of them is waited for.
         for index in 0..self.rings.len() as u32 {
-            self.ring(index)?.vring.set_enabled(false);
+            let vring = &self.ring(index)?.vring;
+            vring.set_enabled(false);
+            vring.set_queue_ready(false);
             self.listen(index)?;
+        }
+        let queues = &self.device.shared.queues;
+        self.device.stop(queues);
+        for (ring, queue) in self.rings.iter().zip(queues) {
+            queue.reset();
+            ring.vring.set_kick(None);
+            ring.vring.set_call(None);
+            ring.vring.set_err(None);
         }
         self.features = 0;
         self.device.reset_device();
@@ -292,7 +321,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         }
         let (mut pieces, mut mappings) = (Vec::new(), Vec::new());
         for (region, file) in regions.iter().zip(files) {
-            pieces.push(piece(region.mmap_region(file)?, region.guest_phys_addr)?);
+            pieces.push(self.piece(region.mmap_region(file)?, region.guest_phys_addr)?);
             mappings.push(Mapping {
                 there: region.user_addr,
                 size: region.memory_size,
@@ -305,7 +334,8 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
-        let size = u16::try_from(num).ok().filter(|&size| size > 0 && size as usize <= QUEUE_SIZE);
+        let fits = |&size: &u16| size.is_power_of_two() && usize::from(size) <= QUEUE_SIZE;
+        let size = u16::try_from(num).ok().filter(fits);
         self.ring(index)?.vring.set_queue_size(size.ok_or(Error::InvalidParam)?);
         Ok(())
     }
@@ -336,7 +366,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         self.ring(index)?.vring.set_queue_ready(false);
         self.listen(index)?;
-        self.device.stop_vring(index);
+        self.device.stop(&self.device.shared.queues[index as usize..][..1]);
         let vring = &self.ring(index)?.vring;
         let next = vring.queue_next_avail();
         vring.set_kick(None);
@@ -345,12 +375,14 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     }
 
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let file = file.map(bell::unwaiting).transpose().map_err(Error::ReqHandlerError)?;
         self.deaf(index.into())?;
         self.ring(index.into())?.vring.set_kick(file);
         self.start(index.into())
     }
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let file = file.map(bell::unwaiting).transpose().map_err(Error::ReqHandlerError)?;
         self.ring(index.into())?.vring.set_call(file);
         self.start(index.into())
     }
@@ -365,7 +397,8 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
-        self.protocol = features;
+        // What is said beyond the offer is not agreed on.
+        self.protocol = features & self.device.protocol_features().bits();
         Ok(())
     }
 
@@ -379,7 +412,8 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
             return Err(Error::InactiveFeature(feature));
         }
         self.ring(index)?.vring.set_enabled(enable);
-        self.listen(index)
+        // Addresses may have come after the kick.
+        self.start(index)
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
@@ -439,7 +473,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         if postcopy.is_some() {
             return Err(Error::InvalidOperation("there is no migration after the copy"));
         }
-        let piece = Arc::new(piece(region.mmap_region(file)?, region.guest_phys_addr)?);
+        let piece = Arc::new(self.piece(region.mmap_region(file)?, region.guest_phys_addr)?);
         let memory = self.device.memory.memory().insert_region(piece).map_err(failed)?;
         self.replace_memory(memory);
         self.mappings.push(Mapping {
@@ -465,6 +499,9 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         phase: VhostTransferStatePhase,
         file: File,
     ) -> Result<Option<File>> {
+        if self.protocol & VhostUserProtocolFeatures::DEVICE_STATE.bits() == 0 {
+            return Err(refused("it was not agreed on that the state of the device can be moved"));
+        }
         self.device.set_device_state_fd(direction, phase, file).map(|()| None).map_err(Error::ReqHandlerError)
     }
 
@@ -488,10 +525,10 @@ impl<F: FileSystem> Handler<F> {
             queue.track(inflight::Track::new(&region, index));
         }
     }
-}
 
-/// A piece of the guest's memory, if all of it is there.
-fn piece(region: MmapRegion, at: u64) -> Result<GuestRegionMmap> {
-    backed::check(&region).map_err(Error::ReqHandlerError)?;
-    GuestRegionMmap::new(region, GuestAddress(at)).ok_or(refused("memory that is too long"))
+    /// A piece of the guest's memory, if all of it is there.
+    fn piece(&self, region: MmapRegion, at: u64) -> Result<GuestRegionMmap> {
+        backed::check(&region, self.device.shared.is_alone()).map_err(Error::ReqHandlerError)?;
+        GuestRegionMmap::new(region, GuestAddress(at)).ok_or(refused("memory that is too long"))
+    }
 }

@@ -184,14 +184,20 @@ impl Track {
         }
     }
 
-    /// What was left under way in a ring of `size` entries, in the order in which it was taken. `used`: the index of the used ring.
-    pub(crate) fn recover(&self, size: u16, used: u16) -> Vec<Left> {
+    /// Nothing is under way in the ring, which is made anew.
+    pub(crate) fn clear(&self) {
+        (0..self.region.size).for_each(|head| self.mark(head).store(0, Ordering::Release));
+        self.used().store(0, Ordering::Release);
+    }
+
+    /// What was left under way in a ring of `size` entries, in the order in which it was taken. `used`: the index of the used ring;
+    /// `waiting`: heads of the chains that the driver has added since as many were answered, as the avail ring has them.
+    pub(crate) fn recover(&self, size: u16, used: u16, waiting: &[u16]) -> Vec<Left> {
         let size = size.min(self.region.size);
         let known = self.used().load(Ordering::Acquire);
         // The driver has made the ring anew: nothing in it was ever under way. (One that comes round to 0 was at its end before.)
         if used == 0 && known != 0 && known != u16::MAX {
-            (0..self.region.size).for_each(|head| self.mark(head).store(0, Ordering::Release));
-            self.used().store(0, Ordering::Release);
+            self.clear();
         } else if known != used {
             // The last one is in the ring; there was no time to clear its mark.
             let last = self.last().load(Ordering::Acquire);
@@ -210,6 +216,15 @@ impl Track {
             })
             .collect();
         left.sort_by_key(|&(counter, _)| counter);
+        // More than there can be: these are of a ring that was made anew before anything in it was answered. Where nothing ever was, they
+        // are the first ones of the avail ring, or they are of another.
+        let is_first = used == 0 && known == 0 && left.iter().zip(0..).all(|(&(counter, _), i)| counter == i);
+        let is_other = |(&(_, left), &waiting): (&(u64, Left), &u16)| left.head != waiting;
+        if left.len() > waiting.len() || is_first && left.iter().zip(waiting).any(is_other) {
+            left.clear();
+            self.clear();
+            self.used().store(used, Ordering::Release);
+        }
         let next = left.last().map_or(0, |&(counter, _)| counter.wrapping_add(1));
         self.counter.store(next, Ordering::Relaxed);
         left.into_iter().map(|(_, left)| left).collect()
@@ -239,12 +254,42 @@ mod tests {
         let again =
             Track::new(&Arc::new(Region::open(file, place, 2, 8).expect("region")), 1).expect("queue");
         let left = |head, answered| Left { head, answered };
-        assert_eq!(again.recover(8, 1), [left(5, None), left(7, Some(16)), left(0, None)]);
+        assert_eq!(again.recover(8, 1, &[0; 8]), [left(5, None), left(7, Some(16)), left(0, None)]);
         // Killed after that.
-        assert_eq!(again.recover(8, 2), [left(5, None), left(0, None)]);
+        assert_eq!(again.recover(8, 2, &[0; 8]), [left(5, None), left(0, None)]);
         again.taken(3);
-        assert_eq!(again.recover(8, 2).last(), Some(&left(3, None)));
-        assert!(again.recover(8, 0).is_empty(), "the driver has begun anew");
+        assert_eq!(again.recover(8, 2, &[0; 8]).last(), Some(&left(3, None)));
+        assert!(again.recover(8, 0, &[0; 8]).is_empty(), "the driver has begun anew");
+    }
+
+    #[test]
+    fn marks_of_another_guest_are_cleared_although_nothing_was_ever_answered() {
+        let left = |head| Left { head, answered: None };
+        for (waiting, found) in [
+            // It goes on where it was, and has added something.
+            (&[5, 2][..], vec![left(5), left(2)]),
+            (&[5, 2, 7], vec![left(5), left(2)]),
+            // It has begun anew, and added less, or others.
+            (&[], vec![]),
+            (&[5], vec![]),
+            (&[2, 5], vec![]),
+            (&[0, 1, 2], vec![]),
+        ] {
+            let (_file, _place, track) = track(8);
+            track.taken(5);
+            track.taken(2);
+            assert_eq!(track.recover(8, 0, waiting), found, "{waiting:?}");
+            assert_eq!(track.recover(8, 0, &[5, 2]), found, "{waiting:?}: what is cleared stays so");
+        }
+        // Later on, the order in which they were taken says nothing about places; how many there are does.
+        let (_file, _place, track) = track(8);
+        for head in [5, 2, 7] {
+            track.taken(head);
+        }
+        track.answered(2, 16);
+        track.put(2, 1);
+        assert_eq!(track.recover(8, 1, &[9, 9]), [left(5), left(7)]);
+        assert_eq!(track.recover(8, 1, &[9]), []);
     }
 
     #[test]
@@ -271,11 +316,11 @@ mod tests {
         for word in 0..place.len / 8 {
             track.region.atomic::<AtomicU64>(word as usize * 8).store(u64::MAX, Ordering::Relaxed);
         }
-        assert!(track.recover(1024, 3).is_empty(), "a mark is 1, or it is none");
+        assert!(track.recover(1024, 3, &[0; 1024]).is_empty(), "a mark is 1, or it is none");
         for head in 0..8 {
             track.mark(head).store(1, Ordering::Relaxed);
         }
-        assert_eq!(track.recover(4, 3).len(), 4);
+        assert_eq!(track.recover(4, 3, &[0; 4]).len(), 4);
         track.taken(9);
         track.taken(0);
     }

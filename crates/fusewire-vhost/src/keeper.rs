@@ -1,15 +1,7 @@
 //! Sessions that outlive the process: what begins them again, here or on another machine.
 
-use crate::device::Shared;
-use fusewire::fs::FileSystem;
 use fusewire_abi::InitOut;
-use std::{
-    fs::File,
-    io::{self, Read, Write},
-    sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
-};
-use vhost::vhost_user::message::VhostTransferStateDirection;
+use std::io;
 use zerocopy::IntoBytes;
 
 /// Keeps what the guest of a device knows.
@@ -43,9 +35,6 @@ pub trait Keeper<F>: Send + Sync {
     fn load(&self, state: &[u8]) -> io::Result<(Vec<u8>, F)>;
 }
 
-/// Longest state of a session, bytes: a few million files.
-const LONGEST: u64 = 1 << 30;
-
 /// How a guest began: its request, and what it was answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Beginning {
@@ -70,55 +59,6 @@ impl Beginning {
     pub(crate) fn agrees(&self, out: &InitOut) -> bool {
         out.as_bytes() == self.out
     }
-}
-
-/// A state that is being sent or received.
-#[derive(Debug, Default)]
-pub(crate) struct Transfer(Mutex<Option<JoinHandle<io::Result<()>>>>);
-
-impl Transfer {
-    /// Begin. The connection goes on meanwhile.
-    pub(crate) fn begin<F: FileSystem>(
-        &self,
-        device: Arc<Shared<F>>,
-        direction: VhostTransferStateDirection,
-        file: File,
-    ) -> io::Result<()> {
-        let work = move || match direction {
-            VhostTransferStateDirection::SAVE => save(&device, file),
-            VhostTransferStateDirection::LOAD => load(&device, file),
-        };
-        let thread = std::thread::Builder::new().name("fusewire-state".into()).spawn(move || {
-            let done = work();
-            if let Err(error) = &done {
-                tracing::error!(%error, ?direction, "the state of the device was not moved");
-            }
-            done
-        })?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        Ok(())
-    }
-
-    /// Wait for the end.
-    pub(crate) fn end(&self) -> io::Result<()> {
-        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(thread) = thread else { return Err(io::Error::other("no state was sent or received")) };
-        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread of the transfer has panicked")))
-    }
-}
-
-fn save<F: FileSystem>(device: &Shared<F>, mut file: File) -> io::Result<()> {
-    let state = device.save()?;
-    tracing::info!(bytes = state.len(), "the state of the device is sent");
-    file.write_all(&state)
-}
-
-fn load<F: FileSystem>(device: &Shared<F>, file: File) -> io::Result<()> {
-    let mut state = Vec::new();
-    if file.take(LONGEST + 1).read_to_end(&mut state)? as u64 > LONGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the state does not come to an end"));
-    }
-    device.load(&state)
 }
 
 #[cfg(test)]

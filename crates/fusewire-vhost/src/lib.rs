@@ -14,6 +14,7 @@
 
 mod again;
 mod backed;
+mod bell;
 mod chain;
 mod device;
 mod handler;
@@ -26,6 +27,7 @@ mod server;
 mod slot;
 mod spare;
 mod sys;
+mod transfer;
 mod window;
 mod worker;
 

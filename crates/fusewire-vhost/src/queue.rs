@@ -8,6 +8,7 @@ use crate::{
 use fusewire::{
     channel::watch::{Status, Watch},
     proto::negotiate::Agreed,
+    session::Seldom,
     types::Errno,
 };
 use std::{
@@ -20,8 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 use vhost_user_backend::{VringMutex, VringState, VringT};
-use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
 /// How often requests are interrupted while they are waited for.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -50,6 +51,11 @@ pub(crate) struct Queue {
     taken: AtomicU64,
     /// Locked within the ring.
     kept: Mutex<Kept>,
+    /// What the guest does wrong, and what it does not get.
+    no_requests: Seldom,
+    refused: Seldom,
+    lost: Seldom,
+    untold: Seldom,
 }
 
 /// What outlives this process, and what is left from the one before it.
@@ -91,6 +97,33 @@ fn give_back(
     Ok(())
 }
 
+/// Heads of the chains that the driver has added to a ring since `used` of them were answered; as many as it may have at once.
+fn waiting(queue: &virtio_queue::Queue, used: u16, memory: &Memory) -> Vec<u16> {
+    let added = queue.avail_idx(&**memory, Ordering::Acquire).map_or(0, |added| added.0.wrapping_sub(used));
+    let place = |i: u16| queue.avail_ring() + 4 + 2 * u64::from(used.wrapping_add(i) % queue.size());
+    let head = |i| memory.read_obj::<u16>(GuestAddress(place(i))).unwrap_or(u16::MAX);
+    (0..added.min(queue.size())).map(head).collect()
+}
+
+/// The next chain of a ring, if there is one.
+///
+/// # Errors
+/// If the driver broke its rules. That it says there is one, and the place where it says which is not in its memory, is one of them.
+fn next_chain(
+    queue: &mut virtio_queue::Queue,
+    memory: &Memory,
+) -> Result<Option<DescriptorChain<Memory>>, virtio_queue::Error> {
+    if let Some(chain) = queue.iter(memory.clone())?.next() {
+        return Ok(Some(chain));
+    }
+    if queue.avail_idx(&**memory, Ordering::Acquire)?.0 == queue.next_avail() {
+        return Ok(None);
+    }
+    // It has come just now, or cannot be read at all.
+    let chain = queue.iter(memory.clone())?.next();
+    chain.map(Some).ok_or(virtio_queue::Error::InvalidAvailRingIndex)
+}
+
 impl Queue {
     pub(crate) fn new(
         index: u16,
@@ -113,6 +146,10 @@ impl Queue {
             emptied: Default::default(),
             taken: AtomicU64::new(0),
             kept: Mutex::default(),
+            no_requests: Seldom::new(),
+            refused: Seldom::new(),
+            lost: Seldom::new(),
+            untold: Seldom::new(),
         }
     }
 
@@ -128,7 +165,11 @@ impl Queue {
         let mut state = vring.get_mut();
         let mut kept = lock(&self.kept);
         let Some(track) = &kept.track else { return };
-        let left = track.recover(state.get_queue().size(), used);
+        let left = track.recover(
+            state.get_queue().size(),
+            used,
+            &waiting(state.get_queue(), used, &self.memory.memory()),
+        );
         // What was taken is in the used ring or is left.
         state.get_queue_mut().set_next_avail(used.wrapping_add(left.len() as u16));
         if !left.is_empty() {
@@ -181,13 +222,20 @@ impl Queue {
                     return Taken::Request;
                 }
                 Err(Fault::Chain) => {
-                    tracing::warn!(queue = self.index, "the guest sent descriptors that are no request");
-                    self.put(request, 0);
+                    if let Some(times) = self.no_requests.happened() {
+                        tracing::warn!(
+                            queue = self.index,
+                            times,
+                            "the guest sent descriptors that are no request"
+                        );
+                    }
+                    self.finish(request, |_| 0);
                 }
                 Err(Fault::Request(errno)) => {
-                    tracing::warn!(queue = self.index, header = ?request.header, %errno, "request refused");
-                    let len = request.answer(Err(errno));
-                    self.put(request, len);
+                    if let Some(times) = self.refused.happened() {
+                        tracing::warn!(queue = self.index, header = ?request.header, %errno, times, "request refused");
+                    }
+                    self.finish(request, |request| request.answer(Err(errno)));
                 }
             }
             self.signal();
@@ -211,7 +259,7 @@ impl Queue {
                     // It is only to be given back.
                     Some(len) => {
                         if let Err(error) = give_back(&mut state, &kept, left.head, len) {
-                            tracing::error!(queue = self.index, %error, "an answer cannot be given to the guest");
+                            self.lost(&error);
                         }
                         drop(kept);
                         _ = state.signal_used_queue();
@@ -226,7 +274,7 @@ impl Queue {
                     }
                 }
             }
-            match state.get_queue_mut().iter(memory.clone()).map(|mut chains| chains.next()) {
+            match next_chain(state.get_queue_mut(), memory) {
                 Ok(Some(chain)) => {
                     request.epoch = self.epoch.load(Ordering::Relaxed);
                     self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -248,22 +296,32 @@ impl Queue {
         Some(request.take(chain, memory))
     }
 
-    /// Give a request back to the guest with `len` bytes of answer. The guest is not told yet: [`signal`](Self::signal).
-    pub(crate) fn put(&self, request: &mut Request, len: u32) {
-        // Before the guest may use its memory for something else.
-        request.end();
+    /// Give a request back to the guest: `answer` puts its answer into the guest's memory and says how long it is. If the queue was
+    /// stopped since the request was taken, neither happens: that memory may be anybody's by now.
+    /// The guest is not told yet: [`signal`](Self::signal).
+    pub(crate) fn finish(&self, request: &mut Request, answer: impl FnOnce(&Request) -> u32) {
         if let Some(vring) = self.vring.get() {
+            // Held until the answer is in the ring: whoever stops the queue waits for it.
             let mut state = vring.get_mut();
-            if request.epoch == self.epoch.load(Ordering::Relaxed)
-                && let Err(error) = give_back(&mut state, &lock(&self.kept), request.head, len)
-            {
-                tracing::error!(queue = self.index, %error, "an answer cannot be given to the guest");
+            if request.epoch == self.epoch.load(Ordering::Relaxed) {
+                let len = answer(request);
+                if let Err(error) = give_back(&mut state, &lock(&self.kept), request.head, len) {
+                    self.lost(&error);
+                }
             }
         }
+        request.end();
         let last = self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1;
         if last && self.stopping.load(Ordering::Acquire) {
             drop(lock(&self.emptied.0));
             self.emptied.1.notify_all();
+        }
+    }
+
+    /// The used ring cannot be written to.
+    fn lost(&self, error: &virtio_queue::Error) {
+        if let Some(times) = self.lost.happened() {
+            tracing::error!(queue = self.index, %error, times, "an answer cannot be given to the guest");
         }
     }
 
@@ -273,8 +331,11 @@ impl Queue {
         let mut state = vring.get_mut();
         if state.needs_notification().unwrap_or(true)
             && let Err(error) = state.signal_used_queue()
+            // It was told so often that it has not looked yet.
+            && error.kind() != std::io::ErrorKind::WouldBlock
+            && let Some(times) = self.untold.happened()
         {
-            tracing::error!(queue = self.index, %error, "the guest cannot be told of answers");
+            tracing::error!(queue = self.index, %error, times, "the guest cannot be told of answers");
         }
     }
 
@@ -295,11 +356,10 @@ impl Queue {
             && state.enable_notification().unwrap_or(false)
     }
 
-    /// It takes no more requests: have those that it took `interrupt`ed until they are answered, at most for so long. Answers that come
-    /// later than that are dropped.
-    pub(crate) fn stop(&self, limit: Duration, interrupt: impl Fn()) {
+    /// It takes no more requests: have those that it took `interrupt`ed until they are answered, but not for longer than until `deadline`.
+    /// Answers that come later than that are dropped.
+    pub(crate) fn stop(&self, deadline: Instant, interrupt: impl Fn()) {
         self.stopping.store(true, Ordering::Release);
-        let deadline = Instant::now() + limit;
         let mut guard = lock(&self.emptied.0);
         while self.in_flight.load(Ordering::Acquire) > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -318,6 +378,19 @@ impl Queue {
         }
         drop(guard);
         self.stopping.store(false, Ordering::Release);
+        self.disown();
+    }
+
+    /// After [`stop`](Self::stop): the ring is as in the beginning, and nothing in it was ever under way.
+    pub(crate) fn reset(&self) {
+        let Some(vring) = self.vring.get() else { return };
+        let mut state = vring.get_mut();
+        state.get_queue_mut().reset();
+        lock(&self.kept).track.iter().for_each(Track::clear);
+    }
+
+    /// Whatever was taken is not answered any more: its memory and its ring are somebody else's from now on.
+    pub(crate) fn disown(&self) {
         // Under the lock of the ring: nobody is putting an answer there.
         let ring = self.vring.get().map(|vring| vring.get_mut());
         self.epoch.fetch_add(1, Ordering::Relaxed);

@@ -71,11 +71,14 @@ impl<F: FileSystem> Server<F> {
     pub fn start(device: Device<F>, stream: UnixStream) -> Result<Self, Error> {
         let device = Arc::new(device);
         let again = stream.try_clone().map_err(Error::Accept)?;
+        let connection = ShutdownHandle(Arc::new((again, AtomicBool::new(false))));
         let handler = Arc::new(Mutex::new(Handler::new(device.clone()).map_err(Error::Threads)?));
         let mut requests = BackendReqHandler::from_stream(stream, handler.clone());
         let thread = std::thread::Builder::new().name("fusewire-vhost".into());
+        let (shared, ahead) = (device.shared.clone(), connection.clone());
         let thread = thread.spawn(move || {
             let ended = loop {
+                shared.monitor.listen(&ahead.0.0);
                 if let Err(error) = requests.handle_request() {
                     break error;
                 }
@@ -83,7 +86,6 @@ impl<F: FileSystem> Server<F> {
             Err(ended)
         });
         let thread = thread.map_err(Error::Threads)?;
-        let connection = ShutdownHandle(Arc::new((again, AtomicBool::new(false))));
         Ok(Self { device, handler, connection, thread })
     }
 

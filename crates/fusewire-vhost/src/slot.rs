@@ -56,9 +56,9 @@ impl Local {
         }
     }
 
-    /// Give back a request, and tell the guest if it has waited long enough.
-    fn put(&self, request: &mut Request, len: u32) {
-        self.queue.put(request, len);
+    /// Answer a request, give it back, and tell the guest if it has waited long enough. Returns how long the answer is.
+    fn finish(&self, request: &mut Request, answer: impl FnOnce(&Request) -> u32) {
+        self.queue.finish(request, answer);
         self.untold.set(self.untold.get() + 1);
         if self.untold.get() >= ANSWERS_PER_SIGNAL {
             self.tell();
@@ -143,7 +143,7 @@ impl VirtioSlot {
         {
             local.status.serves();
             if again::is_better_left(&self.request) {
-                local.put(&mut self.request, 0);
+                local.finish(&mut self.request, |_| 0);
                 continue;
             }
             let opcode = self.request.header.opcode;
@@ -189,17 +189,17 @@ impl Slot for VirtioSlot {
         }
         // Made in the area, whether or not the guest has room for it.
         let used = answer.filter(|_| !self.request.is_read()).and_then(Result::ok).unwrap_or(0);
-        let len = match answer {
+        let area = &self.area;
+        self.local.finish(&mut self.request, |request| match answer {
             None => 0,
-            Some(Ok(len)) if self.request.is_read() => self.request.answer(Ok((&[], len))),
-            Some(Ok(len)) => self.request.answer(Ok((&self.area[..len], len))),
+            Some(Ok(len)) if request.is_read() => request.answer(Ok((&[], len))),
+            Some(Ok(len)) => request.answer(Ok((&area[..len], len))),
             Some(Err(errno)) if errno.raw_os_error() > LAST_ERRNO => {
                 tracing::error!(unique, %errno, "an answer that is no error; EIO instead");
-                self.request.answer(Err(Errno::IO))
+                request.answer(Err(Errno::IO))
             }
-            Some(Err(errno)) => self.request.answer(Err(errno)),
-        };
-        self.local.put(&mut self.request, len);
+            Some(Err(errno)) => request.answer(Err(errno)),
+        });
         // Those of a thread that were at work at once keep little: only requests that wait have more than one.
         if self.id > 0 {
             self.request.keep(KEPT, KEPT_PIECES);

@@ -5,6 +5,7 @@
 //! on whole pages that lie within the file. Then a range is several pieces, and the last page of a file that does not end with its
 //! page is a page of ours (`tail.rs`). All that is the same for every filesystem: it says which file, and when one changes.
 
+mod channel;
 mod layout;
 mod monitor;
 mod tail;

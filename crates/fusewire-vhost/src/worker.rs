@@ -209,19 +209,19 @@ impl<F: FileSystem> Worker<F> {
 /// Begin or end a session, or refuse what there is no session for.
 pub(crate) fn control<F: FileSystem>(device: &Shared<F>, queue: &Queue, mut request: Request) {
     let opcode = request.header.opcode;
-    let len = if opcode == Opcode::Init as u32 {
-        match device.begin(&request.message()) {
-            Ok(out) => request.answer(Ok((out.as_bytes(), size_of_val(&out)))),
-            Err(errno) => request.answer(Err(errno)),
-        }
+    let answer = if opcode == Opcode::Init as u32 {
+        device.begin(&request.message()).map(Some)
     } else if opcode == Opcode::Destroy as u32 {
         device.end();
-        request.answer(Ok((&[], 0)))
+        Ok(None)
     } else {
         tracing::debug!(opcode, "a request without a session");
-        request.answer(Err(NO_SESSION))
+        Err(NO_SESSION)
     };
-    queue.put(&mut request, len);
+    let body = answer.as_ref().map(|out| out.as_ref().map_or(&[][..], IntoBytes::as_bytes));
+    queue.finish(&mut request, |request| {
+        request.answer(body.map(|body| (body, body.len())).map_err(|&errno| errno))
+    });
     queue.signal();
 }
 

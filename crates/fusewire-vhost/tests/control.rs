@@ -3,14 +3,18 @@
 #[path = "../../../fuzz/vhost/mod.rs"]
 mod fuzz;
 
-use fusewire_vhost::{Options, kit::Layout};
+use fusewire_vhost::{
+    Options,
+    kit::{Layout, Monitor},
+};
 use fuzz::{
     Guest, ROOT, device,
     tree::{Neighbour, Tree},
 };
 use std::{
+    io::{IoSlice, Read, Write},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
     thread::JoinHandle,
@@ -47,6 +51,37 @@ fn memory(len: u64) -> OwnedFd {
     let fd = rustix::fs::memfd_create(c"fusewire-test", rustix::fs::MemfdFlags::CLOEXEC).expect("memory");
     rustix::fs::ftruncate(&fd, len).expect("memory");
     fd
+}
+
+#[test]
+fn memory_that_can_be_sealed_cannot_be_made_shorter_under_the_device() {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+    let sealable = || {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = memfd_create(c"fusewire-test", flags).expect("memory");
+        ftruncate(&fd, MEMORY).expect("memory");
+        fd
+    };
+    let tree = Tree::new();
+    let (server, mut frontend) = agreed(&tree);
+    let (one, other, sealed) = (sealable(), sealable(), sealable());
+    fcntl_add_seals(&sealed, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).expect("seals");
+    let all = [(&one, 0), (&other, 1), (&sealed, 2), (&memory(MEMORY), 3)]
+        .map(|(fd, at)| region(fd, (at * MEMORY, MEMORY, HERE + at * MEMORY, 0)));
+    frontend.set_mem_table(&all[..1]).expect("memory");
+    for region in &all[1..] {
+        frontend.add_mem_region(region).expect("memory");
+    }
+    for fd in [&one, &other] {
+        assert_eq!(ftruncate(fd, 0), Err(rustix::io::Errno::PERM));
+        ftruncate(fd, 2 * MEMORY).expect("longer it may be");
+    }
+    // One that is too short already.
+    let short = sealable();
+    let behind = region(&short, (8 * MEMORY, 2 * MEMORY, HERE + 8 * MEMORY, 0));
+    assert!(frontend.add_mem_region(&behind).is_err());
+    drop(frontend);
+    ends(server);
 }
 
 fn region(fd: &OwnedFd, (guest, len, here, offset): (u64, u64, u64, u64)) -> VhostUserMemoryRegionInfo {
@@ -121,7 +156,7 @@ fn rings_that_are_nowhere_and_of_no_size_are_refused() {
             frontend.set_vring_addr(0, &ring(address)).is_err()
         });
     }
-    for size in [0, 1025, u16::MAX] {
+    for size in [0, 3, 100, 1023, 1025, u16::MAX] {
         refused("a size", |frontend, _| frontend.set_vring_num(0, size).is_err());
     }
     refused("a queue that is not there", |frontend, _| frontend.get_vring_base(2).is_err());
@@ -185,9 +220,115 @@ fn a_monitor_that_hangs_up_in_the_middle_of_a_message_ends_its_device_alone() {
             device(&tree.share(), Options { queues: 1, ..Options::default() });
         // SET_FEATURES, or as much of it.
         let message = [2u32, 1, 8, 0, 0].map(u32::to_ne_bytes).concat();
-        std::io::Write::write_all(&mut stream, &message[..len]).expect("a part");
+        stream.write_all(&message[..len]).expect("a part");
         drop(stream);
         ends(server);
         neighbour.check();
+    }
+}
+
+/// SET_VRING_KICK or SET_VRING_CALL with any descriptor, where the crate takes eventfds alone. Is it taken?
+fn set_vring(stream: &UnixStream, request: u32, (queue, fd): (u64, &impl AsFd)) -> bool {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    const VERSION_AND_NEED_REPLY: u32 = 1 | 8;
+    let header = [request, VERSION_AND_NEED_REPLY, 8].map(u32::to_ne_bytes).concat();
+    let message = [&header[..], &queue.to_ne_bytes()].concat();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd.as_fd()];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(stream, &[IoSlice::new(&message)], &mut control, SendFlags::empty()).expect("the message");
+    let mut answer = [0; 20];
+    // Of one that is refused, the connection may be closed.
+    (&*stream).read_exact(&mut answer).is_ok() && answer[12..] == [0; 8]
+}
+
+const KICK: u32 = 12;
+const CALL: u32 = 13;
+
+#[test]
+fn descriptors_that_keep_whoever_uses_them_keep_nobody() {
+    let tree = Tree::new();
+    let (server, stream) = device(&tree.share(), Options { queues: 1, ..Options::default() });
+    let mut monitor =
+        Monitor::start(stream.try_clone().expect("a stream"), Layout::default()).expect("a monitor");
+    monitor.driver().init().expect("a session");
+    // An eventfd that cannot be written to any more.
+    let call = EventFd::new(0).expect("an eventfd");
+    call.write(u64::MAX - 1).expect("full");
+    monitor.frontend.set_vring_call(1, &call).expect("a call");
+    monitor.driver().getattr(ROOT).expect("the answer is found in the ring");
+    // A pipe with half of what is to be read.
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    writer.write_all(&[0; 4]).expect("half");
+    assert!(set_vring(&stream, KICK, (0, &reader)));
+    std::thread::sleep(Duration::from_millis(100));
+    let (stopped, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        monitor.restart(0).expect("the queue starts anew");
+        monitor.restart(1).expect("the queue starts anew");
+        _ = stopped.send(monitor);
+    });
+    let mut monitor = ended.recv_timeout(Duration::from_secs(20)).expect("the queues can be stopped");
+    monitor.driver().getattr(ROOT).expect("attributes");
+    drop((monitor, stream));
+    ends(server);
+}
+
+#[test]
+fn kicks_and_calls_are_eventfds_pipes_or_sockets() {
+    let tree = Tree::new();
+    let file = |name| OwnedFd::from(std::fs::File::open(name).expect("a file"));
+    let socket = UnixStream::pair().expect("sockets").0.into();
+    for (is_taken, fd) in [(false, file("/dev/zero")), (false, file("/proc/self/stat")), (true, socket)] {
+        for request in [KICK, CALL] {
+            let (server, stream) = device(&tree.share(), Options { queues: 1, ..Options::default() });
+            let mut monitor =
+                Monitor::start(stream.try_clone().expect("a stream"), Layout::default()).expect("a monitor");
+            monitor.driver().init().expect("a session");
+            assert_eq!(set_vring(&stream, request, (0, &fd)), is_taken, "{request} {fd:?}");
+            drop((monitor, stream));
+            ends(server);
+        }
+    }
+}
+
+/// Seconds of a processor that this process has used.
+fn processor() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[test]
+fn a_ring_that_is_there_in_part_keeps_no_processor() {
+    // Flags and index of the avail ring are the last of the memory: from the beginning, or once the memory was made shorter.
+    for (before, after) in [(MEMORY / 2, None), (MEMORY, Some(MEMORY / 2))] {
+        let tree = Tree::new();
+        let (server, mut frontend) = agreed(&tree);
+        let fd = memory(MEMORY);
+        frontend.set_mem_table(&[region(&fd, (0, before, HERE, 0))]).expect("memory");
+        frontend.set_vring_num(1, 128).expect("a size");
+        let avail = MEMORY / 2 - 4;
+        frontend
+            .set_vring_addr(1, &VringConfigData { avail_ring_addr: HERE + avail, ..ring(HERE) })
+            .expect("a ring");
+        let (kick, call) =
+            (EventFd::new(EFD_NONBLOCK).expect("eventfd"), EventFd::new(EFD_NONBLOCK).expect("eventfd"));
+        frontend.set_vring_base(1, 0).expect("a base");
+        frontend.set_vring_call(1, &call).expect("a call");
+        frontend.set_vring_kick(1, &kick).expect("a kick");
+        frontend.set_vring_enable(1, true).expect("enabled");
+        if let Some(after) = after {
+            frontend.set_mem_table(&[region(&fd, (0, after, HERE, 0))]).expect("memory");
+        }
+        rustix::io::pwrite(&fd, &7u16.to_ne_bytes(), avail + 2).expect("an index");
+        let begin = processor();
+        kick.write(1).expect("kick");
+        std::thread::sleep(Duration::from_secs(2));
+        let used = processor() - begin;
+        assert!(used < Duration::from_millis(150), "{used:?}");
+        assert!(frontend.get_vring_base(1).is_ok(), "the device answers still");
+        drop(frontend);
+        ends(server);
     }
 }

@@ -16,6 +16,8 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
 };
 use support::Guest;
 use vhost::vhost_user::VhostUserFrontend;
@@ -230,9 +232,9 @@ fn nothing_stays_mapped_after_a_session() {
             _ => guest.monitor.frontend.reset_device().expect("reset"),
         }
         // The monitor waits for a reset; so what it has mapped goes after that.
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         while end == 2 && !window(&guest).list().is_empty() && begin.elapsed().as_secs() < 10 {
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(window(&guest).list(), [], "{end}");
         if end < 2 {
@@ -462,5 +464,65 @@ fn at_random_the_window_shows_the_file() {
             }
         }
     }
+    guest.end();
+}
+
+#[test]
+fn a_monitor_that_does_not_answer_can_go() {
+    let dir = tempfile::tempdir().expect("directory");
+    file(dir.path(), "a", WINDOW);
+    let mut guest = guest(dir.path());
+    let node = opened(guest.monitor.driver(), c"a");
+    let window = guest.monitor.window.take().expect("a window");
+    let hold = window.mapped().hold();
+    let map = range(0, 0, WINDOW, READ);
+    guest.monitor.driver().send(Opcode::Setupmapping as u32, node, &[map.as_bytes()], (0, 0));
+    std::thread::sleep(Duration::from_millis(200));
+    let server = guest.server.take().expect("server");
+    drop(guest);
+    let begin = Instant::now();
+    while !server.is_finished() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the device does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    server.join().expect("no panic").expect("a good end");
+    drop(hold);
+}
+
+#[test]
+fn a_session_begins_once_the_window_of_the_one_before_is_empty() {
+    let dir = tempfile::tempdir().expect("directory");
+    file(dir.path(), "a", 2 * WINDOW);
+    let mut guest = guest(dir.path());
+    let window = guest.monitor.window.take().expect("a window");
+    let node = opened(guest.monitor.driver(), c"a");
+    for at in [0, WINDOW] {
+        guest.monitor.driver().map(node, range(at, at, WINDOW, READ)).expect("map");
+    }
+    let answers = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (held, is_held) = std::sync::mpsc::channel();
+        let (mapped, answers) = (window.mapped(), &answers);
+        scope.spawn(move || {
+            let hold = mapped.hold();
+            _ = held.send(());
+            std::thread::sleep(Duration::from_millis(700));
+            answers.store(true, Ordering::SeqCst);
+            drop(hold);
+        });
+        is_held.recv().expect("the monitor is busy");
+        // It waits for the answer to that, and for nothing else.
+        guest.monitor.reset().expect("reset");
+        assert!(!answers.load(Ordering::SeqCst));
+        guest.monitor.driver().init().expect("init");
+        assert!(
+            answers.load(Ordering::SeqCst),
+            "the session has begun while ranges of the one before are mapped"
+        );
+    });
+    assert_eq!(window.mapped().list(), []);
+    let node = opened(guest.monitor.driver(), c"a");
+    guest.monitor.driver().map(node, range(0, 0, WINDOW, READ)).expect("map");
+    assert_eq!(window.mapped().list(), [(0, WINDOW, false)]);
     guest.end();
 }

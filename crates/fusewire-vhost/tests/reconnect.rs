@@ -5,17 +5,31 @@ use fusewire_abi::{self as abi, Opcode};
 use fusewire_fs::passthrough::{self, Finding, Kept, Ledger, Passthrough};
 use fusewire_vhost::{
     Device, Keeper, Options, Server,
-    kit::{Layout, Maps, Monitor},
+    kit::{
+        Layout, Maps, Monitor,
+        ring::{Descriptor, NEXT, WRITE},
+    },
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     fs::{self, File},
     io,
-    os::unix::net::{UnixListener, UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
+use vhost::vhost_user::{
+    VhostUserFrontend,
+    message::{
+        VhostTransferStateDirection as Direction, VhostTransferStatePhase as Phase, VhostUserProtocolFeatures,
+    },
+};
+use vm_memory::Bytes;
 use zerocopy::{FromBytes, IntoBytes};
 
 const ROOT: u64 = 1;
@@ -77,6 +91,7 @@ impl Keeper<Passthrough> for Keeping {
         let (beginning, kept) = Kept::decode(state)?;
         let mut fs = open(&self.dir)?;
         fs.load(kept, false)?;
+        let fs = fs.begin_ledger(self.ledger.clone(), &beginning)?;
         Ok((beginning, fs))
     }
 }
@@ -283,7 +298,16 @@ struct Here {
 
 impl Here {
     fn start(dir: &Path, finding: Finding) -> Self {
-        let place = tempfile::tempdir().expect("directory");
+        Self::start_at(tempfile::tempdir().expect("directory"), dir, finding)
+    }
+
+    /// Another one in its place, with the same state file.
+    fn again(self, dir: &Path) -> Self {
+        fs::remove_file(&self.socket).expect("socket");
+        Self::start_at(self.place, dir, Finding::Paths)
+    }
+
+    fn start_at(place: tempfile::TempDir, dir: &Path, finding: Finding) -> Self {
         let socket = place.path().join("socket");
         let keeping = Keeping::new(dir, &place.path().join("state"), finding);
         let listener = UnixListener::bind(&socket).expect("socket");
@@ -421,4 +445,144 @@ fn a_region_that_lies_about_what_is_under_way_is_survived() {
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(&guest.config(40).expect("the device lives")[..5], b"test\0");
     }
+}
+
+/// The other end of a pipe that a device reads a state from, or writes one to.
+fn pipe_to(guest: &mut Monitor, direction: Direction) -> io::Result<OwnedFd> {
+    let (reader, writer) = io::pipe()?;
+    let (theirs, ours): (OwnedFd, OwnedFd) = match direction {
+        Direction::LOAD => (reader.into(), writer.into()),
+        Direction::SAVE => (writer.into(), reader.into()),
+    };
+    let taken = guest.frontend.set_device_state_fd(direction, Phase::STOPPED, theirs);
+    taken.map(|_| ours).map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Nobody has the other end of a pipe any more.
+fn is_let_go_of(pipe: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+    _ = poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 }));
+    fds[0].revents().contains(PollFlags::ERR)
+}
+
+#[test]
+fn a_pipe_that_does_not_come_to_an_end_keeps_nobody() {
+    let dir = tempfile::tempdir().expect("directory");
+    let here = Here::start(dir.path(), Finding::Paths);
+    let mut guest = Monitor::start(here.connect(), layout()).expect("monitor");
+    let pipe = pipe_to(&mut guest, Direction::LOAD).expect("pipe");
+    assert!(pipe_to(&mut guest, Direction::LOAD).is_err(), "one is under way");
+    let (checked, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let is_error = guest.frontend.check_device_state().is_err();
+        _ = checked.send((guest, is_error));
+    });
+    let (mut guest, is_error) = ended.recv_timeout(Duration::from_secs(20)).expect("an end");
+    assert!(is_error);
+    let other = pipe_to(&mut guest, Direction::LOAD).expect("pipe");
+    drop(guest);
+    assert!(is_let_go_of(&other), "the monitor is gone, and somebody waits for its state");
+    assert!(is_let_go_of(&pipe));
+}
+
+#[test]
+fn a_state_is_moved_only_where_that_was_agreed_on_and_never_over_a_session() {
+    let dir = tempfile::tempdir().expect("directory");
+    let here = Here::start(dir.path(), Finding::Paths);
+    let mut guest = Monitor::start(here.connect(), layout()).expect("monitor");
+    guest.driver().init().expect("init");
+    guest.driver().create(ROOT, c"a").expect("create");
+    let state = guest.save().expect("save");
+    assert!(fusewire_vhost::kit::send(&mut guest.frontend, &state).is_err(), "there is a session");
+    assert!(guest.driver().lookup(ROOT, c"a").is_ok());
+    // What is no pipe may keep whoever reads it.
+    let file = File::open(dir.path().join("a")).expect("file");
+    assert!(guest.frontend.set_device_state_fd(Direction::LOAD, Phase::STOPPED, file.into()).is_err());
+    // A device that keeps nothing.
+    let place = tempfile::tempdir().expect("directory");
+    let listener = UnixListener::bind(place.path().join("socket")).expect("socket");
+    let path = dir.path().to_owned();
+    let device =
+        Device::new(move || open(&path), Options { queues: 1, ..Options::default() }).expect("device");
+    std::thread::spawn(move || Server::accept(device, listener).expect("monitor").wait());
+    let stream = UnixStream::connect(place.path().join("socket")).expect("connect");
+    let mut guest = Monitor::start(stream, Layout { queues: 1, ..layout() }).expect("monitor");
+    let offered = guest.frontend.get_protocol_features().expect("features");
+    assert!(!offered.contains(VhostUserProtocolFeatures::DEVICE_STATE));
+    let all = offered | VhostUserProtocolFeatures::DEVICE_STATE;
+    guest.frontend.set_protocol_features(all).expect("features");
+    for direction in [Direction::LOAD, Direction::SAVE] {
+        assert!(pipe_to(&mut guest, direction).is_err());
+    }
+    guest.driver().init().expect("the device lives");
+}
+
+#[test]
+fn a_state_that_is_refused_leaves_the_guest_that_there_was_and_one_that_is_taken_is_kept() {
+    let (one, other) = (tempfile::tempdir().expect("directory"), tempfile::tempdir().expect("directory"));
+    fs::write(one.path().join("a"), "content").expect("file");
+    let from = Here::start(one.path(), Finding::Paths);
+    let mut moving = Monitor::start(from.connect(), layout()).expect("monitor");
+    moving.driver().init().expect("init");
+    let node = moving.driver().lookup(ROOT, c"a").expect("lookup").nodeid;
+    let fh = moving.driver().open(node, 0).expect("open");
+    let state = moving.save().expect("save");
+    // A guest of another directory, whose daemon is replaced.
+    let here = Here::start(other.path(), Finding::Paths);
+    let mut guest = Monitor::start(here.connect(), layout()).expect("monitor");
+    guest.driver().init().expect("init");
+    let (kept, kept_fh) = guest.driver().create(ROOT, c"b").expect("create");
+    let here = here.again(other.path());
+    {
+        let mut wrong = Monitor::start(here.connect(), layout()).expect("monitor");
+        assert!(fusewire_vhost::kit::send(&mut wrong.frontend, &state).is_err(), "there is no such file");
+    }
+    let here = here.again(other.path());
+    guest.reconnect(here.connect(), true).expect("reconnect");
+    assert_eq!(guest.driver().write(kept, kept_fh, 0, b"still"), Ok(5));
+    drop(guest);
+    // The guest of the first directory arrives there, and stays when the daemon is replaced.
+    moving.stop().expect("stop");
+    let to = Here::start(one.path(), Finding::Paths);
+    moving.arrive(to.connect(), &state).expect("load");
+    assert_eq!(moving.driver().read(node, fh, 0, 9).as_deref(), Ok(&b"content"[..]));
+    let to = to.again(one.path());
+    moving.reconnect(to.connect(), false).expect("reconnect");
+    assert_eq!(moving.driver().read(node, fh, 0, 9).as_deref(), Ok(&b"content"[..]));
+}
+
+#[test]
+fn marks_of_the_guest_before_do_not_take_requests_of_the_next_one() {
+    let dir = tempfile::tempdir().expect("directory");
+    let place = tempfile::tempdir().expect("directory");
+    let listener = UnixListener::bind(place.path().join("socket")).expect("socket");
+    // A device whose guest never gets an answer: its directory hangs.
+    let (began, begins) = std::sync::mpsc::channel();
+    let make = move || {
+        _ = began.send(());
+        std::thread::sleep(Duration::from_secs(3600));
+        Err::<Passthrough, _>(io::ErrorKind::TimedOut.into())
+    };
+    let device = Device::new(make, Options { queues: 2, ..Options::default() }).expect("device");
+    let server = std::thread::spawn(move || Server::accept(device, listener).expect("monitor").wait());
+    let mut guest =
+        Monitor::start(UnixStream::connect(place.path().join("socket")).expect("connect"), layout())
+            .expect("monitor");
+    // Its INIT, by descriptors that the next one begins with something else.
+    let driver = guest.driver();
+    let header = abi::InHeader { len: 104, opcode: Opcode::Init as u32, unique: 2, ..Default::default() };
+    let args = abi::InitIn { major: 7, minor: 38, ..Default::default() };
+    let at = driver.data(0);
+    driver.ring.memory.write_slice(&[header.as_bytes(), args.as_bytes()].concat(), at).expect("memory");
+    driver.ring.describe(100, Descriptor::new(at.0, 104, NEXT, 101));
+    driver.ring.describe(101, Descriptor::new(at.0 + 4096, 4096, WRITE, 0));
+    driver.ring.add(100);
+    driver.ring.kick();
+    begins.recv_timeout(Duration::from_secs(20)).expect("it is being served");
+    guest.reboot().expect("memory");
+    let to = Here::start(dir.path(), Finding::Paths);
+    guest.reconnect(to.connect(), true).expect("reconnect");
+    assert!(server.join().is_ok());
+    guest.driver().init().expect("init");
+    assert!(guest.driver().getattr(ROOT).is_ok());
 }

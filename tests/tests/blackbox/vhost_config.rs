@@ -376,3 +376,24 @@ fn help_teaches_it() {
     }
     assert!(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/vhost.toml")).exists());
 }
+
+/// In the sandbox, the name of the socket is one of the share's own files.
+#[test]
+fn a_daemon_that_cannot_serve_removes_nothing_from_its_share() {
+    skip_unless!(rustix::process::geteuid().is_root(), "mounts need root");
+    let dir = prepare(
+        "[shares.a]\nshared-dir = '{dir}/m'\ninode-file-handles = 'mandatory'\n[guests.one]\nsocket-path = '{dir}/one.sock'\nshare = 'a'\n",
+    );
+    // A filesystem without file handles: found out inside, after the root directory was changed.
+    let script = "cd \"$0\" && mkdir m t && mount -t tmpfs none t && mkdir t/upper t/work \
+        && mount -t overlay none -o lowerdir=a,upperdir=t/upper,workdir=t/work m || exit 77
+        mkdir -p \"m/$0\" && touch \"m/$0/one.sock\" \"m/$0/one.sock.pid\" || exit 77
+        timeout 20 \"$1\" vhost --config vhost.toml --sandbox chroot && exit 78
+        test -e \"m/$0/one.sock\" && test -e \"m/$0/one.sock.pid\"";
+    let mut line = Command::new("unshare");
+    line.args(["-m", "--propagation", "private", "sh", "-c", script]).arg(dir.path()).arg(command::binary());
+    let status = line.status().expect("unshare");
+    skip_unless!(status.code() != Some(77), "no overlay can be mounted here");
+    assert_eq!(status.code(), Some(0));
+    assert!(!dir.path().join("one.sock").exists(), "the daemon's own name is gone");
+}

@@ -74,12 +74,7 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
     match sandbox::enter(&plan)? {
         Side::Outside(warden) => outside(warden, listeners, names),
         Side::Inside(inside) => {
-            let names = if args.sandbox == Sandbox::None {
-                names
-            } else {
-                names.into_iter().for_each(Name::leave);
-                Vec::new()
-            };
+            let names = names_inside(args.sandbox, names);
             serve(args, (options, longest), (inside, &locks), (listeners, names, carry))
         }
     }
@@ -91,6 +86,15 @@ fn outside(warden: Warden, listeners: Vec<UnixListener>, names: Vec<Name>) -> Ou
     let ended = warden.wait();
     drop(names);
     ended
+}
+
+/// The names that go with the process that serves: none in a sandbox, where its caller has them, and where they lead to other files.
+fn names_inside(sandbox: Sandbox, names: Vec<Name>) -> Vec<Name> {
+    if sandbox == Sandbox::None {
+        return names;
+    }
+    names.into_iter().for_each(Name::leave);
+    Vec::new()
 }
 
 /// Serves whoever connects, until all are gone.

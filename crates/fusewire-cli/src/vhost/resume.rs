@@ -182,14 +182,14 @@ impl Keeper<Passthrough> for Keeping {
 
     fn load(&self, state: &[u8]) -> io::Result<(Vec<u8>, Passthrough)> {
         let (beginning, kept) = Kept::decode(state)?;
-        // What is known from now on is noted from the start.
         let mut fs = self.share.open()?;
-        if let Some(ledger) = &self.ledger {
-            fs = fs.with_ledger(ledger.clone())?;
-            fs.ledger_begins(&beginning)?;
-        }
         let resumed = fs.load(kept, self.lossy)?;
         tracing::info!(?resumed, "a guest has moved here");
+        // A state that cannot be followed leaves the guest that there was before as it is.
+        let fs = match &self.ledger {
+            Some(ledger) => fs.begin_ledger(ledger.clone(), &beginning)?,
+            None => fs,
+        };
         Ok((beginning, fs))
     }
 }

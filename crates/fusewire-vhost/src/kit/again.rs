@@ -86,6 +86,25 @@ impl Monitor {
         Ok(())
     }
 
+    /// Reset the device, and start it anew for a guest that begins anew, too: nothing is known of its rings.
+    ///
+    /// # Errors
+    /// Whatever the device refuses.
+    pub fn reset(&mut self) -> io::Result<()> {
+        self.frontend.reset_device().map_err(other)?;
+        negotiate(&mut self.frontend, self.layout)?;
+        self.reboot()?;
+        (0..self.drivers.len()).try_for_each(|queue| self.attach(queue, 0))
+    }
+
+    /// The guest begins anew while it has no device: its rings are empty.
+    ///
+    /// # Errors
+    /// If it has no memory for them.
+    pub fn reboot(&mut self) -> io::Result<()> {
+        (0..self.drivers.len()).try_for_each(|queue| self.renew(queue))
+    }
+
     /// Stop all queues. Answers that are there already can still be received.
     ///
     /// # Errors

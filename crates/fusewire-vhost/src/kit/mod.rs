@@ -11,7 +11,7 @@ mod window;
 pub use again::{Inflight, send};
 pub use driver::{Driver, Reply};
 pub use ring::Ring;
-pub use window::{Mapped, Window};
+pub use window::{Hold, Mapped, Window};
 
 use ring::Used;
 use std::{io, os::fd::AsRawFd, os::unix::net::UnixStream, path::Path, sync::Arc};
@@ -160,13 +160,19 @@ impl Monitor {
     /// Whatever the device refuses.
     pub fn restart(&mut self, queue: usize) -> io::Result<()> {
         self.frontend.get_vring_base(queue).map_err(other)?;
+        self.renew(queue)?;
+        self.attach(queue, 0)
+    }
+
+    /// An empty ring in the place of a queue's that is stopped.
+    fn renew(&mut self, queue: usize) -> io::Result<()> {
         let table = self.drivers[queue].ring.table;
         let zeros = vec![0u8; Ring::bytes(self.layout.size) as usize];
         vm_memory::Bytes::write_slice(&*self.memory, &zeros, table).map_err(other)?;
         let ring = Ring::new(self.memory.clone(), table, self.layout.size, self.layout.event_idx)?;
         let buffers = GuestAddress(table.0 + Ring::bytes(self.layout.size));
         self.drivers[queue] = Driver::new(ring, buffers, &self.layout);
-        self.attach(queue, 0)
+        Ok(())
     }
 
     /// Configuration space of the device.

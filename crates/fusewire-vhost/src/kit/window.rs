@@ -36,6 +36,12 @@ pub struct Mapped {
     pieces: Mutex<BTreeMap<u64, Piece>>,
 }
 
+/// A monitor that does not answer.
+#[derive(Debug)]
+pub struct Hold<'a> {
+    _pieces: MutexGuard<'a, BTreeMap<u64, Piece>>,
+}
+
 /// A window: its thread does what the device asks.
 #[derive(Debug)]
 pub struct Window {
@@ -51,6 +57,11 @@ fn refused(why: &str) -> io::Error {
 impl Mapped {
     fn pieces(&self) -> MutexGuard<'_, BTreeMap<u64, Piece>> {
         self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As long as this lives, the monitor does nothing and answers nothing that the device asks.
+    pub fn hold(&self) -> Hold<'_> {
+        Hold { _pieces: self.pieces() }
     }
 
     /// Where pieces begin, how long they are, and whether they may be written to.

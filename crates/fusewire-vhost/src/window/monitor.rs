@@ -6,9 +6,13 @@ use fusewire::{
 };
 use fusewire_abi::virtio::VIRTIO_FS_SHMCAP_ID_CACHE;
 use std::{
-    os::fd::{AsFd, AsRawFd},
+    net::Shutdown,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixStream,
+    },
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -17,11 +21,31 @@ use vhost::vhost_user::{
     message::{VhostUserMMap, VhostUserMMapFlags},
 };
 
+/// Where to ask.
+#[derive(Default)]
+struct Channel {
+    /// `None` until the monitor says, and once it is gone.
+    backend: Option<Backend>,
+    /// The socket of that, to have those stop who wait for an answer.
+    socket: Option<UnixStream>,
+    /// That of the message that is read next.
+    next: Option<UnixStream>,
+}
+
+impl Channel {
+    /// Nobody is asked there any more, and who waits for an answer gets an error.
+    fn close(&mut self) {
+        self.backend = None;
+        if let Some(socket) = self.socket.take() {
+            _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 /// The monitor, as far as the window goes. One for all sessions of a device.
 pub(crate) struct Monitor {
     size: u64,
-    /// Where to ask; `None` until the monitor says, and once it is gone.
-    channel: Mutex<Option<Backend>>,
+    channel: Mutex<Channel>,
     /// It maps what lies within the file only.
     exact: AtomicBool,
 }
@@ -45,14 +69,28 @@ impl Monitor {
         self.size
     }
 
-    /// It has said where to ask.
-    pub(crate) fn connected(&self, channel: Backend) {
-        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
+    fn lock(&self) -> MutexGuard<'_, Channel> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It is gone: what it had mapped is, too.
+    /// Wait for the next message on the monitor's connection: it may say where to ask.
+    pub(crate) fn listen(&self, stream: &UnixStream) {
+        if self.size > 0 {
+            let socket = super::channel::peek(stream);
+            self.lock().next = socket;
+        }
+    }
+
+    /// It has said where to ask. Whoever still waits for an answer from where that was before need not.
+    pub(crate) fn connected(&self, backend: Backend) {
+        let mut channel = self.lock();
+        channel.close();
+        (channel.backend, channel.socket) = (Some(backend), channel.next.take());
+    }
+
+    /// It is gone: what it had mapped is, too. Whoever waits for an answer of it gets an error.
     pub(crate) fn gone(&self) {
-        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.lock().close();
     }
 
     /// Can anything be mapped?
@@ -61,7 +99,7 @@ impl Monitor {
     }
 
     fn channel(&self) -> Option<Backend> {
-        self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().backend.clone()
     }
 
     pub(super) fn is_exact(&self) -> bool {

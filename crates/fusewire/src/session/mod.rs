@@ -2,11 +2,13 @@
 
 mod count;
 mod latency;
+mod seldom;
 mod serve;
 mod stats;
 
 pub(crate) use count::Counters;
 pub use latency::Latency;
+pub use seldom::Seldom;
 pub use serve::{Session, Slot};
 pub use stats::{OpenStats, OperationStats, Stats};
 

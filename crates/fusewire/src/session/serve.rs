@@ -1,6 +1,6 @@
 //! Slots: one request's memory and one task each, allocated once. `loop { next; dispatch; finish }`.
 
-use super::{Config, Started, Stats};
+use super::{Config, Seldom, Started, Stats};
 use crate::{
     backing::Backings,
     context::{Context, InFlight},
@@ -277,7 +277,11 @@ impl<F: FileSystem> Session<F> {
             Ok(op) => op,
             Err(errno) => {
                 in_flight.counters.count_refused();
-                tracing::warn!(header = ?message.header, %errno, "request refused");
+                // One for all: a guest begins sessions as often as it likes.
+                static REFUSED: Seldom = Seldom::new();
+                if let Some(times) = REFUSED.happened() {
+                    tracing::warn!(header = ?message.header, %errno, times, "request refused");
+                }
                 return answered.then_some(Err(*errno));
             }
         };

@@ -18,7 +18,7 @@ use super::args::{Cache, Sandbox, VhostArgs};
 use super::guests::{self, Share};
 use super::sandbox::{self, Locks, Side, Tree};
 use super::socket::{self, Name};
-use super::{limit_files, outside, passthrough_options, sys};
+use super::{limit_files, names_inside, outside, passthrough_options, sys};
 use crate::failure::{Failure, Outcome};
 use budget::Budget;
 use file::{Checked, File, wrong};
@@ -113,6 +113,7 @@ fn serve_all(args: &VhostArgs, file: &File, tenants: Vec<Tenant>) -> Outcome<()>
     match sandbox::enter(&plan)? {
         Side::Outside(warden) => outside(warden, listeners, names),
         Side::Inside(mut inside) => {
+            let names = names_inside(args.sandbox, names);
             let leases = leases(file, &inside.dirs)?;
             inside.lock(&locks)?;
             let guests = places(tenants, listeners, &inside, &leases)?;
@@ -121,8 +122,6 @@ fn serve_all(args: &VhostArgs, file: &File, tenants: Vec<Tenant>) -> Outcome<()>
             inside.tell_ready(&format!("Waiting for {count} virtual machines"));
             if args.sandbox == Sandbox::None {
                 socket::end_on_signals(names.iter().filter_map(Name::path).map(Path::to_owned).collect())?;
-            } else {
-                names.into_iter().for_each(Name::leave);
             }
             serve::serve(guests)
         }
@@ -191,6 +190,7 @@ fn tenants(file: &File, budgets: &[Budget]) -> Checked<Vec<Tenant>> {
             window,
             spares: budget.spares,
             slots: budget.slots,
+            alone: false,
             ..Options::default()
         };
         tenants.push(Tenant { name: guest.name.get_ref().clone(), share: guest.share, fs, device });

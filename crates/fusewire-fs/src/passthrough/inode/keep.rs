@@ -79,13 +79,6 @@ impl Nodes {
         let mut result = all;
         result.iter_mut().zip(&taken).for_each(|((_, found), &taken)| *found &= taken);
         doubles.iter().zip(&second).for_each(|(&index, &taken)| result[index].1 = taken);
-        if let Some(ledger) = &self.ledger {
-            for ((restored, found), way_back) in result.iter().zip(&copies) {
-                if let (true, WayBack::Handle(handle)) = (found, way_back) {
-                    ledger.arrived(*restored, handle);
-                }
-            }
-        }
         let count = taken.iter().chain(&second).filter(|&&taken| taken).count();
         self.count.fetch_add(count, Ordering::Relaxed);
         result

@@ -110,6 +110,24 @@ impl Passthrough {
         self.nodes.ledger.as_ref().map_or(Ok(()), |writer| writer.begin(beginning))
     }
 
+    /// [`with_ledger`](Self::with_ledger) for a client that knows something already, which `ledger` is to begin with. Only now is what it
+    /// has of another client lost.
+    ///
+    /// # Errors
+    /// As there; or there is no room.
+    pub fn begin_ledger(self, ledger: Arc<Ledger>, beginning: &[u8]) -> io::Result<Self> {
+        let fs = self.with_ledger(ledger)?;
+        fs.ledger_begins(beginning)?;
+        let Some(ledger) = &fs.nodes.ledger else { return Ok(fs) };
+        fs.nodes.for_each_kept(|restored, _, mount, handle| {
+            if let (0, Some(handle)) = (mount, handle) {
+                ledger.arrived(restored, &handle);
+            }
+        });
+        fs.kept_opens().into_iter().for_each(|open| ledger.opened(open));
+        Ok(fs)
+    }
+
     /// Go on where another process was: all that its client knows means the same here. To be called before anything is served.
     pub fn resume(&mut self, kept: Kept) -> Resumed {
         let mut resumed = Resumed::default();
@@ -142,7 +160,6 @@ impl Passthrough {
             match taken {
                 true => {
                     resumed.opens += 1;
-                    self.nodes.ledger.iter().for_each(|ledger| ledger.opened(kept_open(handle, &open)));
                     self.nodes.open_files.restore(handle, open, &self.nodes);
                 }
                 false => resumed.lost_opens += 1,
