@@ -10,7 +10,10 @@ use crate::{
 };
 use fusewire::{
     backing::Backings,
-    channel::watch::Watch,
+    channel::{
+        poll::{Board, Poll},
+        watch::Watch,
+    },
     fs::FileSystem,
     limits as protocol_limits,
     proto::{message::Message, negotiate::Bounds},
@@ -61,6 +64,8 @@ pub struct Options {
     pub spares: usize,
     /// How many requests of one thread may be waiting for something at once, at least 1.
     pub slots: usize,
+    /// How the threads of request queues wait. A thread that polls looks at its queue, and the guest need not tell it of requests.
+    pub poll: Poll,
 }
 
 impl Default for Options {
@@ -73,6 +78,7 @@ impl Default for Options {
             window: 0,
             spares: SPARES,
             slots: SLOTS,
+            poll: Poll::default(),
         }
     }
 }
@@ -91,6 +97,8 @@ pub(crate) struct Shared<F: FileSystem> {
     keeper: Option<Box<dyn Keeper<F>>>,
     options: Options,
     pub queues: Vec<Arc<Queue>>,
+    /// How the thread of each queue waits.
+    pub boards: Vec<Arc<Board>>,
     pub spares: Spares,
     watch: Arc<Watch>,
     monitor: Arc<Monitor>,
@@ -274,6 +282,12 @@ impl<F: FileSystem> Shared<F> {
     }
 }
 
+/// How the thread of each queue is to wait. Nobody waits for what is in the first: those of FORGET.
+fn boards(options: &Options) -> Vec<Arc<Board>> {
+    let requests = (0..options.queues).map(|_| options.poll);
+    std::iter::once(Poll::Off).chain(requests).map(|poll| Arc::new(Board::anywhere(poll))).collect()
+}
+
 /// A virtio-fs device. [`Server`](crate::Server) has a monitor connect to it.
 pub struct Device<F: FileSystem> {
     pub(crate) shared: Arc<Shared<F>>,
@@ -336,6 +350,7 @@ impl<F: FileSystem> Device<F> {
             make: Box::new(make),
             keeper,
             spares: Spares::new(queues.len(), options.spares),
+            boards: boards(&options),
             queues,
             watch,
             monitor: Arc::new(Monitor::new(options.window)),
@@ -350,7 +365,7 @@ impl<F: FileSystem> Device<F> {
         });
         let watch = std::thread::Builder::new().name("fusewire-watch".into()).spawn({
             let shared = shared.clone();
-            move || shared.watch.clone().run(&mut Lookout(shared))
+            move || shared.watch.clone().run(&mut Lookout::new(shared))
         })?;
         Ok(Self { shared, watch: Some(watch), memory, transfer: Transfer::default() })
     }

@@ -21,6 +21,7 @@ mod inflight;
 mod keeper;
 pub mod kit;
 mod limits;
+mod linger;
 mod queue;
 mod server;
 mod slot;
