@@ -57,7 +57,7 @@ Queues:
 Polling:
   A guest that asks for something leaves the processor to tell the daemon, whose thread must be woken. While the thread looks by itself, neither \
 happens; but it keeps a CPU from everybody else. auto tries what that gains and goes on only while it pays, on half of the CPUs at most for all \
-guests of the daemon together. With RUST_LOG=fusewire=debug each change is said, and why.
+guests of the daemon together. With -vv each change is said, and why.
 
 DAX:
   With --dax-window a guest reads and writes files in the host's page cache, without one of its own and without requests. It takes   CONFIG_FUSE_DAX in the guest and a monitor with vhost-user's shared memory regions, such as QEMU 11.1 with its generic device:
