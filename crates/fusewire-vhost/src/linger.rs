@@ -4,7 +4,7 @@ use crate::queue::{Look, Queue};
 use fusewire::channel::poll::Board;
 use std::{
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
@@ -73,8 +73,9 @@ static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 impl Seat {
     fn take() -> Option<Self> {
-        static SEATS: std::sync::LazyLock<usize> =
-            std::sync::LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+        // Not `available_parallelism`, which reads files: in a sandbox they may be a guest's.
+        static SEATS: LazyLock<usize> =
+            LazyLock::new(|| rustix::thread::sched_getaffinity(None).map_or(1, |cpus| cpus.count() as usize));
         if TAKEN.fetch_add(1, Ordering::Relaxed) < *SEATS {
             return Some(Self);
         }

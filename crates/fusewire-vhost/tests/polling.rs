@@ -270,7 +270,7 @@ fn an_answer_that_is_ready_does_not_wait_for_the_end_of_polling() {
 fn no_more_threads_poll_than_there_are_cpus() {
     let _alone = alone();
     let dir = tempfile::tempdir().expect("directory");
-    let cpus = std::thread::available_parallelism().expect("CPUs").get();
+    let cpus = rustix::thread::sched_getaffinity(None).expect("affinity").count() as usize;
     let mut guests: Vec<_> = (0..cpus + 2).map(|_| guest(&dir, EVER, true)).collect();
     wait_for(cpus);
     // The others are served as well.

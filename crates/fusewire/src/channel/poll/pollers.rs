@@ -12,7 +12,6 @@ use crate::channel::watch::Status;
 use std::{
     fs::File,
     os::unix::fs::FileExt,
-    path::Path,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -66,7 +65,7 @@ impl Machine {
             return;
         }
         if self.looked.replace(now).is_none() {
-            self.sees_threads = Path::new("/proc/self/task").exists();
+            self.sees_threads = is_proc("/proc");
         }
         let mut bytes = [0; 128];
         let read = self.load.as_ref().and_then(|load| load.read_at(&mut bytes, 0).ok()).unwrap_or(0);
@@ -80,6 +79,14 @@ impl Machine {
     fn has_a_seat(&self) -> bool {
         self.sees_threads && self.polling < self.cpus / 2
     }
+}
+
+/// Is that the kernel's? In a sandbox that has none of it, what has its name is a guest's.
+fn is_proc(path: &str) -> bool {
+    use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, open};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = open(path, flags, Mode::empty()).and_then(fstatfs);
+    opened.is_ok_and(|filesystem| filesystem.f_type == PROC_SUPER_MAGIC)
 }
 
 /// A thread of a queue, and whether it is one of those that poll.
@@ -327,6 +334,7 @@ mod tests {
         let mut machine = Machine::here();
         machine.look(Instant::now());
         assert!(machine.sees_threads && machine.cpus > 0);
+        assert!(is_proc("/proc/self/task") && !is_proc("/") && !is_proc("/nonexistent"));
         let mut read = [0; 128];
         let load = machine.load.as_ref().expect("proc");
         let text = |read: &[u8]| runnable(std::str::from_utf8(read).expect("text"));
