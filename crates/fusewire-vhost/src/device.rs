@@ -11,7 +11,10 @@ use crate::{
 };
 use fusewire::{
     backing::Backings,
-    channel::watch::Watch,
+    channel::{
+        poll::{Board, Poll},
+        watch::Watch,
+    },
     fs::FileSystem,
     limits as protocol_limits,
     proto::{message::Message, negotiate::Bounds},
@@ -65,6 +68,8 @@ pub struct Options {
     pub slots: usize,
     /// The process serves this guest alone. Where it does not, an operator is told of monitors that could end it.
     pub alone: bool,
+    /// How the threads of request queues wait. A thread that polls looks at its queue, and the guest need not tell it of requests.
+    pub poll: Poll,
 }
 
 impl Default for Options {
@@ -78,6 +83,7 @@ impl Default for Options {
             spares: SPARES,
             slots: SLOTS,
             alone: true,
+            poll: Poll::default(),
         }
     }
 }
@@ -101,6 +107,8 @@ pub(crate) struct Shared<F: FileSystem> {
     keeper: Option<Box<dyn Keeper<F>>>,
     options: Options,
     pub queues: Vec<Arc<Queue>>,
+    /// How the thread of each queue waits.
+    pub boards: Vec<Arc<Board>>,
     pub spares: Spares,
     watch: Arc<Watch>,
     pub monitor: Arc<Monitor>,
@@ -360,6 +368,12 @@ impl<F: FileSystem> Shared<F> {
     }
 }
 
+/// How the thread of each queue is to wait. Nobody waits for what is in the first: those of FORGET.
+fn boards(options: &Options) -> Vec<Arc<Board>> {
+    let requests = (0..options.queues).map(|_| options.poll);
+    std::iter::once(Poll::Off).chain(requests).map(|poll| Arc::new(Board::anywhere(poll))).collect()
+}
+
 /// A virtio-fs device. [`Server`](crate::Server) has a monitor connect to it.
 pub struct Device<F: FileSystem> {
     pub(crate) shared: Arc<Shared<F>>,
@@ -423,6 +437,7 @@ impl<F: FileSystem> Device<F> {
             make: Box::new(make),
             keeper,
             spares: Spares::new(queues.len(), options.spares),
+            boards: boards(&options),
             queues,
             watch,
             monitor: Arc::new(Monitor::new(options.window)),
@@ -441,7 +456,7 @@ impl<F: FileSystem> Device<F> {
         });
         let watch = std::thread::Builder::new().name("fusewire-watch".into()).spawn({
             let shared = shared.clone();
-            move || shared.watch.clone().run(&mut Lookout(shared))
+            move || shared.watch.clone().run(&mut Lookout::new(shared))
         })?;
         Ok(Self { shared, watch: Some(watch), memory, transfer: Transfer::default() })
     }

@@ -242,7 +242,7 @@ fn attend(events: &Epoll, queue: &Queue, vring: &VringMutex, closed: &AtomicBool
         };
         for event in &happened[..count] {
             match event.data() {
-                WAKE => _ = rustix::io::read(&queue.wake, &mut [0u8; 8]),
+                WAKE => queue.hear(),
                 _ => _ = vring.read_kick(),
             }
         }

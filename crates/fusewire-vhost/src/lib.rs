@@ -22,6 +22,7 @@ mod inflight;
 mod keeper;
 pub mod kit;
 mod limits;
+mod linger;
 mod queue;
 mod server;
 mod slot;

@@ -33,6 +33,8 @@ pub(crate) struct Queue {
     pub index: u16,
     /// Wakes its thread: an eventfd.
     pub wake: OwnedFd,
+    /// Its thread was woken, and has not heard that yet.
+    called: AtomicBool,
     /// What its thread is doing.
     pub status: Arc<Status>,
     watch: Arc<Watch>,
@@ -72,6 +74,19 @@ pub(crate) enum Taken {
     Request,
     /// There is none.
     Nothing,
+}
+
+/// What a look at a queue has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// There are requests.
+    Requests,
+    /// There are none.
+    Nothing,
+    /// It is not to be served at present.
+    Stopped,
+    /// Its thread was woken for something else.
+    Called,
 }
 
 impl std::fmt::Debug for Queue {
@@ -134,6 +149,7 @@ impl Queue {
         Self {
             index,
             wake,
+            called: AtomicBool::new(false),
             status: Arc::default(),
             watch,
             generation,
@@ -194,8 +210,9 @@ impl Queue {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Wake its thread.
+    /// Wake its thread, if it sleeps or polls.
     pub(crate) fn wake(&self) {
+        self.called.store(true, Ordering::Release);
         _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
@@ -207,6 +224,31 @@ impl Queue {
     /// Wait for those who are taking a request for the session before: from here on, no request is taken for that one.
     pub(crate) fn settle(&self) {
         drop(self.vring.get().map(|vring| vring.get_mut()));
+    }
+
+    /// Its thread was woken, and looks now what for.
+    pub(crate) fn hear(&self) {
+        _ = rustix::io::read(&self.wake, &mut [0u8; 8]);
+        // After that: who wakes it between the two has done before that what it is woken for, and left the descriptor readable.
+        self.called.swap(false, Ordering::AcqRel);
+    }
+
+    /// Has anything come that the guest need not tell of?
+    pub(crate) fn look(&self) -> Look {
+        if self.called.load(Ordering::Relaxed) {
+            return Look::Called;
+        }
+        let Some(vring) = self.vring.get() else { return Look::Stopped };
+        let state = vring.get_ref();
+        let queue = state.get_queue();
+        if !state.is_enabled() || !queue.ready() || self.broken.load(Ordering::Relaxed) {
+            return Look::Stopped;
+        }
+        match queue.avail_idx(&*self.memory.memory(), Ordering::Acquire) {
+            Ok(index) if index.0 == queue.next_avail() => Look::Nothing,
+            Ok(_) => Look::Requests,
+            Err(_) => Look::Stopped,
+        }
     }
 
     /// Take the next request and read it. What is no request at all goes back at once, and what cannot be served is answered. There is

@@ -1,8 +1,11 @@
 //! Threads that stand in for those that are stuck in a system call, so that their queues go on.
 
-use crate::{device::Shared, limits::GRACE, queue::Queue, worker};
+use crate::{device::Shared, limits::GRACE, linger::Next, queue::Queue, worker};
 use fusewire::{
-    channel::watch::{Status, Watched, Window},
+    channel::{
+        poll::Pollers,
+        watch::{Status, Watched, Window},
+    },
     fs::FileSystem,
 };
 use rustix::{
@@ -111,17 +114,30 @@ impl Spare {
 }
 
 /// What the watch reports to.
-pub(crate) struct Lookout<F: FileSystem>(pub Arc<Shared<F>>);
+pub(crate) struct Lookout<F: FileSystem> {
+    device: Arc<Shared<F>>,
+    /// The threads of its queues.
+    pollers: Pollers,
+}
+
+impl<F: FileSystem> Lookout<F> {
+    /// Of this device.
+    pub(crate) fn new(device: Arc<Shared<F>>) -> Self {
+        let statuses = device.queues.iter().map(|queue| queue.status.clone());
+        let pollers = Pollers::new(statuses.zip(device.boards.iter().cloned()));
+        Self { device, pollers }
+    }
+}
 
 impl<F: FileSystem> Watched for Lookout<F> {
     fn readers(&self) -> Vec<Arc<Status>> {
-        let spares = lock(&self.0.spares.spares);
-        let queues = self.0.queues.iter().map(|queue| queue.status.clone());
+        let spares = lock(&self.device.spares.spares);
+        let queues = self.device.queues.iter().map(|queue| queue.status.clone());
         queues.chain(spares.iter().map(|(spare, _)| spare.status.clone())).collect()
     }
 
     fn stuck(&self, readers: &[usize]) {
-        let device = &self.0;
+        let device = &self.device;
         let mut wanted = vec![0; device.queues.len()];
         {
             let spares = lock(&device.spares.spares);
@@ -142,7 +158,13 @@ impl<F: FileSystem> Watched for Lookout<F> {
         }
     }
 
-    fn window(&mut self, _window: Window) {}
+    fn sleeps(&mut self) {
+        self.pollers.sleeps();
+    }
+
+    fn window(&mut self, _window: Window) {
+        self.pollers.window();
+    }
 }
 
 /// Have one more stand in for a queue's threads, if there may be one more.
@@ -223,7 +245,7 @@ fn stand_in<F: FileSystem>(device: &Arc<Shared<F>>, spare: &Arc<Spare>, index: u
     let mut unwanted = 0;
     let is_over = || device.spares.closed.load(Ordering::Acquire) || device.generation() != generation;
     while !is_over() && unwanted < PATIENCE {
-        crew.drain();
+        crew.drain(|_| Next::Sleep);
         if let Some(request) = crew.control() {
             worker::control(device, queue, request);
             continue;

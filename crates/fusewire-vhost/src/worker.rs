@@ -3,6 +3,7 @@
 use crate::{
     chain::Request,
     device::Shared,
+    linger::{Linger, Next},
     queue::{NO_SESSION, Queue, Taken},
     slot::{Local, VirtioSlot},
 };
@@ -49,17 +50,18 @@ impl<F: FileSystem> Crew<F> {
         Self { tasks: Tasks::new(Ready::new(wake)), local, session, slots }
     }
 
-    /// Have requests served until there are none, or one that begins or ends a session, or the session is over.
-    pub(crate) fn drain(&mut self) {
+    /// Have requests served until there are none, or one that begins or ends a session, or the session is over. `wait` is asked whenever there are none.
+    pub(crate) fn drain(&mut self, mut wait: impl FnMut(&Queue) -> Next) {
         loop {
             self.local.queue.quieten();
             let emptied = self.drain_once();
-            if !emptied
-                || self.local.control.borrow().is_some()
-                || self.is_over()
-                || !self.local.queue.listen()
-            {
+            if !emptied || self.local.control.borrow().is_some() || self.is_over() {
                 return;
+            }
+            match wait(&self.local.queue) {
+                Next::Serve => {}
+                Next::Sleep if self.local.queue.listen() => {}
+                Next::Sleep | Next::Hear => return,
             }
         }
     }
@@ -135,13 +137,15 @@ pub(crate) struct Worker<F: FileSystem> {
     crew: Option<Crew<F>>,
     /// Slots of earlier sessions that are still at work.
     retired: Vec<Crew<F>>,
+    linger: Linger,
 }
 
 impl<F: FileSystem> Worker<F> {
     /// For the calling thread.
     pub(crate) fn new(device: Arc<Shared<F>>, queue: Arc<Queue>) -> Self {
         queue.status.begins();
-        Self { device, queue, generation: 0, crew: None, retired: Vec::new() }
+        let linger = Linger::new(device.boards[usize::from(queue.index)].clone());
+        Self { device, queue, generation: 0, crew: None, retired: Vec::new(), linger }
     }
 
     /// Something has come: requests, tasks that were woken, another session.
@@ -153,7 +157,7 @@ impl<F: FileSystem> Worker<F> {
         loop {
             let request = match &mut self.crew {
                 Some(crew) => {
-                    crew.drain();
+                    crew.drain(|queue| self.linger.wait(queue));
                     crew.control()
                 }
                 None => self.take_alone(),

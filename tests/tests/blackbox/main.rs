@@ -32,3 +32,4 @@ mod vhost;
 mod vhost_config;
 mod vhost_operators;
 mod vhost_options;
+mod vhost_polling;

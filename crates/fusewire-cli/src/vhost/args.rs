@@ -46,13 +46,18 @@ Many guests and trees (--config FILE):
   socket-path = \"/run/web.sock\"
   share = \"home\"
   memory = \"256M\"
-  A share has the options of this command, without --. A guest has socket-path, share, tag, queues, socket-group, and budgets, so that none \
+  A share has the options of this command, without --. A guest has socket-path, share, tag, queues, poll, socket-group, and budgets, so that none \
 takes from others: descriptors, memory and threads. Without them it gets an equal part of the limits of the process and the machine. At a \
 budget the guest gets an errno, others notice nothing. Guests may come and go; the daemon ends with SIGTERM. docs/vhost.toml explains all of it.
 
 Queues:
   A queue of 128 entries, QEMU's default, holds requests of 496 KiB; one of 1024 holds 1 MiB. From Linux 6.12 on a guest has one \
   request queue for each CPU, up to num-request-queues; older ones use one.
+
+Polling:
+  A guest that asks for something leaves the processor to tell the daemon, whose thread must be woken. While the thread looks by itself, neither \
+happens; but it keeps a CPU from everybody else. auto tries what that gains and goes on only while it pays, on half of the CPUs at most for all \
+guests of the daemon together. With -vv each change is said, and why.
 
 DAX:
   With --dax-window a guest reads and writes files in the host's page cache, without one of its own and without requests. It takes   CONFIG_FUSE_DAX in the guest and a monitor with vhost-user's shared memory regions, such as QEMU 11.1 with its generic device:
@@ -163,6 +168,10 @@ pub struct VhostArgs {
     /// Request queues: at least as many as the virtual machine is given [default: one per CPU, at most 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(fusewire_vhost::MAX_QUEUES)))]
     pub queues: Option<u16>,
+    /// How threads of queues wait for requests: off, they sleep; auto, they look for requests before they sleep while that pays and a CPU
+    /// is free; fixed:US, they do so for so many microseconds, which is for CPUs that are reserved [default: auto]
+    #[arg(long, value_name = "HOW")]
+    pub poll: Option<fusewire::server::Poll>,
     /// What the guest may remember
     #[arg(long, value_name = "WHAT", default_value = "auto")]
     pub cache: Cache,

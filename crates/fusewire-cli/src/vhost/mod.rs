@@ -17,6 +17,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
+use fusewire::channel::poll;
 use fusewire_fs::passthrough::{self, IdMap, IdRule};
 use fusewire_vhost::Options;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -71,6 +72,8 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
     let sockets = socket::listen(args)?.into_iter();
     let (listeners, names): (Vec<_>, Vec<_>) = sockets.map(|socket| (socket.listener, socket.name)).unzip();
     let carry = args.resume.carry(&args.socket_path)?;
+    // What it needs to see is not there inside.
+    poll::look_around();
     match sandbox::enter(&plan)? {
         Side::Outside(warden) => outside(warden, listeners, names),
         Side::Inside(inside) => {
@@ -115,6 +118,7 @@ fn serve(
         queues: args.queues.unwrap_or(defaults.queues),
         tag: args.tag.clone(),
         window: args.dax.window(),
+        poll: args.poll.unwrap_or_default(),
         ..defaults
     };
     let places: Vec<_> = args.socket_path.iter().map(|path| path.display().to_string()).collect();

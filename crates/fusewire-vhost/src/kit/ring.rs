@@ -43,6 +43,8 @@ pub struct Ring {
     pub kick: EventFd,
     /// Readable when there are answers.
     pub call: EventFd,
+    /// How often the device wanted to be told of requests.
+    pub kicks: u64,
     sleep: Epoll,
     event_idx: bool,
     added: u16,
@@ -67,7 +69,7 @@ impl Ring {
         let (kick, call) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
         let sleep = Epoll::new()?;
         sleep.ctl(ControlOperation::Add, call.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
-        Ok(Self { memory, size, table, kick, call, sleep, event_idx, added: 0, told: 0, seen: 0 })
+        Ok(Self { memory, size, table, kick, call, kicks: 0, sleep, event_idx, added: 0, told: 0, seen: 0 })
     }
 
     /// The avail ring.
@@ -115,6 +117,7 @@ impl Ring {
             self.load(self.used().0) & 1 == 0
         };
         if wanted {
+            self.kicks += 1;
             _ = self.kick.write(1);
         }
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, FromArgMatches, Parser};
+use fusewire::server::{Poll, PollError};
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
@@ -21,6 +22,7 @@ const NOT_OF_SHARES: &[&str] = &[
     "migration-mode",
     "migration-on-error",
     "modcaps",
+    "poll",
     "print-capabilities",
     "queues",
     "resume",
@@ -104,6 +106,8 @@ pub struct Guest {
     pub tag: Option<String>,
     /// Request queues.
     pub queues: Option<u16>,
+    /// How their threads wait.
+    pub poll: Poll,
     /// Its budgets.
     pub asked: Asked,
 }
@@ -132,6 +136,7 @@ struct Raw {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawDefaults {
     queues: Option<Spanned<u64>>,
+    poll: Option<Spanned<String>>,
     socket_group: Option<String>,
     descriptors: Option<Spanned<u64>>,
     memory: Option<Spanned<Value>>,
@@ -145,6 +150,7 @@ struct RawGuest {
     share: Spanned<String>,
     tag: Option<String>,
     queues: Option<Spanned<u64>>,
+    poll: Option<Spanned<String>>,
     socket_group: Option<String>,
     descriptors: Option<Spanned<u64>>,
     memory: Option<Spanned<Value>>,
@@ -309,6 +315,7 @@ fn guest(name: Spanned<String>, raw: RawGuest, defaults: &RawDefaults, shares: &
             }
         },
     };
+    let poll = raw.poll.as_ref().or(defaults.poll.as_ref()).map(poll).transpose()?.unwrap_or_default();
     let memory = raw.memory.as_ref().or(defaults.memory.as_ref()).map(size).transpose()?;
     let asked = Asked {
         descriptors: raw.descriptors.or_else(|| defaults.descriptors.clone()),
@@ -317,7 +324,14 @@ fn guest(name: Spanned<String>, raw: RawGuest, defaults: &RawDefaults, shares: &
     };
     let tag = raw.tag.or_else(|| shares[share].args.tag.clone());
     let group = raw.socket_group.or_else(|| defaults.socket_group.clone());
-    Ok(Guest { name, socket: raw.socket_path, group, share, tag, queues, asked })
+    Ok(Guest { name, socket: raw.socket_path, group, share, tag, queues, poll, asked })
+}
+
+fn poll(value: &Spanned<String>) -> Checked<Poll> {
+    value.get_ref().parse().or_else(|why: PollError| {
+        let what = format!("poll = {:?}: {why}", value.get_ref());
+        wrong(value.span(), what, "\"off\", \"auto\" or \"fixed:20\"")
+    })
 }
 
 fn size(value: &Spanned<Value>) -> Checked<Spanned<u64>> {
@@ -357,7 +371,8 @@ mod tests {
     fn shares_have_the_options_of_the_command_line() {
         let text = "[shares.a]\nshared-dir = '/a'\ncache = 'shared'\nlease = 2.5\nreadonly = true\nposix-acl = true\n\
             announce-submounts = false\ntranslate-uid = ['map:0:1000:1', 'forbid-guest:5:1']\ntag = 't'\n\
-            [defaults]\nmemory = '64M'\nqueues = 3\n[guests.g]\nsocket-path = '/s'\nshare = 'a'\n";
+            [defaults]\nmemory = '64M'\nqueues = 3\npoll = 'off'\n[guests.g]\nsocket-path = '/s'\nshare = 'a'\n\
+            [guests.h]\nsocket-path = '/t'\nshare = 'a'\npoll = 'fixed:20'\n";
         let file = parse(text).expect("a file");
         let args = &file.shares[0].args;
         assert_eq!(args.cache, super::super::super::args::Cache::Shared);
@@ -366,6 +381,8 @@ mod tests {
         assert_eq!(args.posix_acl, super::super::super::args::When::Always);
         let guest = &file.guests[0];
         assert_eq!((guest.tag.as_deref(), guest.queues), (Some("t"), Some(3)));
+        let fixed = Poll::Fixed(std::time::Duration::from_micros(20));
+        assert_eq!((guest.poll, file.guests[1].poll), (Poll::Off, fixed));
         assert_eq!(guest.asked.memory.as_ref().map(|memory| *memory.get_ref()), Some(64 << 20));
     }
 
@@ -384,6 +401,9 @@ mod tests {
             (format!("{share}[guests.g]\nsocket-path = 's'\nshare = 'a'\n"), "f:4:15:", "absolute"),
             (format!("{share}[guests.g]\nshare = 'a'\n"), "f:3:1:", "socket-path"),
             (format!("{share}{guest}queues = 99\n"), "f:6:10:", "99 request queues"),
+            (format!("{share}{guest}poll = 'on'\n"), "f:6:8:", "off, auto, or fixed:US"),
+            (format!("{share}{guest}poll = 'fixed:0'\n"), "f:6:8:", "from 1 to 1000"),
+            (format!("{share}poll = 'off'\n{guest}"), "f:3:1:", "no option of a share"),
             (format!("{share}{guest}memory = '1X'\n"), "f:6:10:", "unit"),
             (format!("[shares.a]\n{guest}"), "f:1:9:", "no shared-dir"),
             (format!("{share}{share}{guest}"), "f:3:", "duplicate"),

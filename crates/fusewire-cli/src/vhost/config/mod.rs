@@ -11,6 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fusewire::channel::poll;
 use fusewire_fs::passthrough::{self, Leases};
 use fusewire_vhost::Options;
 
@@ -25,12 +26,13 @@ use file::{Checked, File, wrong};
 use limits::Machine;
 
 /// Options that say what the file says.
-pub const NOT_BESIDE_A_FILE: [&str; 27] = [
+pub const NOT_BESIDE_A_FILE: [&str; 28] = [
     "shared_dir",
     "socket_path",
     "fd",
     "tag",
     "queues",
+    "poll",
     "cache",
     "lease",
     "readonly",
@@ -110,6 +112,7 @@ fn serve_all(args: &VhostArgs, file: &File, tenants: Vec<Tenant>) -> Outcome<()>
         .into_iter()
         .map(|socket| (socket.listener, socket.name))
         .unzip();
+    poll::look_around();
     match sandbox::enter(&plan)? {
         Side::Outside(warden) => outside(warden, listeners, names),
         Side::Inside(mut inside) => {
@@ -191,6 +194,7 @@ fn tenants(file: &File, budgets: &[Budget]) -> Checked<Vec<Tenant>> {
             spares: budget.spares,
             slots: budget.slots,
             alone: false,
+            poll: guest.poll,
             ..Options::default()
         };
         tenants.push(Tenant { name: guest.name.get_ref().clone(), share: guest.share, fs, device });

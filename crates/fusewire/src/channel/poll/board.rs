@@ -1,16 +1,17 @@
-//! What a ring thread and its governor tell each other, without waiting for each other.
+//! What a thread that serves and its governor tell each other, without waiting for each other.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-use super::{Order, Poll};
+use super::{ANYWHERE, Order, Poll};
 
-/// On a cache line of its own. Counters are written by the ring thread alone, so no locked instruction is needed.
+/// How a thread waits, and what it has counted. On a cache line of its own. Counters are written by that thread alone, so no locked
+/// instruction is needed.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(crate) struct Board {
+pub struct Board {
     /// For how long to poll, microseconds.
     spin: AtomicU32,
     /// Where the thread sits, one more than the CPU's number; 0 if that does not matter.
@@ -22,7 +23,7 @@ pub(crate) struct Board {
     spun: AtomicU64,
 }
 
-/// What a ring thread has counted so far.
+/// What a thread has counted so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Count {
     /// Requests of each queue.
@@ -43,8 +44,15 @@ impl Board {
         Self { spin: spin.into(), requests, ..Self::default() }
     }
 
+    /// For a thread of one queue, whose clients may be on any CPU.
+    pub fn anywhere(poll: Poll) -> Self {
+        let board = Self::new(poll, 1);
+        let counted = usize::from(poll == Poll::Auto);
+        Self { requests: (0..counted).map(|_| AtomicU64::new(0)).collect(), ..board }
+    }
+
     /// Does somebody decide for this thread?
-    pub(crate) fn is_governed(&self) -> bool {
+    pub fn is_governed(&self) -> bool {
         !self.requests.is_empty()
     }
 
@@ -54,11 +62,28 @@ impl Board {
         self.spin.store(order.spin.as_micros() as u32, Relaxed);
     }
 
+    /// It is to sleep until the next order.
+    pub(crate) fn rest(&self) {
+        self.spin.store(0, Relaxed);
+    }
+
     /// A request has come from the queue with that index.
     pub(crate) fn came(&self, queue: usize) {
         if let Some(count) = self.requests.get(queue) {
             count.store(count.load(Relaxed) + 1, Relaxed);
         }
+    }
+
+    /// So many requests have come from the only queue.
+    pub fn have_come(&self, requests: u64) {
+        if let Some(count) = self.requests.first() {
+            count.store(count.load(Relaxed) + requests, Relaxed);
+        }
+    }
+
+    /// For how long to poll, if at all, where nobody knows from which CPU a request came.
+    pub fn limit(&self) -> Option<Duration> {
+        self.spin(ANYWHERE)
     }
 
     /// For how long to poll, having answered a request that came from queue `last`: not at all on that client's own CPU.
@@ -69,7 +94,7 @@ impl Board {
     }
 
     /// It has polled for so long, and something came or not.
-    pub(crate) fn polled(&self, time: Duration, hit: bool) {
+    pub fn polled(&self, time: Duration, hit: bool) {
         self.spun.store(self.spun.load(Relaxed) + time.as_nanos() as u64, Relaxed);
         self.hits.store(self.hits.load(Relaxed) + u64::from(hit), Relaxed);
     }
@@ -104,6 +129,22 @@ mod tests {
         for board in [Board::new(Poll::Off, 2), Board::new(Poll::Auto, 1)] {
             assert!(board.spin(0).is_none() && !board.is_governed());
         }
+    }
+
+    #[test]
+    fn a_thread_whose_clients_may_be_anywhere_does_as_it_is_told() {
+        let board = Board::anywhere(Poll::Auto);
+        assert!(board.is_governed() && board.limit().is_none());
+        board.order(&Order { cpu: 0, spin: TEN, why: Why::Pays });
+        board.have_come(3);
+        assert_eq!((board.limit(), board.count().requests), (Some(TEN), vec![3]));
+        board.rest();
+        assert_eq!(board.limit(), None);
+        let fixed = Board::anywhere(Poll::Fixed(TEN));
+        fixed.have_come(3);
+        assert_eq!((fixed.limit(), fixed.is_governed()), (Some(TEN), false));
+        let off = Board::anywhere(Poll::Off);
+        assert!(off.limit().is_none() && !off.is_governed());
     }
 
     #[test]

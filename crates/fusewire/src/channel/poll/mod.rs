@@ -2,19 +2,25 @@
 //!
 //! A thread that sleeps must be woken: 0.7 us on the CPU of whoever wakes it, 4.4 us on another one. A thread that polls is not woken,
 //! but keeps a CPU from everybody else, also from the client that it waits for. `Governor` decides for each ring thread, from what is
-//! seen in windows of eight milliseconds; it is deterministic and does no I/O. The watch of the ring threads (`../uring/govern.rs`)
-//! tells it what there is to see, and its `Order`s reach a thread by a `Board`. Tables: `docs/polling.md`; reasons:
-//! `docs/adr/0009-polling.md`.
+//! seen in windows of eight milliseconds; it is deterministic and does no I/O. A `Governed` tells it what there is to see of its thread,
+//! on the thread of a watch, and its `Order`s reach the thread by a [`Board`]: for threads of the ring by `../uring/govern.rs`, for those of
+//! virtual machines' queues by [`Pollers`]. Tables: `docs/polling.md`; reasons: `docs/adr/0009-polling.md` and
+//! `docs/adr/0028-queue-polling.md`.
 
 mod board;
+mod govern;
 mod governor;
+mod pollers;
 #[cfg(test)]
 mod sim;
 
-pub(crate) use board::{Board, Count};
+pub use board::Board;
+pub(crate) use board::Count;
+pub(crate) use govern::{Governed, online, runnable};
 #[cfg(test)]
 use governor::Why;
 pub(crate) use governor::{Governor, Order, Room, Sample};
+pub use pollers::{Pollers, look_around};
 
 use std::{fmt, str::FromStr, time::Duration};
 

@@ -11,8 +11,8 @@ const HEAD: &str = "\
 # Polling: what the governor does, in numbers
 
 This page is made by a test from a simulated machine (`crates/fusewire/src/channel/poll/sim`):
-`UPDATE=1 cargo test -p fusewire --lib poll`. The governor in it is the one that runs in a mount. Why it does what it does:
-[decision 9](adr/0009-polling.md).
+`UPDATE=1 cargo test -p fusewire --lib poll`. The governor in it is the one that runs in a mount and in a virtio-fs device. Why it does
+what it does: [decision 9](adr/0009-polling.md).
 
 The machine knows what a hand-over costs, that threads share a CPU in slices, and no more: no caches, no scheduler that moves
 threads. So the tables tell where polling pays and where it steals, not what a mount of yours will do; for that there is
@@ -27,6 +27,20 @@ client has a thread that computes without end. `auto / better` is against the be
 const OPEN: &str = "\
 Clients that ask now and then, on 8 CPUs: at random with that mean time between requests of each client, after thinking that long, or in bursts.
 Waiting is from request to answer.
+";
+
+const QUEUES: &str = "
+## Queues of virtual machines
+
+`fusewire vhost --poll` takes the same words. The thread of a request queue that has served all there was looks at the queue for as long as
+it is told, before it sleeps. The guest need not tell it of requests meanwhile, which would be an exit of the guest's processor and a wake-up
+here. What stops a queue, begins or ends a session, or makes an answer ready ends the polling at once. The governor is the one of the
+tables above; the nearest to a queue is the one thread that is kept on its CPU. What is different ([decision 28](adr/0028-queue-polling.md)):
+
+* Nobody here knows where a guest's processors run, so threads are not moved, and all requests count as coming from other CPUs.
+* The room for polling is that of the process, not of each guest: with `auto` at most half of the CPUs, all guests together, and no more than are
+  free; a guest that asks for nothing has no part in it. With `fixed` never more threads at once than the process has CPUs.
+* The queue for FORGET is never polled. With `--sandbox chroot`, where there is no proc, `auto` is `off`.
 ";
 
 fn about(shape: Shape) -> &'static str {
@@ -132,6 +146,7 @@ fn page() -> String {
     SHAPES.iter().for_each(|&shape| closed_table(&mut page, shape));
     _ = write!(page, "\n## Clients that ask now and then\n\n{OPEN}");
     SHAPES.iter().for_each(|&shape| open_table(&mut page, shape));
+    page.push_str(QUEUES);
     page
 }
 
