@@ -2,6 +2,7 @@
 
 mod command;
 mod data;
+mod device;
 mod fio;
 mod hogs;
 mod names;
@@ -22,7 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use self::hogs::Hogs;
 use crate::daemon::switches_in;
-use crate::workload::{Op, Workload};
+use crate::device::Guest;
+use crate::workload::{DeviceLoad, DeviceRequest, Op, Workload};
 
 /// Longest latency that is told apart, in nanoseconds.
 const LONGEST: u64 = 600_000_000_000;
@@ -56,6 +58,8 @@ pub struct Pass<'a> {
     pub sources: &'a Path,
     /// The pipes, if the target is one.
     pub pipe: Option<&'a crate::daemon::Pipe>,
+    /// The guest, if the target is a device.
+    pub guest: Option<&'a Guest>,
     /// Differs from pass to pass, so that names of new files do.
     pub number: u64,
     /// Order of random blocks.
@@ -118,6 +122,7 @@ enum Job {
     Names(names::Names),
     Data(data::Data),
     Ping(ping::Ping),
+    Device(device::Device),
 }
 
 /// What must be there before the kernel's caches are emptied: files to remove, rename, read or lengthen.
@@ -212,6 +217,7 @@ fn bytes_per_op(op: &Op) -> u64 {
     match op {
         Op::Data { transfer, .. } => transfer.block as u64,
         Op::Ping(request) => request.block() as u64,
+        Op::Device(DeviceLoad { request: DeviceRequest::Read { block }, .. }) => *block as u64,
         Op::ReadFile { size } | Op::Append { size } | Op::Create { size } => *size,
         _ => 0,
     }
@@ -229,31 +235,17 @@ struct ThreadCost {
 impl ThreadCost {
     fn measure(mut job: Job, barrier: &Barrier, stop: &AtomicBool) -> Result<Self> {
         let mut latency = Cost::zero().latency;
-        let count = job.len();
         barrier.wait();
         let switches = own_switches();
         let cpu = thread_cpu_time();
         let begin = Instant::now();
-        let mut last = begin;
-        let mut failed = Ok(());
-        for index in 0..count {
-            if stop.load(Ordering::Relaxed) {
-                failed = Err(anyhow!("interrupted"));
-                break;
-            }
-            failed = job.step(index);
-            if failed.is_err() {
-                break;
-            }
-            // The end of one operation is the beginning of the next: one look at the clock for each.
-            let now = Instant::now();
-            latency.saturating_record((now - last).as_nanos() as u64);
-            last = now;
-        }
+        let end = match &mut job {
+            Job::Device(device) => device.drive(&mut latency, stop),
+            _ => job.steps((&mut latency, begin), stop),
+        };
         let cpu = thread_cpu_time() - cpu;
         let switches = own_switches() - switches;
-        failed?;
-        Ok(Self { begin, end: last, cpu, switches, latency })
+        Ok(Self { begin, end: end?, cpu, switches, latency })
     }
 }
 
@@ -262,8 +254,27 @@ impl Job {
         match &pass.workload.op {
             Op::Data { transfer, .. } => Ok(Self::Data(data::Data::new(pass, thread, *transfer)?)),
             Op::Ping(request) => Ok(Self::Ping(ping::Ping::new(pass, thread, *request)?)),
+            Op::Device(load) => Ok(Self::Device(device::Device::new(pass, thread, *load)?)),
             _ => Ok(Self::Names(names::Names::new(pass, thread)?)),
         }
+    }
+
+    /// One operation after the other; returns when the last one had ended.
+    fn steps(
+        &mut self,
+        (latency, begin): (&mut Histogram<u64>, Instant),
+        stop: &AtomicBool,
+    ) -> Result<Instant> {
+        let mut last = begin;
+        for index in 0..self.len() {
+            ensure!(!stop.load(Ordering::Relaxed), "interrupted");
+            self.step(index)?;
+            // The end of one operation is the beginning of the next: one look at the clock for each.
+            let now = Instant::now();
+            latency.saturating_record((now - last).as_nanos() as u64);
+            last = now;
+        }
+        Ok(last)
     }
 
     fn len(&self) -> usize {
@@ -271,6 +282,7 @@ impl Job {
             Self::Names(names) => names.len(),
             Self::Data(data) => data.len(),
             Self::Ping(ping) => ping.len(),
+            Self::Device(_) => 0,
         }
     }
 
@@ -279,6 +291,7 @@ impl Job {
             Self::Names(names) => names.step(index),
             Self::Data(data) => data.step(index),
             Self::Ping(ping) => ping.step(index),
+            Self::Device(_) => Ok(()),
         }
     }
 }

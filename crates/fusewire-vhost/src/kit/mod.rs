@@ -6,11 +6,13 @@
 mod again;
 mod driver;
 pub mod ring;
+mod send;
 mod window;
 
 pub use again::{Inflight, send};
 pub use driver::{Driver, Reply};
 pub use ring::Ring;
+pub use send::FORGETS;
 pub use window::{Mapped, Window};
 
 use ring::Used;
@@ -35,6 +37,8 @@ use vm_memory::{
 pub struct Layout {
     /// Request queues.
     pub queues: u16,
+    /// With fewer queues than that it is content, if the device has no more.
+    pub fewer: bool,
     /// Entries of each.
     pub size: u16,
     /// Requests that each can have under way.
@@ -64,6 +68,7 @@ impl Default for Layout {
     fn default() -> Self {
         Self {
             queues: 1,
+            fewer: false,
             size: 128,
             depth: 8,
             data: 1 << 20,
@@ -107,10 +112,11 @@ impl Monitor {
     /// # Errors
     /// Whatever the device refuses.
     pub fn start(stream: UnixStream, layout: Layout) -> io::Result<Self> {
-        let queues = u64::from(layout.queues) + 1;
-        let mut frontend = Frontend::from_stream(stream, queues);
+        let mut frontend = Frontend::from_stream(stream, u64::from(layout.queues) + 1);
         frontend.set_owner().map_err(other)?;
         negotiate(&mut frontend, layout)?;
+        let layout = fit(&mut frontend, layout)?;
+        let queues = u64::from(layout.queues) + 1;
         let window = window(&mut frontend, layout.window == Maps::Exact)?;
         let per_queue = (Ring::bytes(layout.size) + Driver::bytes(&layout)).next_multiple_of(4096);
         let memory = Arc::new(memory(per_queue * queues)?);
@@ -226,6 +232,18 @@ fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<()> {
         frontend.set_hdr_flags(vhost::vhost_user::message::VhostUserHeaderFlag::NEED_REPLY);
     }
     Ok(())
+}
+
+/// The same with no more queues than the device has, if it may have fewer.
+fn fit(frontend: &mut Frontend, layout: Layout) -> io::Result<Layout> {
+    if !layout.fewer {
+        return Ok(layout);
+    }
+    let offered = frontend.get_queue_num().map_err(other)?;
+    let queues = offered.checked_sub(1).filter(|&queues| queues > 0);
+    let queues =
+        queues.ok_or_else(|| other(format!("a device of {offered} queues has none for requests")))?;
+    Ok(Layout { queues: layout.queues.min(u16::try_from(queues).unwrap_or(u16::MAX)), ..layout })
 }
 
 /// What a DAX window takes.
