@@ -50,8 +50,10 @@ impl MemoryArgs {
         };
         plan.check()?;
         let profile = self.place.targets.profile.unwrap_or(Profile::Auto);
-        let targets =
-            self.place.targets.resolve(&["fusewire", "vhost", "virtiofsd?"].map(String::from), profile)?;
+        let targets = self
+            .place
+            .targets
+            .resolve(&["fusewire", "vhost=vhost:queues=1", "virtiofsd?"].map(String::from), profile)?;
         let shows_source = |target: &&Target| {
             matches!(target.kind, Kind::Daemon { shows: Shows::Source, .. } | Kind::Device { .. })
         };
