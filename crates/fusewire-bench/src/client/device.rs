@@ -67,7 +67,7 @@ impl Device {
             }
             DeviceRequest::Read { block } => {
                 let content = tree::pattern(PING_SIZE as usize);
-                let firsts = content.chunks_exact(block).map(|block| first_of(block)).collect();
+                let firsts = content.chunks_exact(block).map(first_of).collect();
                 let file = guest.open(Path::new(PING_FILE))?;
                 Work::Read { file, block: u32::try_from(block)?, firsts }
             }
