@@ -205,7 +205,7 @@ impl Queue {
                     }
                 }
             }
-            match state.get_queue_mut().iter(memory.clone()).map(|mut chains| chains.next()) {
+            match state.get_queue_mut().iter(&**memory).map(|mut chains| chains.next()) {
                 Ok(Some(chain)) => {
                     request.epoch = self.epoch.load(Ordering::Relaxed);
                     self.in_flight.fetch_add(1, Ordering::Relaxed);
