@@ -140,7 +140,7 @@ impl fmt::Debug for Port {
 
 /// A guest that does next to nothing: one queue, and as little memory as there can be.
 pub fn small() -> Layout {
-    Layout { data: 4096, depth: 2, size: 16, window: Maps::Nothing, ..Layout::default() }
+    Layout { data: 4096, depth: 2, size: 16, inflight: false, window: Maps::Nothing, ..Layout::default() }
 }
 
 impl Guest {
@@ -156,6 +156,7 @@ impl Guest {
             size: 1024,
             depth: DEPTH,
             data: DATA,
+            inflight: false,
             window: Maps::Nothing,
             ..Layout::default()
         };

@@ -45,6 +45,8 @@ pub(crate) struct Queue {
     taken: AtomicU64,
     /// Locked within the ring.
     kept: Mutex<Kept>,
+    /// There is something to keep: most monitors do not ask for it, and their guests need not pay for the lock.
+    keeps: AtomicBool,
 }
 
 /// What outlives this process, and what is left from the one before it.
@@ -76,13 +78,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Put an answer into the used ring, and have it noted that it is there.
 fn give_back(
     state: &mut VringState<GuestMemoryAtomic<GuestMemoryMmap>>,
-    kept: &Kept,
+    kept: Option<&Kept>,
     head: u16,
     len: u32,
 ) -> Result<(), virtio_queue::Error> {
-    kept.track.iter().for_each(|track| track.answered(head, len));
+    let track = kept.and_then(|kept| kept.track.as_ref());
+    track.iter().for_each(|track| track.answered(head, len));
     state.add_used(head, len)?;
-    kept.track.iter().for_each(|track| track.put(head, state.get_queue().next_used()));
+    track.iter().for_each(|track| track.put(head, state.get_queue().next_used()));
     Ok(())
 }
 
@@ -107,12 +110,20 @@ impl Queue {
             emptied: Default::default(),
             taken: AtomicU64::new(0),
             kept: Mutex::default(),
+            keeps: AtomicBool::new(false),
         }
     }
 
     /// What is under way is noted there from now on.
     pub(crate) fn track(&self, track: Option<Track>) {
-        *lock(&self.kept) = Kept { track, left: VecDeque::new() };
+        let mut kept = lock(&self.kept);
+        self.keeps.store(track.is_some(), Ordering::Release);
+        *kept = Kept { track, left: VecDeque::new() };
+    }
+
+    /// What is kept, if anything is.
+    fn kept(&self) -> Option<MutexGuard<'_, Kept>> {
+        self.keeps.load(Ordering::Acquire).then(|| lock(&self.kept))
     }
 
     /// The ring is about to be served: see what another process has left under way. Those come before what is new.
@@ -184,17 +195,15 @@ impl Queue {
             if !state.is_enabled() || !state.get_queue().ready() || self.broken.load(Ordering::Relaxed) {
                 return None;
             }
-            let mut kept = lock(&self.kept);
-            while let Some(left) = kept.left.pop_front() {
+            let mut kept = self.kept();
+            while let Some(left) = kept.as_mut().and_then(|kept| kept.left.pop_front()) {
                 match left.answered {
                     // It is only to be given back.
                     Some(len) => {
-                        if let Err(error) = give_back(&mut state, &kept, left.head, len) {
+                        if let Err(error) = give_back(&mut state, kept.as_deref(), left.head, len) {
                             tracing::error!(queue = self.index, %error, "an answer cannot be given to the guest");
                         }
-                        drop(kept);
                         _ = state.signal_used_queue();
-                        kept = lock(&self.kept);
                     }
                     None => {
                         request.epoch = self.epoch.load(Ordering::Relaxed);
@@ -209,7 +218,8 @@ impl Queue {
                 Ok(Some(chain)) => {
                     request.epoch = self.epoch.load(Ordering::Relaxed);
                     self.in_flight.fetch_add(1, Ordering::Relaxed);
-                    kept.track.iter().for_each(|track| track.taken(chain.head_index()));
+                    let track = kept.as_ref().and_then(|kept| kept.track.as_ref());
+                    track.iter().for_each(|track| track.taken(chain.head_index()));
                     chain
                 }
                 Ok(None) => return None,
@@ -234,7 +244,7 @@ impl Queue {
         if let Some(vring) = self.vring.get() {
             let mut state = vring.get_mut();
             if request.epoch == self.epoch.load(Ordering::Relaxed)
-                && let Err(error) = give_back(&mut state, &lock(&self.kept), request.head, len)
+                && let Err(error) = give_back(&mut state, self.kept().as_deref(), request.head, len)
             {
                 tracing::error!(queue = self.index, %error, "an answer cannot be given to the guest");
             }

@@ -22,6 +22,8 @@ fn layouts() -> impl Iterator<Item = Layout> {
     shapes.into_iter().zip(sizes.into_iter().cycle()).map(|((event_idx, indirect), size)| Layout {
         event_idx,
         indirect,
+        // Half of them keep what is under way.
+        inflight: event_idx == indirect,
         size,
         ..Layout::default()
     })

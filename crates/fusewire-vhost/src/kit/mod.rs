@@ -49,6 +49,8 @@ pub struct Layout {
     pub event_idx: bool,
     /// Requests are described in tables of their own.
     pub indirect: bool,
+    /// Keep for the device what is under way, if it wants that: QEMU's own virtio-fs device does not.
+    pub inflight: bool,
     /// Have a DAX window, if the device offers one.
     pub window: Maps,
 }
@@ -74,6 +76,7 @@ impl Default for Layout {
             data: 1 << 20,
             event_idx: true,
             indirect: true,
+            inflight: true,
             window: Maps::Exact,
         }
     }
@@ -123,7 +126,10 @@ impl Monitor {
         let region = memory.iter().next().ok_or_else(|| other("no memory"))?;
         let region = VhostUserMemoryRegionInfo::from_guest_region(region).map_err(other)?;
         frontend.set_mem_table(&[region]).map_err(other)?;
-        let inflight = Inflight::of(&mut frontend, queues as u16, layout.size)?;
+        let inflight = match layout.inflight {
+            true => Inflight::of(&mut frontend, queues as u16, layout.size)?,
+            false => None,
+        };
         let mut drivers = Vec::new();
         for queue in 0..queues {
             let base = GuestAddress(queue * per_queue);
@@ -220,8 +226,11 @@ fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<()> {
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::RESET_DEVICE
-        | VhostUserProtocolFeatures::INFLIGHT_SHMFD
         | VhostUserProtocolFeatures::DEVICE_STATE
+        | match layout.inflight {
+            true => VhostUserProtocolFeatures::INFLIGHT_SHMFD,
+            false => VhostUserProtocolFeatures::empty(),
+        }
         | match layout.window {
             Maps::Nothing => VhostUserProtocolFeatures::empty(),
             Maps::Exact | Maps::Beyond => SHARED_MEMORY,
