@@ -36,6 +36,9 @@ pub(crate) struct Queue {
     memory: GuestMemoryAtomic<GuestMemoryMmap>,
     /// The driver broke its rules: nothing is taken until the device is reset.
     broken: AtomicBool,
+    /// The guest was found to have an event index, since the queue was stopped last. One that gives it up without that kicks more often
+    /// than it has to, and that is all.
+    has_index: AtomicBool,
     /// Grows whenever the queue is stopped: what was taken before is not put into it any more.
     epoch: AtomicU64,
     in_flight: AtomicUsize,
@@ -104,6 +107,7 @@ impl Queue {
             vring: OnceLock::new(),
             memory,
             broken: AtomicBool::new(false),
+            has_index: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
@@ -269,8 +273,14 @@ impl Queue {
 
     /// The guest need not say that it adds requests: they are looked for anyway.
     pub(crate) fn quieten(&self) {
+        // With an event index it says so only once it was asked to, in `listen`.
+        if self.has_index.load(Ordering::Relaxed) {
+            return;
+        }
         if let Some(vring) = self.vring.get() {
-            _ = vring.get_mut().disable_notification();
+            let mut state = vring.get_mut();
+            self.has_index.store(state.get_queue().event_idx_enabled(), Ordering::Relaxed);
+            _ = state.disable_notification();
         }
     }
 
@@ -309,6 +319,7 @@ impl Queue {
         let ring = self.vring.get().map(|vring| vring.get_mut());
         self.epoch.fetch_add(1, Ordering::Relaxed);
         self.broken.store(false, Ordering::Relaxed);
+        self.has_index.store(false, Ordering::Relaxed);
         lock(&self.kept).left.clear();
         drop(ring);
     }
