@@ -119,10 +119,16 @@ impl Cost {
 /// One thread's operations, with everything made ready that is not to be measured.
 #[derive(Debug)]
 enum Job {
+    Steps(Steps),
+    Device(device::Device),
+}
+
+/// Operations that are done one after the other.
+#[derive(Debug)]
+enum Steps {
     Names(names::Names),
     Data(data::Data),
     Ping(ping::Ping),
-    Device(device::Device),
 }
 
 /// What must be there before the kernel's caches are emptied: files to remove, rename, read or lengthen.
@@ -241,7 +247,7 @@ impl ThreadCost {
         let begin = Instant::now();
         let end = match &mut job {
             Job::Device(device) => device.drive(&mut latency, stop),
-            _ => job.steps((&mut latency, begin), stop),
+            Job::Steps(steps) => steps.run((&mut latency, begin), stop),
         };
         let cpu = thread_cpu_time() - cpu;
         let switches = own_switches() - switches;
@@ -251,16 +257,19 @@ impl ThreadCost {
 
 impl Job {
     fn new(pass: &Pass<'_>, thread: usize) -> Result<Self> {
-        match &pass.workload.op {
-            Op::Data { transfer, .. } => Ok(Self::Data(data::Data::new(pass, thread, *transfer)?)),
-            Op::Ping(request) => Ok(Self::Ping(ping::Ping::new(pass, thread, *request)?)),
-            Op::Device(load) => Ok(Self::Device(device::Device::new(pass, thread, *load)?)),
-            _ => Ok(Self::Names(names::Names::new(pass, thread)?)),
-        }
+        let steps = match &pass.workload.op {
+            Op::Device(load) => return Ok(Self::Device(device::Device::new(pass, thread, *load)?)),
+            Op::Data { transfer, .. } => Steps::Data(data::Data::new(pass, thread, *transfer)?),
+            Op::Ping(request) => Steps::Ping(ping::Ping::new(pass, thread, *request)?),
+            _ => Steps::Names(names::Names::new(pass, thread)?),
+        };
+        Ok(Self::Steps(steps))
     }
+}
 
+impl Steps {
     /// One operation after the other; returns when the last one had ended.
-    fn steps(
+    fn run(
         &mut self,
         (latency, begin): (&mut Histogram<u64>, Instant),
         stop: &AtomicBool,
@@ -282,7 +291,6 @@ impl Job {
             Self::Names(names) => names.len(),
             Self::Data(data) => data.len(),
             Self::Ping(ping) => ping.len(),
-            Self::Device(_) => 0,
         }
     }
 
@@ -291,7 +299,6 @@ impl Job {
             Self::Names(names) => names.step(index),
             Self::Data(data) => data.step(index),
             Self::Ping(ping) => ping.step(index),
-            Self::Device(_) => Ok(()),
         }
     }
 }
