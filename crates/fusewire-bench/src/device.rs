@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::fmt;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +25,8 @@ pub const DATA: u32 = 1 << 20;
 const ROOT: u64 = 1;
 /// How long a device may take for one answer outside of what is measured.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long after its socket is there a daemon may take to listen.
+const LISTENS: Duration = Duration::from_secs(2);
 
 /// The guest that a device has.
 pub struct Guest {
@@ -138,6 +142,22 @@ impl fmt::Debug for Port {
     }
 }
 
+/// Connects to a daemon's socket: one that is there already may not be listened at yet.
+///
+/// # Errors
+/// If nobody listens within two seconds.
+pub fn reach(socket: &Path) -> std::io::Result<UnixStream> {
+    let begin = Instant::now();
+    loop {
+        match UnixStream::connect(socket) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused && begin.elapsed() < LISTENS => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
+}
+
 /// A guest that does next to nothing: one queue, and as little memory as there can be.
 pub fn small() -> Layout {
     Layout { data: 4096, depth: 2, size: 16, inflight: false, window: Maps::Nothing, ..Layout::default() }
@@ -160,7 +180,8 @@ impl Guest {
             window: Maps::Nothing,
             ..Layout::default()
         };
-        let mut monitor = Monitor::connect(socket, layout)
+        let mut monitor = reach(socket)
+            .and_then(|stream| Monitor::start(stream, layout))
             .with_context(|| format!("cannot use the device at {}", socket.display()))?;
         let mut drivers = std::mem::take(&mut monitor.drivers).into_iter();
         let hiprio = drivers.next().context("the device has no queues")?;
@@ -414,5 +435,35 @@ impl Got {
             Self::Errno(errno) => Err(std::io::Error::from_raw_os_error(errno).into()),
             good => Ok(good),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_daemon_may_listen_a_little_after_its_socket_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        // Bound, and nobody listens any more.
+        drop(UnixListener::bind(&socket).unwrap());
+        let late = socket.clone();
+        let daemon = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            std::fs::remove_file(&late).unwrap();
+            UnixListener::bind(&late).unwrap().accept().is_ok()
+        });
+        let mut reached = reach(&socket);
+        // Between removing and binding there is none.
+        while reached.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            reached = reach(&socket);
+        }
+        assert!(reached.is_ok(), "{reached:?}");
+        assert!(daemon.join().unwrap());
+        let nowhere = reach(&dir.path().join("nowhere"));
+        assert_eq!(nowhere.unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

@@ -154,7 +154,7 @@ fn connect_all(sockets: &[PathBuf], watchdog: &Watchdog) -> Result<Vec<Monitor>>
 }
 
 fn connect(socket: &Path) -> Result<Monitor> {
-    let mut monitor = Monitor::connect(socket, device::small())?;
+    let mut monitor = Monitor::start(device::reach(socket)?, device::small())?;
     let name = std::ffi::CString::new(SENTINEL)?;
     let driver = monitor.driver();
     let looked = driver.init().and_then(|_| driver.lookup(1, &name));
