@@ -1,6 +1,7 @@
 //! A target in use, and its daemon.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,6 +17,7 @@ use rustix::thread::CpuSet;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{self, Pin};
+use crate::device::Guest;
 use crate::machine;
 use crate::mounts::{self, Mount};
 use crate::requests::{self, Requests};
@@ -43,6 +45,10 @@ pub struct Mounted {
     pub own: Option<Tree>,
     /// The pipes, if it is one.
     pub pipe: Option<Pipe>,
+    /// The guest, if it is a device.
+    pub guest: Option<Guest>,
+    /// Where a device listens.
+    sockets: Vec<PathBuf>,
     daemon: Option<Daemon>,
     /// What somebody else has mounted.
     found: Option<Mount>,
@@ -113,17 +119,15 @@ impl Mounted {
     /// # Errors
     /// If the daemon cannot be started, ends, or mounts nothing within ten seconds.
     pub fn start(target: &Target, site: &Site<'_>) -> Result<Self> {
-        let mut this = Self {
-            target: target.clone(),
-            root: site.src.to_owned(),
-            own: None,
-            pipe: None,
-            daemon: None,
-            found: None,
-        };
+        let mut this = Self::nothing(target, site);
         match &target.kind {
             Kind::Directory => {}
             Kind::Pipe { cpu } => this.start_echo(*cpu, site)?,
+            Kind::Device { .. } => {
+                this.start_device(site, 1)?;
+                let guest = Guest::connect(&this.sockets[0]).with_context(|| this.messages());
+                this.guest = Some(guest.with_context(|| format!("{} does not work", target.name))?);
+            }
             Kind::Mounted { dir } => {
                 let tree = Tree::inside(dir)?;
                 this.root = tree.path().to_owned();
@@ -140,6 +144,99 @@ impl Mounted {
         Ok(this)
     }
 
+    /// Starts a device at so many sockets, and has nobody connect.
+    ///
+    /// # Errors
+    /// If it cannot be started, ends, or does not listen within ten seconds.
+    pub fn listen(target: &Target, site: &Site<'_>, sockets: usize) -> Result<Self> {
+        let mut this = Self::nothing(target, site);
+        this.start_device(site, sockets)?;
+        Ok(this)
+    }
+
+    fn nothing(target: &Target, site: &Site<'_>) -> Self {
+        Self {
+            target: target.clone(),
+            root: site.src.to_owned(),
+            own: None,
+            pipe: None,
+            guest: None,
+            sockets: Vec::new(),
+            daemon: None,
+            found: None,
+        }
+    }
+
+    fn start_device(&mut self, site: &Site<'_>, sockets: usize) -> Result<()> {
+        let name = &self.target.name;
+        let dir = tempfile::Builder::new().prefix("dev-").tempdir_in(site.work);
+        let dir = dir.with_context(|| format!("cannot make a directory in {}", site.work.display()))?.keep();
+        self.sockets = (0..sockets).map(|number| dir.join(number.to_string())).collect();
+        let words = self.target.command_at(site.src, &self.sockets);
+        let words = words.with_context(|| format!("{name} is no virtio-fs device"))?;
+        let log = dir.with_extension("log");
+        let mut daemon = Daemon { child: start(&words, &log, site.nofile)?, mount: None, log };
+        let begin = Instant::now();
+        // The last one is there when all are.
+        while !self.sockets.iter().rev().all(|socket| socket.exists()) {
+            if let Some(status) = daemon.child.try_wait()? {
+                bail!("{name} ended with {status} before it listened{}", tail(&daemon.log));
+            }
+            if begin.elapsed() > MOUNT_TIME {
+                bail!("{name} does not listen after {} s{}", MOUNT_TIME.as_secs(), tail(&daemon.log));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    fn messages(&self) -> String {
+        self.daemon.as_ref().map_or_else(String::new, |daemon| format!("the daemon{}", tail(&daemon.log)))
+    }
+
+    /// Where a device listens.
+    pub fn sockets(&self) -> &[PathBuf] {
+        &self.sockets
+    }
+
+    /// How many threads the daemon has.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn threads(&self) -> Result<u64> {
+        Ok(self.tasks()?.len() as u64)
+    }
+
+    fn tasks(&self) -> Result<Vec<Pid>> {
+        let pid = self.pid().context("there is no daemon")?;
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+        let tasks = tasks.with_context(|| format!("the daemon of {} is gone", self.target.name))?;
+        let numbers = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok());
+        Ok(numbers.filter_map(Pid::from_raw).collect())
+    }
+
+    /// Keeps all threads of the daemon on these CPUs, and those that they start.
+    ///
+    /// # Errors
+    /// If it is gone, or may not be moved.
+    pub fn keep_on(&self, cpus: &[usize]) -> Result<()> {
+        let mut set = CpuSet::new();
+        cpus.iter().for_each(|cpu| set.set(*cpu));
+        for task in self.tasks()? {
+            match rustix::thread::sched_setaffinity(Some(task), &set) {
+                // It has ended meanwhile.
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => {
+                    return Err(error).with_context(|| {
+                        format!("cannot keep the daemon of {} on CPUs {cpus:?}", self.target.name)
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn mount(&mut self, site: &Site<'_>) -> Result<()> {
         let name = &self.target.name;
         let dir = tempfile::Builder::new().prefix("mnt-").tempdir_in(site.work);
@@ -147,10 +244,7 @@ impl Mounted {
             dir.with_context(|| format!("cannot make a mount point in {}", site.work.display()))?.keep();
         let words = self.target.command_for(site.src, &self.root).unwrap_or_default();
         let log = self.root.with_extension("log");
-        let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let mut child = spawn(command, site.nofile)?;
+        let mut child = start(&words, &log, site.nofile)?;
 
         let begin = Instant::now();
         loop {
@@ -303,6 +397,10 @@ impl Mounted {
             mount.drop_names()?;
             self.settle()?;
         }
+        if let Some(guest) = &self.guest {
+            guest.forget_all()?;
+            self.settle()?;
+        }
         Ok(())
     }
 
@@ -338,16 +436,19 @@ impl Mounted {
         )
     }
 
-    /// Asks the daemon to unmount and end, as a user would with Ctrl-C, or unmounts it.
+    /// Asks the daemon to unmount and end, as a user would with Ctrl-C, or unmounts it; a device ends when its guest goes.
     ///
     /// # Errors
     /// If it does not end within five seconds, ends with an error or leaves the mount behind; it is gone in any
     /// case.
     pub fn stop(mut self) -> Result<()> {
         let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
+        let left = self.guest.take().map_or(Ok(()), Guest::end);
+        left.with_context(|| format!("the guest of {} cannot end{}", self.target.name, tail(&daemon.log)))?;
         // An echoing process ends when its pipes do.
         match self.pipe.take() {
             Some(pipe) => drop(pipe),
+            None if !self.sockets.is_empty() => {}
             None if self.target.ends_by_unmount() => {
                 daemon.mount.iter().for_each(|mount| mounts::detach(&mount.point));
             }
@@ -405,6 +506,14 @@ impl Drop for Daemon {
             mounts::detach(&mount.point);
         }
     }
+}
+
+/// Starts a daemon whose messages go to a file.
+fn start(words: &[OsString], log: &Path, nofile: Option<u64>) -> Result<Child> {
+    let output = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    spawn(command, nofile)
 }
 
 /// Starts a daemon that ends with this program.

@@ -8,7 +8,8 @@
 //! - [`workload`], [`suite`]: the kinds of operation, as data, and the files they are written in;
 //! - [`mod@tree`], [`sources`], [`kernel`], [`client`], [`program`]: the files that are worked on, and the threads and programs that
 //!   do it;
-//! - [`run`]: the turns; [`memory`]: growth of a daemon with the number of known files;
+//! - [`device`]: the guest of a virtio-fs device, in this process;
+//! - [`run`]: the turns; [`memory`]: growth of a daemon with the number of known files; [`guests`]: with that of idle guests;
 //! - [`daemon`], [`sampling`], [`mounts`], [`watchdog`], [`machine`]: the surroundings, and that nothing is left behind;
 //! - [`stats`], [`requests`], [`results`], [`goal`], [`report`], [`compare`]: what is made of the numbers.
 
@@ -16,7 +17,9 @@ pub mod cli;
 pub mod client;
 pub mod compare;
 pub mod daemon;
+pub mod device;
 pub mod goal;
+pub mod guests;
 pub mod kernel;
 pub mod machine;
 pub mod memory;

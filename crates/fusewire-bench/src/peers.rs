@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::mounts;
 use crate::program;
-use crate::target::Profile;
+use crate::target::{Profile, SOCKET};
 
 const BUILT_IN: &str = include_str!("peers.toml");
 
@@ -28,6 +28,9 @@ pub struct Peer {
     auto: String,
     #[serde(default)]
     always: String,
+    /// Whether it takes long options of its own, as written in a target.
+    #[serde(default)]
+    pub options: bool,
     /// Filesystem type of one that is mounted already.
     pub mounted: Option<String>,
     /// Whether it has to have a ring of io_uring once it is mounted: one that silently does without is no ring.
@@ -75,7 +78,7 @@ impl Peers {
         self.peers.get(name)
     }
 
-    /// Program and arguments with `{src}` and `{mnt}` still in them.
+    /// Program and arguments with `{src}`, and `{mnt}` or `{socket}`, still in them.
     ///
     /// # Errors
     /// If no program of the peer is found.
@@ -121,8 +124,10 @@ fn parse(text: &str) -> Result<BTreeMap<String, Peer>> {
                 "peer {name}: one that is mounted already has neither programs nor run"
             ),
             None => ensure!(
-                !peer.programs.is_empty() && peer.run.contains("{src}") && peer.run.contains("{mnt}"),
-                "peer {name}: it needs programs, and run with {{src}} and {{mnt}} in it"
+                !peer.programs.is_empty()
+                    && peer.run.contains("{src}")
+                    && (peer.run.contains("{mnt}") != peer.run.contains(SOCKET)),
+                "peer {name}: it needs programs, and run with {{src}} and {{mnt}}, or {{socket}} for a device, in it"
             ),
         }
     }
@@ -161,6 +166,7 @@ mod tests {
         assert_eq!(words[1..], ["{src}", "{mnt}"]);
         for (text, needle) in [
             ("mine = { programs = [\"sh\"], run = \"{mnt}\" }", "{src} and {mnt}"),
+            ("mine = { programs = [\"sh\"], run = \"{src} {mnt} {socket}\" }", "{src} and {mnt}"),
             ("mine = { mounted = \"x\", run = \"{src} {mnt}\" }", "mounted already"),
             ("mine = { program = \"sh\" }", "unknown field"),
         ] {

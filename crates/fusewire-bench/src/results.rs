@@ -141,6 +141,8 @@ pub struct Slice {
 pub enum Metric {
     /// CPU time of client and daemon per operation
     Cpu,
+    /// The daemon's part of it
+    Daemon,
     /// The daemon's CPU time in user mode per operation, by the kernel's samples: for turns of seconds
     User,
     /// CPU time of the daemon's own code per operation, in workloads that are sampled with perf
@@ -255,6 +257,7 @@ impl Metric {
     pub fn of(self, slice: &Slice) -> f64 {
         match self {
             Self::Cpu => slice.cpu_us,
+            Self::Daemon => slice.cpu_us - slice.client_us,
             Self::User => slice.user_us.unwrap_or(f64::NAN),
             Self::Own => slice.own_us.unwrap_or(f64::NAN),
             Self::Throughput => slice.ops_per_s,
@@ -274,6 +277,7 @@ impl Metric {
     pub fn title(self) -> &'static str {
         match self {
             Self::Cpu => "CPU µs per operation",
+            Self::Daemon => "daemon's CPU µs per operation",
             Self::User => "daemon's user µs per operation",
             Self::Own => "daemon's own code, µs per operation",
             Self::Throughput => "operations per second",

@@ -265,6 +265,7 @@ impl<'a> Comparison<'a> {
             src: self.tree_of(mounted).path(),
             sources: &self.sources,
             pipe: mounted.pipe.as_ref(),
+            guest: mounted.guest.as_ref(),
             number: self.pass_number,
             seed,
             pin: self.plan.pin,
@@ -297,6 +298,16 @@ struct Measured {
 impl Measured {
     /// Prepares, empties the kernel's caches of this mount, measures, and cleans up.
     fn pass(pass: &Pass<'_>, mounted: &Mounted, stop: &AtomicBool) -> Result<Self> {
+        let kept;
+        let pass = match &pass.workload.op {
+            Op::Device(load) => {
+                let (pin, cpus) = load.place.cpus(pass.pin)?;
+                mounted.keep_on(&cpus)?;
+                kept = Pass { pin, ..*pass };
+                &kept
+            }
+            _ => pass,
+        };
         client::prepare(pass, stop)?;
         mounted.forget_all()?;
         // Once so that things are known, and once more because reading has changed the times of last access.

@@ -13,10 +13,13 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use crate::client::allowed_cpus;
+use crate::device::DEPTH;
 use crate::goal::Goal;
 use crate::target::Profile;
 use crate::workload::{
-    self, CommandLine, Extent, FioJob, MAX_THREADS, Op, PING_SIZE, Request, Sources, Transfer, Workload,
+    self, CommandLine, DeviceLoad, DeviceRequest, Extent, FioJob, MAX_THREADS, Op, PING_SIZE, Place, Request,
+    Sources, Transfer, Workload,
 };
 
 /// Most operations of one pass: enough for minutes, and little enough that their names fit into memory.
@@ -42,7 +45,7 @@ const FIO_RESERVED: [&str; 11] = [
 ];
 
 /// The workloads that come with the bench: name and text.
-const PRESETS: [(&str, &str); 19] = [
+const PRESETS: [(&str, &str); 20] = [
     ("passthrough", include_str!("../workloads/passthrough.toml")),
     ("field", include_str!("../workloads/field.toml")),
     ("round-trip", include_str!("../workloads/round-trip.toml")),
@@ -59,6 +62,7 @@ const PRESETS: [(&str, &str); 19] = [
     ("kernel-build", include_str!("../workloads/kernel-build.toml")),
     ("warm", include_str!("../workloads/warm.toml")),
     ("requests", include_str!("../workloads/requests.toml")),
+    ("vhost", include_str!("../workloads/vhost.toml")),
     ("virtiofs-mmap", include_str!("../workloads/virtiofs-mmap.toml")),
     ("virtiofs-smallfile", include_str!("../workloads/virtiofs-smallfile.toml")),
     ("virtiofs-fio", include_str!("../workloads/virtiofs-fio.toml")),
@@ -68,7 +72,7 @@ const PRESETS: [(&str, &str); 19] = [
 type Keys = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 /// Keys that operations take beside `name`, `about`, `op`, `threads`, `passes`, `sampled`, `counted`, `warm` and `busy-others`.
-pub const KEYS: [Keys; 16] = [
+pub const KEYS: [Keys; 17] = [
     ("stat", &["ops"], &[]),
     ("open", &["ops"], &[]),
     ("missing", &["ops"], &[]),
@@ -84,6 +88,7 @@ pub const KEYS: [Keys; 16] = [
     ("write", &["ops", "block"], &["file-size", "total-size", "direct", "order"]),
     ("ping", &["ops", "request"], &["block"]),
     ("fio", &["fio"], &["file-size", "total-size", "ops", "files"]),
+    ("device", &["ops", "request"], &["block", "depth", "place"]),
     ("command", &["run"], &["prepare", "needs", "sources", "kernel"]),
 ];
 
@@ -138,7 +143,7 @@ struct Entry {
     #[serde(default)]
     about: String,
     op: String,
-    threads: Option<Vec<usize>>,
+    threads: Option<Threads>,
     passes: Option<u32>,
     #[serde(default)]
     busy_others: bool,
@@ -156,6 +161,8 @@ struct Entry {
     direct: Option<bool>,
     order: Option<Order>,
     request: Option<RequestName>,
+    depth: Option<u16>,
+    place: Option<Place>,
     files: Option<usize>,
     fio: Option<BTreeMap<String, toml::Value>>,
     run: Option<String>,
@@ -176,8 +183,33 @@ enum Order {
 #[serde(rename_all = "kebab-case")]
 enum RequestName {
     Getattr,
+    Lookup,
+    Create,
     Read,
     Write,
+}
+
+/// Numbers of threads, or the word `cpus`: as many as there are CPUs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "threads are a list of numbers, such as [1, 2, 4], or the word \"cpus\"")]
+enum Threads {
+    These(Vec<usize>),
+    Word(CpusWord),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum CpusWord {
+    Cpus,
+}
+
+impl Threads {
+    fn numbers(self) -> Vec<usize> {
+        match self {
+            Self::These(numbers) => numbers,
+            Self::Word(CpusWord::Cpus) => vec![allowed_cpus().len().clamp(1, MAX_THREADS)],
+        }
+    }
 }
 
 /// Bytes, as a number or as text with a unit.
@@ -272,7 +304,7 @@ impl Entry {
     fn check(self, default_threads: &[usize]) -> Result<Workload> {
         check_name(&self.name)?;
         self.check_keys()?;
-        let threads = self.threads.clone().unwrap_or_else(|| default_threads.to_vec());
+        let threads = self.threads.clone().map_or_else(|| default_threads.to_vec(), Threads::numbers);
         ensure!(
             !threads.is_empty(),
             "key \"threads\" is missing, here and at the top of the file; write for instance threads = [1, 2, 4]"
@@ -313,6 +345,8 @@ impl Entry {
             ("direct", self.direct.is_some()),
             ("order", self.order.is_some()),
             ("request", self.request.is_some()),
+            ("depth", self.depth.is_some()),
+            ("place", self.place.is_some()),
             ("files", self.files.is_some()),
             ("fio", self.fio.is_some()),
             ("run", self.run.is_some()),
@@ -366,6 +400,7 @@ impl Entry {
             "ls-l" => Op::LsL,
             "read" | "write" => self.data()?,
             "ping" => self.ping()?,
+            "device" => self.device()?,
             "fio" => self.fio()?,
             _ => self.command()?,
         })
@@ -399,9 +434,35 @@ impl Entry {
         Ok(Op::Ping(match self.request {
             Some(RequestName::Read) => Request::Read { block: block()? },
             Some(RequestName::Write) => Request::Write { block: block()? },
+            Some(RequestName::Lookup | RequestName::Create) => {
+                bail!("key \"request\": op = \"ping\" sends getattr, read or write")
+            }
             _ if self.block.is_some() => bail!("key \"block\": this request carries no data"),
             _ => Request::Getattr,
         }))
+    }
+
+    fn device(self) -> Result<Op> {
+        let depth = self.depth.unwrap_or(1);
+        ensure!((1..=DEPTH).contains(&depth), "key \"depth\": it must be from 1 to {DEPTH}");
+        let request = match self.request {
+            Some(RequestName::Read) => {
+                let block = check_block(self.block, false)?;
+                ensure!(
+                    block >= 8 && (block as u64) <= PING_SIZE,
+                    "key \"block\": it must be from 8 to {PING_SIZE} bytes"
+                );
+                DeviceRequest::Read { block }
+            }
+            Some(RequestName::Write) => {
+                bail!("key \"request\": op = \"device\" sends getattr, lookup, create or read")
+            }
+            _ if self.block.is_some() => bail!("key \"block\": this request carries no data"),
+            Some(RequestName::Lookup) => DeviceRequest::Lookup,
+            Some(RequestName::Create) => DeviceRequest::Create,
+            Some(RequestName::Getattr) | None => DeviceRequest::Getattr,
+        };
+        Ok(Op::Device(DeviceLoad { request, depth, place: self.place.unwrap_or_default() }))
     }
 
     fn fio(self) -> Result<Op> {
@@ -726,12 +787,36 @@ mod tests {
                 "\"fio.numjobs\": the bench sets it",
             ),
             ("op=\"fio\"\ntotal-size=\"1M\"\nfiles=1\nfio={rw=\"read\",bs=\"4k\"}", "would have no file"),
+            ("op=\"ping\"\nops=1\nrequest=\"lookup\"", "getattr, read or write"),
+            ("op=\"device\"\nops=1\nrequest=\"write\"", "getattr, lookup, create or read"),
+            ("op=\"device\"\nops=1\nrequest=\"getattr\"\ndepth=257", "from 1 to 256"),
+            ("op=\"device\"\nops=1\nrequest=\"lookup\"\nblock=4096", "carries no data"),
+            ("op=\"device\"\nops=1\nrequest=\"read\"\nblock=\"2M\"", "from 8 to 1048576"),
+            ("op=\"device\"\nops=1\nrequest=\"create\"\nwarm=true", "cannot be done twice"),
             ("op=\"command\"\nrun=\"ls {sources}\"", "how large it is"),
             ("op=\"command\"\nrun=\"ls\"\nsources={dirs=0,files=1,headers=1}", "from 1 to 10000"),
         ] {
             let text = format!("{:#}", one(body).unwrap_err());
             assert!(text.contains(needle) && text.contains("workload \"w\""), "{body}: {text}");
         }
+    }
+
+    #[test]
+    fn loads_of_devices_have_a_depth_and_a_place() {
+        let read = one("op=\"device\"\nops=1\nrequest=\"read\"\nblock=\"128K\"\ndepth=8\nplace=\"apart\"");
+        let request = DeviceRequest::Read { block: 128 << 10 };
+        assert_eq!(read.unwrap(), Op::Device(DeviceLoad { request, depth: 8, place: Place::Apart }));
+        let lookup = one("op=\"device\"\nops=1\nrequest=\"lookup\"\nwarm=true").unwrap();
+        let load = DeviceLoad { request: DeviceRequest::Lookup, depth: 1, place: Place::Free };
+        assert_eq!(lookup, Op::Device(load));
+    }
+
+    #[test]
+    fn threads_can_be_as_many_as_cpus() {
+        let suite = Suite::parse("x", &GOOD.replacen("threads = [1]", "threads = \"cpus\"", 1)).unwrap();
+        assert_eq!(suite.workloads[1].threads, [allowed_cpus().len()]);
+        let refused = error("threads = [1]", "threads = \"many\"");
+        assert!(refused.contains("the word \"cpus\""), "{refused}");
     }
 
     #[test]

@@ -83,6 +83,13 @@ pub fn tie_to_parent(command: &mut Command, nofile: Option<u64>) {
     }
 }
 
+/// Lets this process have as many files open as it may: what it may not have stays as it is.
+pub fn allow_open_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let all = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, all);
+}
+
 /// What a child and the descendants it has waited for have used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChildUsage {

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::machine;
 use crate::mounts;
 use crate::peers::Peers;
 use crate::workload::{Op, Request, Workload};
@@ -26,11 +27,15 @@ Targets:
   fuser[:OPTIONS]        a passthrough on the crate fuser; options of the example fuser_passthrough, or cache=...
   PEER[:cache=HOW]       another program found on this machine; `list` tells which, and --peers-dir or the
                          environment variable FUSEWIRE_BENCH_PEERS_DIR says where to look
+  vhost[:OPTIONS]        `fusewire vhost`, a virtio-fs device whose guest is in this process; nothing is mounted. Options are its long
+                         options; {cpus} in one is the number of CPUs: vhost:queues={cpus}
+  virtiofsd[:OPTIONS]    the same with that program, if it is found: a peer
   at:DIR                 a directory on something that is mounted already: FUSE or virtiofs
   pipe[:cpu=WHERE]       two pipes and a process that echoes: the reference for round trips; it runs on the same CPU
                          as a client that is kept on one (same), never there (other), or anywhere (free)
   NAME=COMMAND           anything else; {mnt} and, unless it has files of its own, {src} in COMMAND stand for the
-                         directories; it stays in the foreground until it is unmounted
+                         directories; it stays in the foreground until it is unmounted. With {socket} instead of {mnt} it is a
+                         virtio-fs device, and ends when its guest goes
   NAME=TARGET            any of the above under a short name: ring=fusewire:channel=uring
 
 A value with + in it makes several targets: fusewire:channel=dev-fuse+uring,cache=none+auto is four.";
@@ -134,6 +139,11 @@ pub enum Kind {
         #[serde(default)]
         ends_by_unmount: bool,
     },
+    /// A daemon that serves a virtio-fs device.
+    Device {
+        /// Program and arguments with `{src}` and `{socket}` still in them.
+        command: Vec<String>,
+    },
     /// A directory on something that others have mounted.
     Mounted {
         /// The directory.
@@ -178,22 +188,34 @@ impl Target {
 
     /// Program and arguments for these directories, `None` if there is nothing to start.
     pub fn command_for(&self, src: &Path, mnt: &Path) -> Option<Vec<OsString>> {
-        let fill = |word: &String| match word.as_str() {
-            "{src}" => src.as_os_str().to_owned(),
-            "{mnt}" => mnt.as_os_str().to_owned(),
-            _ => {
-                word.replace("{src}", &src.to_string_lossy()).replace("{mnt}", &mnt.to_string_lossy()).into()
-            }
-        };
         match &self.kind {
-            Kind::Daemon { command, .. } => Some(command.iter().map(fill).collect()),
+            Kind::Daemon { command, .. } => {
+                Some(command.iter().map(|word| fill(word, &[("{src}", src), ("{mnt}", mnt)])).collect())
+            }
             _ => None,
         }
     }
 
+    /// Program and arguments for a device that shares `src` with a guest at each of these sockets, `None` if it is no device. For several,
+    /// the option is repeated.
+    pub fn command_at(&self, src: &Path, sockets: &[PathBuf]) -> Option<Vec<OsString>> {
+        let Kind::Device { command } = &self.kind else { return None };
+        let place = command.iter().position(|word| word.contains(SOCKET))?;
+        // `--socket-path {socket}` is two words.
+        let from = if command[place] == SOCKET { place.saturating_sub(1).max(1) } else { place };
+        let fill_all = |words: &[String], socket: &Path| -> Vec<OsString> {
+            words.iter().map(|word| fill(word, &[("{src}", src), (SOCKET, socket)])).collect()
+        };
+        let none = Path::new("");
+        let mut words = fill_all(&command[..from], none);
+        words.extend(sockets.iter().flat_map(|socket| fill_all(&command[from..=place], socket)));
+        words.extend(fill_all(&command[place + 1..], none));
+        Some(words)
+    }
+
     /// Whether a process of its own serves it.
     pub fn has_daemon(&self) -> bool {
-        matches!(self.kind, Kind::Daemon { .. } | Kind::Pipe { .. })
+        matches!(self.kind, Kind::Daemon { .. } | Kind::Pipe { .. } | Kind::Device { .. })
     }
 
     /// Whether unmounting is how its daemon is ended.
@@ -204,11 +226,26 @@ impl Target {
     /// Whether the workload can be done there with so many threads.
     pub fn can_do(&self, workload: &Workload, threads: usize) -> bool {
         match self.kind {
+            Kind::Device { .. } => matches!(workload.op, Op::Device(_)),
+            _ if matches!(workload.op, Op::Device(_)) => false,
             Kind::Pipe { .. } => workload.op == Op::Ping(Request::Getattr) && threads == 1,
             Kind::Daemon { shows: Shows::Numbers, .. } => matches!(workload.op, Op::Ping(_)),
             _ => true,
         }
     }
+}
+
+/// Stands for the path of a device's socket.
+pub const SOCKET: &str = "{socket}";
+
+/// A word of a command with what stands for paths replaced by them, and `{cpus}` by the number of CPUs.
+fn fill(word: &str, paths: &[(&str, &Path)]) -> OsString {
+    if let Some((_, path)) = paths.iter().find(|(name, _)| *name == word) {
+        return path.as_os_str().to_owned();
+    }
+    let cpus = word.replace("{cpus}", &machine::cpus().to_string());
+    let filled = paths.iter().fold(cpus, |word, (name, path)| word.replace(name, &path.to_string_lossy()));
+    filled.into()
 }
 
 /// A target as it is written, one of its alternatives.
@@ -317,7 +354,7 @@ impl TargetArgs {
     }
 
     fn target(&self, text: &str, profile: Profile) -> Result<Vec<Target>> {
-        if text.contains("{mnt}") || text.contains("{src}") {
+        if ["{mnt}", "{src}", SOCKET].iter().any(|place| text.contains(place)) {
             return Ok(vec![custom(text)?]);
         }
         let equals = text.find('=').unwrap_or(text.len());
@@ -346,6 +383,7 @@ impl TargetArgs {
             "native" if spec.options.is_empty() => Ok(Kind::Directory),
             "native" => bail!("target {}: native takes no options", spec.name()),
             "fusewire" | "mem" | "null" => self.fusewire(spec, profile),
+            "vhost" => self.vhost(spec, profile),
             "fuser" => {
                 let mut command =
                     vec![program(self.fuser.as_deref(), "examples/fuser_passthrough", "--fuser")?];
@@ -400,24 +438,59 @@ impl TargetArgs {
         Ok(Kind::Daemon { command, shows, ring: false, ends_by_unmount: false })
     }
 
+    fn vhost(&self, spec: &Spec, profile: Profile) -> Result<Kind> {
+        ensure!(
+            ["sandbox", "config", "socket-path", "shared-dir"].iter().all(|key| spec.value(key).is_none()),
+            "target {}: sandbox, config, socket-path and shared-dir are the bench's; use NAME=COMMAND for others",
+            spec.name()
+        );
+        let cache = match (spec.value("cache"), profile) {
+            (Some(cache), _) => cache,
+            (None, Profile::None) => "never",
+            (None, other) => other.name(),
+        };
+        let program = program(self.fusewire.as_deref(), "fusewire", "--fusewire")?;
+        let words = [
+            "vhost",
+            "--sandbox",
+            "none",
+            "--socket-path",
+            SOCKET,
+            "--shared-dir",
+            "{src}",
+            "--cache",
+            cache,
+        ];
+        let mut command = vec![program];
+        command.extend(words.map(String::from));
+        command.extend(spec.words(&["cache"]));
+        Ok(Kind::Device { command })
+    }
+
     fn peer(&self, spec: &Spec, profile: Profile) -> Result<Kind> {
         let peers = self.known_peers()?;
         let Some(peer) = peers.get(&spec.base) else {
             let known: Vec<_> = peers.names().map(|(name, _)| name.to_owned()).collect();
             bail!(
-                "target {} is unknown; use native, fusewire, mem, null, fuser, pipe, at:DIR, {} or NAME=COMMAND",
+                "target {} is unknown; use native, fusewire, mem, null, vhost, fuser, pipe, at:DIR, {} or NAME=COMMAND",
                 spec.name(),
                 known.join(", ")
             );
         };
-        spec.only_option("cache")?;
+        if !peer.options {
+            spec.only_option("cache")?;
+        }
         match &peer.mounted {
             Some(fstype) => match mounts::find_type(fstype) {
                 Some(mount) => already_mounted(&mount.point),
                 None => bail!("{}: no filesystem of type {fstype} is mounted", spec.base),
             },
             None => {
-                let command = peers.command(&spec.base, peer, spec.profile(profile)?)?;
+                let mut command = peers.command(&spec.base, peer, spec.profile(profile)?)?;
+                command.extend(spec.words(&["cache"]));
+                if command.iter().any(|word| word.contains(SOCKET)) {
+                    return Ok(Kind::Device { command });
+                }
                 Ok(Kind::Daemon { command, shows: Shows::Source, ring: peer.ring, ends_by_unmount: true })
             }
         }
@@ -446,6 +519,13 @@ fn custom(text: &str) -> Result<Target> {
     let command_words: Vec<String> = command.split_whitespace().map(String::from).collect();
     ensure!(!command_words.is_empty(), "target {text} lacks a command; write NAME=COMMAND");
     check_name(name)?;
+    if command.contains(SOCKET) {
+        ensure!(
+            command.contains("{src}") && !command.contains("{mnt}"),
+            "the command of target {name} is for a device; put {{src}} into it, and no {{mnt}}"
+        );
+        return Ok(Target { name: name.into(), kind: Kind::Device { command: command_words } });
+    }
     ensure!(
         command.contains("{mnt}"),
         "the command of target {name} does not say where to mount; put {{mnt}} (and {{src}}) into it"
@@ -549,6 +629,31 @@ mod tests {
     }
 
     #[test]
+    fn devices_get_their_sockets() {
+        let targets = resolve(&["vhost:queues={cpus}", "own=daemon -d {src} --at={socket} -x"]).unwrap();
+        let words = |target: &Target, sockets: &[&str]| -> Vec<String> {
+            let sockets: Vec<_> = sockets.iter().map(PathBuf::from).collect();
+            let words = target.command_at(Path::new("/s"), &sockets).unwrap();
+            words.iter().map(|word| word.to_string_lossy().into_owned()).collect()
+        };
+        let cpus = machine::cpus().to_string();
+        let tail = ["--shared-dir", "/s", "--cache", "never", "--queues", &cpus];
+        let one = words(&targets[0], &["/1"]);
+        assert_eq!(one[1..], [&["vhost", "--sandbox", "none", "--socket-path", "/1"][..], &tail].concat());
+        let two = words(&targets[0], &["/1", "/2"]);
+        let sockets = ["vhost", "--sandbox", "none", "--socket-path", "/1", "--socket-path", "/2"];
+        assert_eq!(two[1..], [&sockets[..], &tail].concat());
+        assert_eq!(words(&targets[1], &["/1"]), ["daemon", "-d", "/s", "--at=/1", "-x"]);
+        assert!(targets.iter().all(|target| target.has_daemon()));
+        let [device, mount] = ["vhost", "passthrough"].map(|name| crate::suite::Suite::preset(name).unwrap());
+        let native = Target::native();
+        for (target, can, cannot) in [(&targets[0], &device, &mount), (&native, &mount, &device)] {
+            assert!(can.workloads.iter().all(|workload| target.can_do(workload, 1)));
+            assert!(!cannot.workloads.iter().any(|workload| target.can_do(workload, 1)));
+        }
+    }
+
+    #[test]
     fn null_mem_and_commands_without_source_have_files_of_their_own() {
         let targets =
             resolve(&["null:threads=1", "short=fusewire:fs=mem", "own=daemon {mnt}", "pipe:cpu=other"])
@@ -610,6 +715,8 @@ mod tests {
             ("fusewire:cache=", "KEY=VALUE"),
             ("x=fusewire:cache=none+auto", "stands for 2"),
             ("pipe:core=1", "pipe takes cpu"),
+            ("vhost:sandbox=chroot", "are the bench's"),
+            ("own=daemon {socket}", "put {src} into it"),
             ("pipe:cpu=1", "same, other or free"),
             ("at:/no/such", "no such directory"),
             ("at:/proc", "must be FUSE or virtiofs"),

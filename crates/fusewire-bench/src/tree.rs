@@ -14,9 +14,16 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
 
 use crate::sources;
-use crate::workload::{DataFiles, LIST_FILES, META_FILES, Op, PING_SIZE, Sources, Workload};
+use crate::workload::{
+    DataFiles, DeviceLoad, DeviceRequest, LIST_FILES, META_FILES, Op, PING_SIZE, Sources, Workload,
+};
 
-const SENTINEL: &str = "sentinel";
+/// A file that proves which directory this is.
+pub const SENTINEL: &str = "sentinel";
+/// The file that round trips read and write.
+pub const PING_FILE: &str = "0";
+/// Where the small files are that are only looked at.
+pub const META_DIR: &str = "meta";
 /// Where the generated source tree is.
 pub const SOURCES: &str = "sources";
 
@@ -137,8 +144,8 @@ impl Tree {
     pub fn require(&self, workload: &Workload, threads: usize) -> Result<()> {
         let inner = || -> std::io::Result<()> {
             match &workload.op {
-                Op::Stat | Op::Open => {
-                    make_files(&self.root.join("meta"), workload.ops.div_ceil(META_FILES), META_FILES)?;
+                Op::Stat | Op::Open | Op::Device(DeviceLoad { request: DeviceRequest::Lookup, .. }) => {
+                    make_files(&self.root.join(META_DIR), workload.ops.div_ceil(META_FILES), META_FILES)?;
                 }
                 Op::List => make_files(&self.root.join("list"), workload.ops, LIST_FILES)?,
                 Op::LsL => {
@@ -227,7 +234,7 @@ impl Tree {
     }
 
     /// Unique to this tree.
-    fn token(&self) -> Vec<u8> {
+    pub fn token(&self) -> Vec<u8> {
         self.root.clone().into_os_string().into_vec()
     }
 }
@@ -246,7 +253,7 @@ impl Drop for Tree {
 }
 
 /// So many bytes, none of them zero.
-fn pattern(length: usize) -> Vec<u8> {
+pub fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index >> 3) as u8 | 1).collect()
 }
 
@@ -271,7 +278,7 @@ pub fn make_files(parent: &Path, dirs: u64, files: u64) -> std::io::Result<()> {
 
 /// The `index`-th of the files that are looked at.
 pub fn meta_file(root: &Path, index: u64) -> PathBuf {
-    root.join("meta").join(dir_name(index / META_FILES)).join(file_name(index % META_FILES))
+    root.join(META_DIR).join(dir_name(index / META_FILES)).join(file_name(index % META_FILES))
 }
 
 /// The `index`-th of the directories that are listed.
@@ -286,7 +293,7 @@ pub fn data_file(root: &Path, number: usize) -> PathBuf {
 
 /// The file that round trips read and write. A null filesystem has one of the same name.
 pub fn ping_file(root: &Path) -> PathBuf {
-    root.join("0")
+    root.join(PING_FILE)
 }
 
 /// The directory in which this thread makes and removes files.

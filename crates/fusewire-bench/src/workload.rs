@@ -92,6 +92,8 @@ pub enum Op {
     Fio(FioJob),
     /// A command of the shell.
     Command(CommandLine),
+    /// Requests to a virtio-fs device.
+    Device(DeviceLoad),
 }
 
 /// How data is read or written.
@@ -133,6 +135,47 @@ pub enum Request {
         /// Bytes.
         block: usize,
     },
+}
+
+/// Requests to a virtio-fs device, from a driver in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceLoad {
+    /// Which.
+    pub request: DeviceRequest,
+    /// How many each thread has under way at once.
+    pub depth: u16,
+    /// Where driver and daemon run.
+    pub place: Place,
+}
+
+/// A request to a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceRequest {
+    /// GETATTR of the file `0`.
+    Getattr,
+    /// LOOKUP of one file after the other. What was looked up is forgotten afterwards.
+    Lookup,
+    /// CREATE of a new name, then RELEASE: one operation. The files are removed and forgotten afterwards.
+    Create,
+    /// READ of one block after the other of the file `0`.
+    Read {
+        /// Bytes.
+        block: usize,
+    },
+}
+
+/// Where driver and daemon run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// Anywhere.
+    #[default]
+    Free,
+    /// All threads of both on one CPU: that of --cpu, or the first.
+    Same,
+    /// The driver's threads there, and the daemon's on the next one.
+    Apart,
 }
 
 /// A job for fio. Which files, by how many and where is up to the bench.
@@ -188,7 +231,14 @@ pub struct DataFiles {
 impl Op {
     /// Whether it leaves things as they were; a command has to see to that itself.
     pub fn can_be_repeated(&self) -> bool {
-        !matches!(self, Self::Create { .. } | Self::Unlink | Self::Rename | Self::Append { .. })
+        !matches!(
+            self,
+            Self::Create { .. }
+                | Self::Unlink
+                | Self::Rename
+                | Self::Append { .. }
+                | Self::Device(DeviceLoad { request: DeviceRequest::Create, .. })
+        )
     }
 }
 
@@ -199,7 +249,8 @@ impl Workload {
         match &self.op {
             Op::List | Op::LsL | Op::Command(_) => None,
             Op::Data { transfer, .. } => Some(transfer.block <= 4096),
-            Op::Ping(Request::Read { block } | Request::Write { block }) => Some(*block <= 4096),
+            Op::Ping(Request::Read { block } | Request::Write { block })
+            | Op::Device(DeviceLoad { request: DeviceRequest::Read { block }, .. }) => Some(*block <= 4096),
             Op::Fio(job) => Some(job.block() <= 4096),
             _ => Some(true),
         }

@@ -2,7 +2,7 @@
 
 use crate::{
     limits::{LONGEST_REQUEST, PIECES, QUEUE_SIZE},
-    sys::{Mapped, Memory},
+    sys::{Mapped, Memory, Side},
 };
 use fusewire::{
     proto::{message::Message, negotiate::Agreed, operations::Operation},
@@ -11,7 +11,7 @@ use fusewire::{
 };
 use fusewire_abi::{InHeader, Opcode, OutHeader};
 use virtio_queue::{DescriptorChain, desc::split::Descriptor};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::IntoBytes;
 
 const IN: usize = size_of::<InHeader>();
@@ -34,10 +34,8 @@ pub(crate) struct Request {
     args: usize,
     /// Bytes of data behind the arguments, left where they are.
     data: usize,
-    /// What the guest sends.
-    incoming: Mapped,
-    /// Where it wants the answer.
-    outgoing: Mapped,
+    /// What the guest sends, and where it wants the answer.
+    mapped: Mapped,
 }
 
 /// What was found wrong with a chain.
@@ -51,7 +49,11 @@ pub(crate) enum Fault {
 
 impl Request {
     /// Take what `chain` says. Nothing is copied yet.
-    pub(crate) fn take(&mut self, chain: DescriptorChain<Memory>, memory: &Memory) -> Result<(), Fault> {
+    pub(crate) fn take(
+        &mut self,
+        chain: DescriptorChain<&GuestMemoryMmap>,
+        memory: &Memory,
+    ) -> Result<(), Fault> {
         let head = chain.head_index();
         self.take_all((head, false), chain, memory)
     }
@@ -78,18 +80,17 @@ impl Request {
         self.header = InHeader::default();
         self.bytes.clear();
         (self.args, self.data) = (0, 0);
-        self.incoming.begin(memory.clone());
-        self.outgoing.begin(memory.clone());
+        self.mapped.begin(memory.clone());
         let mut whole = true;
         let mut is_answer = false;
         for (count, descriptor) in chain.enumerate() {
-            let to = if descriptor.is_write_only() { &mut self.outgoing } else { &mut self.incoming };
+            let side = if descriptor.is_write_only() { Side::Outgoing } else { Side::Incoming };
             // What the device reads comes first.
             whole &= descriptor.is_write_only() || !is_answer;
             is_answer |= descriptor.is_write_only();
-            whole &= to.push(descriptor.addr(), descriptor.len() as usize);
+            whole &= self.mapped.push(side, descriptor.addr(), descriptor.len() as usize);
             // A table of its own may be longer than the queue, which a driver must not make use of.
-            whole &= count < QUEUE_SIZE && to.segments().pieces() <= PIECES;
+            whole &= count < QUEUE_SIZE && self.mapped.pieces() <= PIECES;
             if !whole {
                 return Err(Fault::Chain);
             }
@@ -99,7 +100,7 @@ impl Request {
 
     /// Copy header, arguments and whatever is no data; from here on nothing that the guest does changes them.
     pub(crate) fn read(&mut self, agreed: Agreed) -> Result<(), Fault> {
-        let incoming = self.incoming.segments();
+        let incoming = self.mapped.incoming();
         if incoming.copy_out(0, self.header.as_mut_bytes()) < IN {
             return Err(Fault::Chain);
         }
@@ -130,10 +131,10 @@ impl Request {
         let message = Message::new(self.header, args, payload);
         match self.header.opcode {
             opcode if opcode == Opcode::Write as u32 => {
-                message.shared(self.incoming.segments(), IN + self.args, self.data)
+                message.shared(self.mapped.incoming(), IN + self.args, self.data)
             }
             opcode if opcode == Opcode::Read as u32 => {
-                message.shared(self.outgoing.segments(), OUT, self.room())
+                message.shared(self.mapped.outgoing(), OUT, self.room())
             }
             _ => message,
         }
@@ -162,13 +163,13 @@ impl Request {
 
     /// How long an answer may be, without its header.
     pub(crate) fn room(&self) -> usize {
-        self.outgoing.segments().len().saturating_sub(OUT)
+        self.mapped.outgoing().len().saturating_sub(OUT)
     }
 
     /// Put the answer where the guest wants it: `body`, or for a READ what is there already, `len` bytes. Returns how much was
     /// written.
     pub(crate) fn answer(&self, answer: Result<(&[u8], usize), Errno>) -> u32 {
-        let outgoing = self.outgoing.segments();
+        let outgoing = self.mapped.outgoing();
         if outgoing.len() < OUT {
             return 0;
         }
@@ -198,14 +199,12 @@ impl Request {
         if self.bytes.capacity() > len {
             self.bytes = Vec::new();
         }
-        self.incoming.keep(pieces);
-        self.outgoing.keep(pieces);
+        self.mapped.keep(pieces);
     }
 
     /// Let go of the guest's memory.
     pub(crate) fn end(&mut self) {
-        self.incoming.end();
-        self.outgoing.end();
+        self.mapped.end();
     }
 }
 

@@ -44,6 +44,9 @@ pub(crate) struct Queue {
     memory: GuestMemoryAtomic<GuestMemoryMmap>,
     /// The driver broke its rules: nothing is taken until the device is reset.
     broken: AtomicBool,
+    /// The guest was found to have an event index, since the queue was stopped last. One that gives it up without that kicks more often
+    /// than it has to, and that is all.
+    has_index: AtomicBool,
     /// Grows whenever the queue is stopped: what was taken before is not put into it any more.
     epoch: AtomicU64,
     in_flight: AtomicUsize,
@@ -58,6 +61,8 @@ pub(crate) struct Queue {
     refused: Seldom,
     lost: Seldom,
     untold: Seldom,
+    /// There is something to keep: most monitors do not ask for it, and their guests need not pay for the lock.
+    keeps: AtomicBool,
 }
 
 /// What outlives this process, and what is left from the one before it.
@@ -102,13 +107,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Put an answer into the used ring, and have it noted that it is there.
 fn give_back(
     state: &mut VringState<GuestMemoryAtomic<GuestMemoryMmap>>,
-    kept: &Kept,
+    kept: Option<&Kept>,
     head: u16,
     len: u32,
 ) -> Result<(), virtio_queue::Error> {
-    kept.track.iter().for_each(|track| track.answered(head, len));
+    let track = kept.and_then(|kept| kept.track.as_ref());
+    track.iter().for_each(|track| track.answered(head, len));
     state.add_used(head, len)?;
-    kept.track.iter().for_each(|track| track.put(head, state.get_queue().next_used()));
+    track.iter().for_each(|track| track.put(head, state.get_queue().next_used()));
     Ok(())
 }
 
@@ -124,18 +130,18 @@ fn waiting(queue: &virtio_queue::Queue, used: u16, memory: &Memory) -> Vec<u16> 
 ///
 /// # Errors
 /// If the driver broke its rules. That it says there is one, and the place where it says which is not in its memory, is one of them.
-fn next_chain(
+fn next_chain<'a>(
     queue: &mut virtio_queue::Queue,
-    memory: &Memory,
-) -> Result<Option<DescriptorChain<Memory>>, virtio_queue::Error> {
-    if let Some(chain) = queue.iter(memory.clone())?.next() {
+    memory: &'a Memory,
+) -> Result<Option<DescriptorChain<&'a GuestMemoryMmap>>, virtio_queue::Error> {
+    if let Some(chain) = queue.iter(&**memory)?.next() {
         return Ok(Some(chain));
     }
     if queue.avail_idx(&**memory, Ordering::Acquire)?.0 == queue.next_avail() {
         return Ok(None);
     }
     // It has come just now, or cannot be read at all.
-    let chain = queue.iter(memory.clone())?.next();
+    let chain = queue.iter(&**memory)?.next();
     chain.map(Some).ok_or(virtio_queue::Error::InvalidAvailRingIndex)
 }
 
@@ -156,6 +162,7 @@ impl Queue {
             vring: OnceLock::new(),
             memory,
             broken: AtomicBool::new(false),
+            has_index: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
@@ -166,12 +173,20 @@ impl Queue {
             refused: Seldom::new(),
             lost: Seldom::new(),
             untold: Seldom::new(),
+            keeps: AtomicBool::new(false),
         }
     }
 
     /// What is under way is noted there from now on.
     pub(crate) fn track(&self, track: Option<Track>) {
-        *lock(&self.kept) = Kept { track, left: VecDeque::new() };
+        let mut kept = lock(&self.kept);
+        self.keeps.store(track.is_some(), Ordering::Release);
+        *kept = Kept { track, left: VecDeque::new() };
+    }
+
+    /// What is kept, if anything is.
+    fn kept(&self) -> Option<MutexGuard<'_, Kept>> {
+        self.keeps.load(Ordering::Acquire).then(|| lock(&self.kept))
     }
 
     /// The ring is about to be served: see what another process has left under way. Those come before what is new.
@@ -295,17 +310,15 @@ impl Queue {
             if !state.is_enabled() || !state.get_queue().ready() || self.broken.load(Ordering::Relaxed) {
                 return None;
             }
-            let mut kept = lock(&self.kept);
-            while let Some(left) = kept.left.pop_front() {
+            let mut kept = self.kept();
+            while let Some(left) = kept.as_mut().and_then(|kept| kept.left.pop_front()) {
                 match left.answered {
                     // It is only to be given back.
                     Some(len) => {
-                        if let Err(error) = give_back(&mut state, &kept, left.head, len) {
+                        if let Err(error) = give_back(&mut state, kept.as_deref(), left.head, len) {
                             self.lost(&error);
                         }
-                        drop(kept);
                         _ = state.signal_used_queue();
-                        kept = lock(&self.kept);
                     }
                     None => {
                         request.epoch = self.epoch.load(Ordering::Relaxed);
@@ -320,7 +333,8 @@ impl Queue {
                 Ok(Some(chain)) => {
                     request.epoch = self.epoch.load(Ordering::Relaxed);
                     self.in_flight.fetch_add(1, Ordering::Relaxed);
-                    kept.track.iter().for_each(|track| track.taken(chain.head_index()));
+                    let track = kept.as_ref().and_then(|kept| kept.track.as_ref());
+                    track.iter().for_each(|track| track.taken(chain.head_index()));
                     chain
                 }
                 Ok(None) => return None,
@@ -347,7 +361,7 @@ impl Queue {
             let mut state = vring.get_mut();
             if request.epoch == self.epoch.load(Ordering::Relaxed) {
                 let len = answer(request);
-                if let Err(error) = give_back(&mut state, &lock(&self.kept), request.head, len) {
+                if let Err(error) = give_back(&mut state, self.kept().as_deref(), request.head, len) {
                     self.lost(&error);
                 }
             }
@@ -383,8 +397,14 @@ impl Queue {
 
     /// The guest need not say that it adds requests: they are looked for anyway.
     pub(crate) fn quieten(&self) {
+        // With an event index it says so only once it was asked to, in `listen`.
+        if self.has_index.load(Ordering::Relaxed) {
+            return;
+        }
         if let Some(vring) = self.vring.get() {
-            _ = vring.get_mut().disable_notification();
+            let mut state = vring.get_mut();
+            self.has_index.store(state.get_queue().event_idx_enabled(), Ordering::Relaxed);
+            _ = state.disable_notification();
         }
     }
 
@@ -437,6 +457,7 @@ impl Queue {
         let ring = self.vring.get().map(|vring| vring.get_mut());
         self.epoch.fetch_add(1, Ordering::Relaxed);
         self.broken.store(false, Ordering::Relaxed);
+        self.has_index.store(false, Ordering::Relaxed);
         lock(&self.kept).left.clear();
         drop(ring);
     }

@@ -7,49 +7,78 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryLoadGuard, GuestMem
 /// The guest's memory as it was when a request was taken.
 pub(crate) type Memory = GuestMemoryLoadGuard<GuestMemoryMmap>;
 
-/// Pieces of a guest's memory, which stays mapped as long as they are there.
+/// Pieces of a guest's memory that a request names, which stays mapped as long as they are there.
 #[derive(Debug, Default)]
 pub(crate) struct Mapped {
-    // Before what keeps it mapped.
-    segments: Segments,
+    // Before what keeps them mapped.
+    incoming: Segments,
+    outgoing: Segments,
+    /// One hold for both: a hold is counted by all threads of the device at one place.
     memory: Option<Memory>,
+}
+
+/// Who writes to a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The guest, before it sends the request.
+    Incoming,
+    /// The device, for the answer.
+    Outgoing,
 }
 
 impl Mapped {
     /// Forget the pieces; from now on they are of this memory.
     pub(crate) fn begin(&mut self, memory: Memory) {
-        self.segments.clear();
+        self.incoming.clear();
+        self.outgoing.clear();
         self.memory = Some(memory);
     }
 
     /// Forget the pieces, and let go of the memory.
     pub(crate) fn end(&mut self) {
-        self.segments.clear();
+        self.incoming.clear();
+        self.outgoing.clear();
         self.memory = None;
     }
 
     /// The same, and keep room for `pieces` at most.
     pub(crate) fn keep(&mut self, pieces: usize) {
-        self.segments.keep(pieces);
+        self.incoming.keep(pieces);
+        self.outgoing.keep(pieces);
         self.memory = None;
+    }
+
+    /// How many there are, of the side that has more.
+    pub(crate) fn pieces(&self) -> usize {
+        self.incoming.pieces().max(self.outgoing.pieces())
     }
 
     /// Append `len` bytes at `address` of the guest. `false` if not all of it is memory.
     #[must_use]
-    pub(crate) fn push(&mut self, address: GuestAddress, len: usize) -> bool {
+    pub(crate) fn push(&mut self, side: Side, address: GuestAddress, len: usize) -> bool {
         let Some(memory) = &self.memory else { return false };
+        let segments = match side {
+            Side::Incoming => &mut self.incoming,
+            Side::Outgoing => &mut self.outgoing,
+        };
         for slice in memory.get_slices(address, len) {
             let Ok(slice) = slice else { return false };
             let guard = slice.ptr_guard_mut();
             // SAFETY: the slice lies within a mapping, readable and writable, of `self.memory`, which is kept until the
             // segments are cleared. Nothing in this process makes references to guest memory.
-            unsafe { self.segments.push(guard.as_ptr(), slice.len()) };
+            unsafe { segments.push(guard.as_ptr(), slice.len()) };
         }
         true
     }
 
-    pub(crate) fn segments(&self) -> &Segments {
-        &self.segments
+    /// What the guest sends.
+    pub(crate) fn incoming(&self) -> &Segments {
+        &self.incoming
+    }
+
+    /// Where it wants the answer.
+    pub(crate) fn outgoing(&self) -> &Segments {
+        &self.outgoing
     }
 }
 
@@ -65,16 +94,18 @@ mod tests {
         memory.write_slice(b"abcd", GuestAddress(0x1ffe)).expect("write");
         let atomic = GuestMemoryAtomic::new(memory);
         let mut mapped = Mapped::default();
-        assert!(!mapped.push(GuestAddress(0x1000), 1));
+        assert!(!mapped.push(Side::Incoming, GuestAddress(0x1000), 1));
         mapped.begin(atomic.memory());
-        assert!(mapped.push(GuestAddress(0x1ffe), 4));
+        assert!(mapped.push(Side::Incoming, GuestAddress(0x1ffe), 4));
+        assert!(mapped.push(Side::Outgoing, GuestAddress(0x1ffd), 2));
         let mut out = [0; 8];
-        assert_eq!(mapped.segments().copy_out(0, &mut out), 4);
+        assert_eq!(mapped.outgoing().copy_out(0, &mut out), 2);
+        assert_eq!(mapped.incoming().copy_out(0, &mut out), 4);
         assert_eq!(&out[..4], b"abcd");
         for (address, len) in
             [(0, 1), (0xfff, 2), (0x2fff, 2), (0x3000, 1), (u64::MAX, 1), (0x1000, usize::MAX)]
         {
-            assert!(!mapped.push(GuestAddress(address), len), "{address:#x} {len}");
+            assert!(!mapped.push(Side::Outgoing, GuestAddress(address), len), "{address:#x} {len}");
         }
     }
 }

@@ -22,6 +22,8 @@ fn layouts() -> impl Iterator<Item = Layout> {
     shapes.into_iter().zip(sizes.into_iter().cycle()).map(|((event_idx, indirect), size)| Layout {
         event_idx,
         indirect,
+        // Half of them keep what is under way.
+        inflight: event_idx == indirect,
         size,
         ..Layout::default()
     })
@@ -136,6 +138,74 @@ fn many_requests_are_under_way_at_once() {
             received += 1;
         }
         received = 0;
+    }
+}
+
+#[test]
+fn a_monitor_may_be_content_with_fewer_queues() {
+    let dir = tempfile::tempdir().expect("directory");
+    for (has, wants) in [(2, 8), (8, 2)] {
+        let layout = Layout { queues: wants, fewer: true, ..Layout::default() };
+        let options = Options { queues: has, ..Options::default() };
+        let mut guest = Guest::start(passthrough(dir.path()), options, layout);
+        assert_eq!(guest.monitor.drivers.len(), 3);
+        guest.monitor.driver().init().expect("init");
+        assert!(guest.monitor.drivers.iter_mut().skip(1).all(|driver| driver.getattr(ROOT).is_ok()));
+    }
+}
+
+#[test]
+fn requests_of_a_load_are_answered_in_pieces() {
+    let dir = tempfile::tempdir().expect("directory");
+    fs::write(dir.path().join("a"), b"0123456789").expect("file");
+    let mut guest = Guest::start(passthrough(dir.path()), Options::default(), Layout::default());
+    let patience = Duration::from_secs(10);
+    let driver = guest.monitor.driver();
+    driver.init().expect("init");
+    driver.send_lookup(ROOT, c"a");
+    let reply = driver.receive(patience).expect("answer");
+    let node = driver.found(reply).expect("node");
+    assert_eq!(
+        driver.made(reply).err(),
+        Some(Errno::PROTO),
+        "an answer to a LOOKUP is too short for a CREATE"
+    );
+    driver.send_lookup(ROOT, c"b");
+    let reply = driver.receive(patience).expect("answer");
+    assert_eq!(driver.found(reply).err(), Some(Errno::NOENT));
+    driver.send_getattr(node);
+    let reply = driver.receive(patience).expect("answer");
+    assert_eq!(driver.size(reply), Ok(10));
+    driver.send_create(ROOT, c"b");
+    let reply = driver.receive(patience).expect("answer");
+    let (made, fh) = driver.made(reply).expect("file");
+    driver.send_release(made, fh);
+    assert_eq!(driver.receive(patience).expect("answer").result, Ok(0));
+    let fh = driver.open(node, 0).expect("open");
+    driver.send_read(node, fh, 0, 4096);
+    let reply = driver.receive(patience).expect("answer");
+    assert_eq!(driver.sample(reply), Ok((u64::from_ne_bytes(*b"01234567"), 10)));
+    // All are given back at once, and none is there any more.
+    guest.monitor.hiprio().send_forgets(&[(node, 1), (made, 1)]);
+    assert_eq!(guest.monitor.hiprio().receive(patience).expect("it comes back").result, Ok(0));
+    assert!(guest.monitor.driver().getattr(made).is_err());
+}
+
+#[test]
+fn a_bell_rings_for_what_comes_next() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut guest = Guest::start(passthrough(dir.path()), Options::default(), Layout::default());
+    let driver = guest.monitor.driver();
+    driver.init().expect("init");
+    let bell = driver.ring.bell().expect("bell");
+    for _ in 0..100 {
+        driver.send_getattr(ROOT);
+        let begin = std::time::Instant::now();
+        while driver.ring.arm() {
+            bell.wait(Duration::from_secs(10));
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "it was not rung");
+        assert!(driver.poll().expect("an answer").result.is_ok());
     }
 }
 

@@ -37,7 +37,7 @@ impl ListArgs {
             }
         }
         out.push_str("\nTargets on this machine:\n  native, pipe\n");
-        for name in ["fusewire", "mem", "null", "fuser"] {
+        for name in ["fusewire", "mem", "null", "vhost", "fuser"] {
             let alone = TargetArgs { targets: vec![name.into()], ..self.targets.clone() };
             match alone.resolve(&[], Profile::Auto) {
                 Ok(_) => {

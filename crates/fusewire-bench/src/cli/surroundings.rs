@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::PlaceArgs;
 use crate::client::Pin;
 use crate::daemon::{Mounted, Site};
+use crate::guests::{self, Guests};
 use crate::memory::{self, Growth};
 use crate::mounts;
 use crate::results::Row;
@@ -72,6 +73,7 @@ impl Surroundings {
             }
             let ready = match &one.own {
                 Some(own) => own.fill(),
+                None if one.guest.is_some() => one.guest.as_ref().map_or(Ok(()), |guest| guest.verify(tree)),
                 None if one.uses_files() => tree.verify(&one.root),
                 None => Ok(()),
             };
@@ -86,7 +88,7 @@ impl Surroundings {
     pub fn grow(
         &self,
         plan: &memory::Plan,
-        targets: &[Target],
+        targets: &[&Target],
         lower: &Lower,
         growth: &mut Vec<Growth>,
     ) -> Result<()> {
@@ -98,6 +100,25 @@ impl Surroundings {
             let site =
                 Site { src: tree.path(), work: work.path(), pin: Pin::Free, nofile: Some(plan.nofile) };
             growth.push(memory::measure(plan, target, &lower.to_string(), (&site, &self.watchdog))?);
+        }
+        Ok(())
+    }
+
+    /// Measures the memory of devices on one lower filesystem, with so many idle guests at most.
+    pub fn with_guests(
+        &self,
+        (nofile, many): (u64, usize),
+        targets: &[&Target],
+        lower: &Lower,
+        measured: &mut Vec<Guests>,
+    ) -> Result<()> {
+        let work = self.subdirectory()?;
+        let tree = Tree::new(lower)?;
+        tree.fill()?;
+        for target in targets {
+            self.watchdog.step()?;
+            let site = Site { src: tree.path(), work: work.path(), pin: Pin::Free, nofile: Some(nofile) };
+            measured.push(guests::measure(target, &lower.to_string(), (&site, &self.watchdog), many)?);
         }
         Ok(())
     }

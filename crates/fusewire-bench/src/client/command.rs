@@ -115,6 +115,7 @@ mod tests {
             src: place.path(),
             sources: place.path(),
             pipe: None,
+            guest: None,
             number: 7,
             seed: 0,
             pin: Pin::Free,

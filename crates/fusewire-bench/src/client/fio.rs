@@ -185,6 +185,7 @@ mod tests {
             src: root,
             sources,
             pipe,
+            guest: None,
             number: 1,
             seed: 6,
             pin: Pin::Free,

@@ -2,6 +2,7 @@
 
 mod command;
 mod data;
+mod device;
 mod fio;
 mod hogs;
 mod names;
@@ -22,7 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use self::hogs::Hogs;
 use crate::daemon::switches_in;
-use crate::workload::{Op, Workload};
+use crate::device::Guest;
+use crate::workload::{DeviceLoad, DeviceRequest, Op, Workload};
 
 /// Longest latency that is told apart, in nanoseconds.
 const LONGEST: u64 = 600_000_000_000;
@@ -56,6 +58,8 @@ pub struct Pass<'a> {
     pub sources: &'a Path,
     /// The pipes, if the target is one.
     pub pipe: Option<&'a crate::daemon::Pipe>,
+    /// The guest, if the target is a device.
+    pub guest: Option<&'a Guest>,
     /// Differs from pass to pass, so that names of new files do.
     pub number: u64,
     /// Order of random blocks.
@@ -115,6 +119,13 @@ impl Cost {
 /// One thread's operations, with everything made ready that is not to be measured.
 #[derive(Debug)]
 enum Job {
+    Steps(Steps),
+    Device(device::Device),
+}
+
+/// Operations that are done one after the other.
+#[derive(Debug)]
+enum Steps {
     Names(names::Names),
     Data(data::Data),
     Ping(ping::Ping),
@@ -212,6 +223,7 @@ fn bytes_per_op(op: &Op) -> u64 {
     match op {
         Op::Data { transfer, .. } => transfer.block as u64,
         Op::Ping(request) => request.block() as u64,
+        Op::Device(DeviceLoad { request: DeviceRequest::Read { block }, .. }) => *block as u64,
         Op::ReadFile { size } | Op::Append { size } | Op::Create { size } => *size,
         _ => 0,
     }
@@ -229,41 +241,49 @@ struct ThreadCost {
 impl ThreadCost {
     fn measure(mut job: Job, barrier: &Barrier, stop: &AtomicBool) -> Result<Self> {
         let mut latency = Cost::zero().latency;
-        let count = job.len();
         barrier.wait();
         let switches = own_switches();
         let cpu = thread_cpu_time();
         let begin = Instant::now();
-        let mut last = begin;
-        let mut failed = Ok(());
-        for index in 0..count {
-            if stop.load(Ordering::Relaxed) {
-                failed = Err(anyhow!("interrupted"));
-                break;
-            }
-            failed = job.step(index);
-            if failed.is_err() {
-                break;
-            }
-            // The end of one operation is the beginning of the next: one look at the clock for each.
-            let now = Instant::now();
-            latency.saturating_record((now - last).as_nanos() as u64);
-            last = now;
-        }
+        let end = match &mut job {
+            Job::Device(device) => device.drive(&mut latency, stop),
+            Job::Steps(steps) => steps.run((&mut latency, begin), stop),
+        };
         let cpu = thread_cpu_time() - cpu;
         let switches = own_switches() - switches;
-        failed?;
-        Ok(Self { begin, end: last, cpu, switches, latency })
+        Ok(Self { begin, end: end?, cpu, switches, latency })
     }
 }
 
 impl Job {
     fn new(pass: &Pass<'_>, thread: usize) -> Result<Self> {
-        match &pass.workload.op {
-            Op::Data { transfer, .. } => Ok(Self::Data(data::Data::new(pass, thread, *transfer)?)),
-            Op::Ping(request) => Ok(Self::Ping(ping::Ping::new(pass, thread, *request)?)),
-            _ => Ok(Self::Names(names::Names::new(pass, thread)?)),
+        let steps = match &pass.workload.op {
+            Op::Device(load) => return Ok(Self::Device(device::Device::new(pass, thread, *load)?)),
+            Op::Data { transfer, .. } => Steps::Data(data::Data::new(pass, thread, *transfer)?),
+            Op::Ping(request) => Steps::Ping(ping::Ping::new(pass, thread, *request)?),
+            _ => Steps::Names(names::Names::new(pass, thread)?),
+        };
+        Ok(Self::Steps(steps))
+    }
+}
+
+impl Steps {
+    /// One operation after the other; returns when the last one had ended.
+    fn run(
+        &mut self,
+        (latency, begin): (&mut Histogram<u64>, Instant),
+        stop: &AtomicBool,
+    ) -> Result<Instant> {
+        let mut last = begin;
+        for index in 0..self.len() {
+            ensure!(!stop.load(Ordering::Relaxed), "interrupted");
+            self.step(index)?;
+            // The end of one operation is the beginning of the next: one look at the clock for each.
+            let now = Instant::now();
+            latency.saturating_record((now - last).as_nanos() as u64);
+            last = now;
         }
+        Ok(last)
     }
 
     fn len(&self) -> usize {

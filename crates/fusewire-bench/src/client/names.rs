@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::Pass;
 use crate::tree::{self, c_path, file_name, list_dir, meta_file, work_dir};
-use crate::workload::{LIST_FILES, Op, share};
+use crate::workload::{DeviceLoad, DeviceRequest, LIST_FILES, Op, share};
 
 /// Where symbolic links lead: nowhere.
 const TARGET: &str = "../a/place/that/is/not/there";
@@ -73,6 +73,7 @@ pub fn prepare(pass: &Pass<'_>) -> Result<()> {
 pub fn clean_up(pass: &Pass<'_>) -> Result<()> {
     let size = match pass.workload.op {
         Op::Create { size } | Op::ReadFile { size } => size,
+        Op::Device(DeviceLoad { request: DeviceRequest::Create, .. }) => 0,
         Op::Append { size } => size * 2,
         Op::Rename => 0,
         Op::Readlink => TARGET.len() as u64,
@@ -264,7 +265,7 @@ fn renamed(path: &Path) -> PathBuf {
 }
 
 /// Names no pass before has used, so that the kernel cannot know them.
-fn fresh_names<'a>(pass: &Pass<'_>, thread: usize, root: &'a Path) -> impl Iterator<Item = PathBuf> + 'a {
+pub fn fresh_names<'a>(pass: &Pass<'_>, thread: usize, root: &'a Path) -> impl Iterator<Item = PathBuf> + 'a {
     let number = pass.number;
     share(pass.ops, thread, pass.threads)
         .map(move |index| work_dir(root, thread).join(format!("p{number}-{}", file_name(index))))

@@ -29,6 +29,7 @@ fn pass<'a>(root: &'a Path, workload: &'a Workload) -> Pass<'a> {
         src: root,
         sources: root,
         pipe: None,
+        guest: None,
         number: 1,
         seed: 1,
         pin: Pin::Each,

@@ -9,6 +9,7 @@ use crate::report::{machine_line, mib, noise_text, ratio_text};
 use crate::requests::Chart;
 use crate::results::{Cell, Metric, Pair, Results, Row, Slice, SuiteResult};
 use crate::stats::{Summary, geometric_mean};
+use crate::workload::{Op, Workload};
 
 /// The whole report.
 pub fn markdown(results: &Results) -> String {
@@ -42,6 +43,7 @@ fn suite_report(suite: &SuiteResult, out: &mut String) {
     ratio_table(suite, out);
     requests(suite, out);
     detail_table(suite, out);
+    places(suite, out);
     errors(suite, out);
 }
 
@@ -88,6 +90,19 @@ pub fn goal_lines(suite: &SuiteResult) -> Vec<[String; 6]> {
         }
     }
     lines
+}
+
+/// What the rows of a device are, and where they run: it differs from row to row.
+fn places(suite: &SuiteResult, out: &mut String) {
+    let is_device = |workload: &&Workload| matches!(workload.op, Op::Device(_));
+    let mut devices = suite.plan.workloads.iter().filter(is_device).peekable();
+    if devices.peek().is_none() {
+        return;
+    }
+    out.push_str("\n## What the rows are\n\n");
+    for workload in devices {
+        let _ = writeln!(out, "- {}: {}", workload.name, workload.about);
+    }
 }
 
 fn by_target(suite: &SuiteResult, out: &mut String) {

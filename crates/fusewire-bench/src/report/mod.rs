@@ -11,6 +11,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use crate::guests::Guests;
 use crate::machine::Machine;
 use crate::memory::{self, Growth};
 use crate::results::Row;
@@ -35,12 +36,32 @@ pub struct MemoryReport {
     pub targets: Vec<Target>,
     /// The numbers.
     pub growth: Vec<Growth>,
+    /// Those of devices.
+    pub guests: Vec<Guests>,
 }
 
 impl MemoryReport {
     /// The whole report.
     pub fn markdown(&self) -> String {
         let mut out = machine_line(&self.machine);
+        if !self.growth.is_empty() {
+            self.growth_table(&mut out);
+        }
+        if !self.guests.is_empty() {
+            self.guests_table(&mut out);
+        }
+        let errors = self.growth.iter().map(|growth| (&growth.target, &growth.lower, &growth.error));
+        let errors =
+            errors.chain(self.guests.iter().map(|guests| (&guests.target, &guests.lower, &guests.error)));
+        for (target, lower, error) in errors {
+            if let Some(error) = error {
+                let _ = writeln!(out, "\n**{target} on {lower} failed**: {error}");
+            }
+        }
+        out
+    }
+
+    fn growth_table(&self, out: &mut String) {
         let _ = writeln!(
             out,
             "Cache profile {}, {} files in directories of {}, looked up by {} threads, at most {} open files for \
@@ -69,17 +90,60 @@ impl MemoryReport {
                 growth.seconds
             );
         }
-        for growth in &self.growth {
-            if let Some(error) = &growth.error {
-                let _ = writeln!(out, "\n**{} on {} failed**: {error}", growth.target, growth.lower);
+    }
+
+    fn guests_table(&self, out: &mut String) {
+        let _ = writeln!(
+            out,
+            "\nVirtio-fs devices, guests in the bench, at most {} open files for the daemon; each guest has mounted it and looked at a file.\n\n\
+             | lower | target | idle MiB | one guest MiB | guests | MiB | KiB/guest | anonymous MiB | threads | open |\n\
+             |---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+            self.plan.nofile
+        );
+        for guests in &self.guests {
+            let many = guests.many.map_or_else(
+                || ["-"; 6].map(String::from),
+                |many| {
+                    [
+                        many.guests.to_string(),
+                        mib(many.all.resident),
+                        (many.bytes_each() >> 10).to_string(),
+                        mib(many.all.anonymous),
+                        many.threads.to_string(),
+                        many.all.descriptors.to_string(),
+                    ]
+                },
+            );
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} | {} | {} |",
+                guests.lower,
+                guests.target,
+                mib(guests.nobody.resident),
+                guests.one.map_or("-".into(), |memory| mib(memory.resident)),
+                many.join(" | ")
+            );
+        }
+        out.push_str("\n| target | bound | MiB | wanted | |\n|---|---|--:|--:|---|\n");
+        for guests in &self.guests {
+            for bound in guests.bounds() {
+                let word = if bound.is <= bound.most { "reached" } else { "missed" };
+                let _ = writeln!(
+                    out,
+                    "| {} | {} | {} | ≤ {} | {word} |",
+                    guests.target,
+                    bound.what,
+                    mib(bound.is),
+                    mib(bound.most)
+                );
             }
         }
-        out
     }
 
     /// Whether any target failed.
     pub fn has_errors(&self) -> bool {
         self.growth.iter().any(|growth| growth.error.is_some())
+            || self.guests.iter().any(|guests| guests.error.is_some())
     }
 }
 

@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Room for header, arguments and names of a request, and for the header and the structure of an answer.
-const HEAD: u64 = 4096;
+pub(super) const HEAD: u64 = 4096;
 /// Descriptors of one request: head, data, answer's head, answer's data. And a page for a table of them.
 const CHAIN: u16 = 4;
 const TABLE: u64 = 4096;
@@ -28,6 +28,11 @@ pub struct Reply {
     pub result: Result<usize>,
     /// The request's number, as the answer has it.
     pub unique: u64,
+}
+
+/// Of a file to be read and written.
+pub(super) fn create_args() -> abi::CreateIn {
+    abi::CreateIn { flags: 0o102, mode: 0o100644, umask: 0o022, open_flags: 0 }
 }
 
 /// The driver of one queue.
@@ -61,7 +66,7 @@ impl Driver {
         Self { ring, buffers, frame, data, indirect, free, unique: 0, caller: (0, 0) }
     }
 
-    fn place(&self, frame: u16) -> u64 {
+    pub(super) fn place(&self, frame: u16) -> u64 {
         self.buffers.0 + u64::from(frame) * self.frame
     }
 
@@ -240,7 +245,7 @@ impl Driver {
 
     /// Make a file and open it: its node and handle.
     pub fn create(&mut self, parent: u64, name: &CStr) -> Result<(u64, u64)> {
-        let args = abi::CreateIn { flags: 0o102, mode: 0o100644, umask: 0o022, open_flags: 0 };
+        let args = create_args();
         let bytes = self.call(Opcode::Create, parent, &[args.as_bytes(), name.to_bytes_with_nul()])?;
         let (entry, rest) = abi::EntryOut::read_from_prefix(&bytes).map_err(|_| Errno::PROTO)?;
         let open = abi::OpenOut::read_from_bytes(rest).map_err(|_| Errno::PROTO)?;

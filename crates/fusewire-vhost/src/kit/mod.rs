@@ -6,11 +6,13 @@
 mod again;
 mod driver;
 pub mod ring;
+mod send;
 mod window;
 
 pub use again::{Inflight, send};
 pub use driver::{Driver, Reply};
 pub use ring::Ring;
+pub use send::FORGETS;
 pub use window::{Hold, Mapped, Window};
 
 use ring::Used;
@@ -35,6 +37,8 @@ use vm_memory::{
 pub struct Layout {
     /// Request queues.
     pub queues: u16,
+    /// With fewer queues than that it is content, if the device has no more.
+    pub fewer: bool,
     /// Entries of each.
     pub size: u16,
     /// Requests that each can have under way.
@@ -45,6 +49,8 @@ pub struct Layout {
     pub event_idx: bool,
     /// Requests are described in tables of their own.
     pub indirect: bool,
+    /// Keep for the device what is under way, if it wants that: QEMU's own virtio-fs device does not.
+    pub inflight: bool,
     /// Have a DAX window, if the device offers one.
     pub window: Maps,
 }
@@ -64,11 +70,13 @@ impl Default for Layout {
     fn default() -> Self {
         Self {
             queues: 1,
+            fewer: false,
             size: 128,
             depth: 8,
             data: 1 << 20,
             event_idx: true,
             indirect: true,
+            inflight: true,
             window: Maps::Exact,
         }
     }
@@ -107,17 +115,21 @@ impl Monitor {
     /// # Errors
     /// Whatever the device refuses.
     pub fn start(stream: UnixStream, layout: Layout) -> io::Result<Self> {
-        let queues = u64::from(layout.queues) + 1;
-        let mut frontend = Frontend::from_stream(stream, queues);
+        let mut frontend = Frontend::from_stream(stream, u64::from(layout.queues) + 1);
         frontend.set_owner().map_err(other)?;
         negotiate(&mut frontend, layout)?;
+        let layout = fit(&mut frontend, layout)?;
+        let queues = u64::from(layout.queues) + 1;
         let window = window(&mut frontend, layout.window == Maps::Exact)?;
         let per_queue = (Ring::bytes(layout.size) + Driver::bytes(&layout)).next_multiple_of(4096);
         let memory = Arc::new(memory(per_queue * queues)?);
         let region = memory.iter().next().ok_or_else(|| other("no memory"))?;
         let region = VhostUserMemoryRegionInfo::from_guest_region(region).map_err(other)?;
         frontend.set_mem_table(&[region]).map_err(other)?;
-        let inflight = Inflight::of(&mut frontend, queues as u16, layout.size)?;
+        let inflight = match layout.inflight {
+            true => Inflight::of(&mut frontend, queues as u16, layout.size)?,
+            false => None,
+        };
         let mut drivers = Vec::new();
         for queue in 0..queues {
             let base = GuestAddress(queue * per_queue);
@@ -220,8 +232,11 @@ fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<()> {
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::RESET_DEVICE
-        | VhostUserProtocolFeatures::INFLIGHT_SHMFD
         | VhostUserProtocolFeatures::DEVICE_STATE
+        | match layout.inflight {
+            true => VhostUserProtocolFeatures::INFLIGHT_SHMFD,
+            false => VhostUserProtocolFeatures::empty(),
+        }
         | match layout.window {
             Maps::Nothing => VhostUserProtocolFeatures::empty(),
             Maps::Exact | Maps::Beyond => SHARED_MEMORY,
@@ -232,6 +247,18 @@ fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<()> {
         frontend.set_hdr_flags(vhost::vhost_user::message::VhostUserHeaderFlag::NEED_REPLY);
     }
     Ok(())
+}
+
+/// The same with no more queues than the device has, if it may have fewer.
+fn fit(frontend: &mut Frontend, layout: Layout) -> io::Result<Layout> {
+    if !layout.fewer {
+        return Ok(layout);
+    }
+    let offered = frontend.get_queue_num().map_err(other)?;
+    let queues = offered.checked_sub(1).filter(|&queues| queues > 0);
+    let queues =
+        queues.ok_or_else(|| other(format!("a device of {offered} queues has none for requests")))?;
+    Ok(Layout { queues: layout.queues.min(u16::try_from(queues).unwrap_or(u16::MAX)), ..layout })
 }
 
 /// What a DAX window takes.

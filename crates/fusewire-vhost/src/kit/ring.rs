@@ -52,6 +52,26 @@ pub struct Ring {
     seen: u16,
 }
 
+/// Tells when a ring has answers that it was [armed](Ring::arm) for.
+#[derive(Debug)]
+pub struct Bell {
+    call: EventFd,
+    sleep: Epoll,
+}
+
+impl Bell {
+    /// Sleep until the device has told of answers, at most for so long.
+    pub fn wait(&self, limit: Duration) {
+        listen(&self.sleep, &self.call, limit);
+    }
+}
+
+fn listen(sleep: &Epoll, call: &EventFd, limit: Duration) {
+    let millis = limit.as_millis().clamp(1, 1000) as i32;
+    _ = sleep.wait(millis, &mut [EpollEvent::default()]);
+    _ = call.read();
+}
+
 impl Ring {
     /// Bytes that a ring of that size takes.
     pub fn bytes(size: u16) -> u64 {
@@ -142,6 +162,24 @@ impl Ring {
         Some(Used { head: head as u16, len })
     }
 
+    /// Have the device tell of the next answer. `false` if it is there already.
+    pub fn arm(&mut self) -> bool {
+        // From the next one on, please.
+        self.write(self.avail().0 + 4 + 2 * u64::from(self.size), self.seen);
+        std::sync::atomic::fence(Ordering::SeqCst);
+        self.load(self.used().0 + 2) == self.seen
+    }
+
+    /// What the device tells of answers with, to wait for it without holding the ring.
+    ///
+    /// # Errors
+    /// If there are too many descriptors.
+    pub fn bell(&self) -> io::Result<Bell> {
+        let (call, sleep) = (self.call.try_clone()?, Epoll::new()?);
+        sleep.ctl(ControlOperation::Add, call.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
+        Ok(Bell { call, sleep })
+    }
+
     /// The next answer; sleeps until it is there, at most for so long.
     pub fn wait(&mut self, limit: Duration) -> Option<Used> {
         let deadline = Instant::now() + limit;
@@ -149,19 +187,14 @@ impl Ring {
             if let Some(used) = self.take() {
                 return Some(used);
             }
-            // From the next one on, please.
-            self.write(self.avail().0 + 4 + 2 * u64::from(self.size), self.seen);
-            std::sync::atomic::fence(Ordering::SeqCst);
-            if let Some(used) = self.take() {
-                return Some(used);
+            if !self.arm() {
+                continue;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return None;
             }
-            let millis = left.as_millis().clamp(1, 1000) as i32;
-            _ = self.sleep.wait(millis, &mut [EpollEvent::default()]);
-            _ = self.call.read();
+            listen(&self.sleep, &self.call, left);
         }
     }
 
