@@ -17,6 +17,7 @@ mod backed;
 mod chain;
 mod device;
 mod handler;
+mod handover;
 mod inflight;
 mod keeper;
 pub mod kit;
@@ -30,6 +31,7 @@ mod window;
 mod worker;
 
 pub use device::{Device, Options};
+pub use handover::{Given, Handed, Handover, Lent, Waiting};
 pub use keeper::Keeper;
 pub use limits::{MAX_QUEUES, QUEUE_SIZE, WINDOW};
 pub use server::{Error, Server, ShutdownHandle};

@@ -184,6 +184,10 @@ impl Slot for VirtioSlot {
                 }
             }
         }
+        if answer == Some(Err(Errno::INTR)) && self.local.queue.is_leaving() {
+            self.local.queue.leave(&mut self.request);
+            return;
+        }
         let len = match answer {
             None => 0,
             Some(Ok(len)) if self.request.is_read() => self.request.answer(Ok((&[], len))),
