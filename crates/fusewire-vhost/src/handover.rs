@@ -84,6 +84,11 @@ impl<F: FileSystem> Handover<F> {
         told
     }
 
+    /// Is the monitor gone?
+    pub fn is_over(&self) -> bool {
+        self.gate.is_over()
+    }
+
     fn handler(&self) -> MutexGuard<'_, Handler<F>> {
         self.handler.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -113,6 +113,11 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    /// Has the thread ended?
+    pub(crate) fn is_over(&self) -> bool {
+        self.state().ended
+    }
+
     /// Close it, and wait until the thread stands before it, at most for so long.
     ///
     /// # Errors

@@ -295,7 +295,7 @@ fn a_device_that_is_not_alike_does_not_get_the_guest_which_goes_on() {
     let mut unlike = share.clone();
     unlike.options.acl = passthrough::Offer::Always;
     unlike.options.xattr = true;
-    for (wrong, why) in [(&fewer, "queues"), (&other, "same directory"), (&unlike, "options")] {
+    for (wrong, why) in [(&fewer, "queues"), (&other, "another directory"), (&unlike, "options")] {
         let handed = place.handover.begin().expect("handed over");
         // Nothing is served meanwhile.
         let args = abi::GetattrIn::default();

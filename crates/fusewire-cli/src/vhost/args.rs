@@ -14,6 +14,7 @@ use super::resume::ResumeArgs;
 use super::sandbox::caps::Changes;
 use super::sandbox::ids::{Ids, Range};
 use super::sandbox::seccomp::Action;
+use super::upgrade::UpgradeArgs;
 
 /// What stands below the help of `fusewire vhost`.
 pub const NOTES: &str = "\
@@ -237,6 +238,8 @@ pub struct VhostArgs {
     pub dax: DaxArgs,
     #[command(flatten)]
     pub resume: ResumeArgs,
+    #[command(flatten)]
+    pub upgrade: UpgradeArgs,
 }
 
 impl VhostArgs {

@@ -14,7 +14,17 @@ use crate::failure::{Failure, Outcome};
 /// A locked file `<socket>.pid`. The lock is there as long as this, or a copy of it in a process that was forked.
 #[derive(Debug)]
 pub struct PidFile {
-    _file: File,
+    file: File,
+}
+
+impl PidFile {
+    /// The file, for another process that is to have the lock.
+    ///
+    /// # Errors
+    /// If there are no more descriptors.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
 }
 
 /// Where it is.
@@ -55,7 +65,7 @@ pub fn claim(socket: &Path) -> Outcome<PidFile> {
         }
     };
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
-    Ok(PidFile { _file: file })
+    Ok(PidFile { file })
 }
 
 fn taken(socket: &Path, path: &Path) -> Failure {

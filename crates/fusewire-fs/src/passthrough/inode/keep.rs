@@ -132,6 +132,13 @@ impl Nodes {
         result
     }
 
+    /// What directory the root is.
+    pub fn root_way(&self) -> Result<Way> {
+        let stat = stat_of(&*self.root)?;
+        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        Ok(Way::Seen { path: Vec::new(), device, ino: stat.stx_ino })
+    }
+
     /// How a node is found by a process beside this one, and a descriptor if it is found by that.
     pub fn way(&self, node: NodeId, mount: u16, handle: Option<Handle>) -> Result<(Way, Option<Arc<Fd>>)> {
         if mount == 0 && self.mounts.root().handles {

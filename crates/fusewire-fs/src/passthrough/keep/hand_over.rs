@@ -2,7 +2,7 @@
 
 use super::{HANDED, Kept, KeptNode, Resumed, Way};
 use crate::passthrough::{LockScope, Passthrough, locks::KeptLock};
-use fusewire::NodeId;
+use fusewire::{Generation, NodeId, table::Restored};
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
@@ -33,6 +33,8 @@ impl Passthrough {
                 lent.push(held);
             }
         }
+        let root = Restored { id: NodeId::ROOT, lookups: 1, generation: Generation(0) };
+        kept.nodes.push(KeptNode { restored: root, way: self.nodes.root_way()? });
         let mut all = Vec::new();
         self.nodes.for_each_kept(|restored, _, mount, handle| all.push((restored, mount, handle)));
         for (restored, mount, handle) in all {
@@ -52,6 +54,20 @@ impl Passthrough {
         Ok((kept.write(HANDED, beginning), lent))
     }
 
+    /// Have all that the client knows noted in the ledger, where nothing stands yet. Nothing must be served meanwhile.
+    pub fn note_all(&self) {
+        let Some(ledger) = &self.nodes.ledger else { return };
+        let mut all = Vec::new();
+        self.nodes.for_each_kept(|restored, _, mount, handle| all.push((restored, mount, handle)));
+        for (restored, _, handle) in all.into_iter().filter(|(_, mount, _)| *mount == 0) {
+            match handle.map_or_else(|| self.nodes.handle(restored.id), Ok) {
+                Ok(handle) => ledger.arrived(restored, &handle),
+                Err(error) => tracing::debug!(node = restored.id.raw(), %error, "a node cannot be kept"),
+            }
+        }
+        self.handles.for_each(|handle, open| ledger.opened(super::kept_open(handle, open)));
+    }
+
     /// Go on where another process is, which has [handed over](Self::hand_over) what its client knows, with these descriptors. To be
     /// called before anything is served. That process loses nothing by it. What comes back is what its client began with.
     ///
@@ -65,6 +81,10 @@ impl Passthrough {
     ) -> io::Result<(Vec<u8>, Resumed)> {
         let wrong = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
         let (beginning, mut kept) = Kept::read(HANDED, bytes)?;
+        let root = kept.nodes.iter().find(|node| node.restored.id == NodeId::ROOT);
+        if root.is_none_or(|root| Ok(&root.way) != self.nodes.root_way().as_ref()) {
+            return wrong("it is of another directory".into());
+        }
         let given = kept.nodes.iter().filter(|node| node.way == Way::Given).count();
         if files.len() != kept.opens.len() + kept.locks.len() + given {
             return wrong(format!("{} descriptors came, which are not all", files.len()));
