@@ -10,7 +10,7 @@ use crate::{
     handler::{Handler, handed::Described},
     limits::{AT_ONCE, GRACE},
     queue::Queue,
-    server::{Error, Gate},
+    server::{Connection, Error, Gate},
     sys,
 };
 use fusewire::fs::FileSystem;
@@ -60,7 +60,7 @@ pub struct Handover<F: FileSystem> {
     pub(crate) device: Arc<Device<F>>,
     pub(crate) handler: Arc<Mutex<Handler<F>>>,
     pub(crate) gate: Arc<Gate>,
-    pub(crate) connection: Arc<UnixStream>,
+    pub(crate) connection: Arc<Connection>,
 }
 
 impl<F: FileSystem> std::fmt::Debug for Handover<F> {

@@ -6,7 +6,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use std::{
     io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     sync::{
@@ -48,6 +48,15 @@ pub struct Server<F: FileSystem> {
 /// Closes the connection of a [`Server`].
 #[derive(Clone, Debug)]
 pub struct ShutdownHandle(Arc<(UnixStream, AtomicBool)>);
+
+/// The connection itself.
+pub(crate) struct Connection(ShutdownHandle);
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.0.as_fd()
+    }
+}
 
 impl ShutdownHandle {
     /// Close it: the server ends well.
@@ -187,11 +196,12 @@ impl<F: FileSystem> Server<F> {
         (mut requests, again): (BackendReqHandler<Mutex<Handler<F>>>, UnixStream),
     ) -> Result<Self, Error> {
         let gate = Arc::new(Gate::new().map_err(Error::Threads)?);
-        let (pass, messages) = (gate.clone(), again.try_clone().map_err(Error::Accept)?);
+        let connection = ShutdownHandle(Arc::new((again, AtomicBool::new(false))));
+        let (pass, messages) = (gate.clone(), connection.clone());
         let thread = std::thread::Builder::new().name("fusewire-vhost".into());
         let thread = thread.spawn(move || {
             let ended = loop {
-                pass.wait(&messages);
+                pass.wait(&messages.0.0);
                 if let Err(error) = requests.handle_request() {
                     break error;
                 }
@@ -200,7 +210,6 @@ impl<F: FileSystem> Server<F> {
             Err(ended)
         });
         let thread = thread.map_err(Error::Threads)?;
-        let connection = ShutdownHandle(Arc::new((again, AtomicBool::new(false))));
         Ok(Self { device, handler, connection, gate, thread })
     }
 
@@ -210,13 +219,10 @@ impl<F: FileSystem> Server<F> {
     }
 
     /// To hand the guest to another process.
-    ///
-    /// # Errors
-    /// If there are no more descriptors.
-    pub fn handover(&self) -> io::Result<Handover<F>> {
-        let connection = Arc::new(self.connection.0.0.try_clone()?);
+    pub fn handover(&self) -> Handover<F> {
+        let connection = Arc::new(Connection(self.connection.clone()));
         let (device, handler, gate) = (self.device.clone(), self.handler.clone(), self.gate.clone());
-        Ok(Handover { device, handler, gate, connection })
+        Handover { device, handler, gate, connection }
     }
 
     /// To have the connection closed by another thread: a signal handler's, most often.

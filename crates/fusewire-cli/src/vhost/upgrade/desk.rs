@@ -78,7 +78,7 @@ impl Desk {
             match listener.accept() {
                 Ok((stream, _)) => {
                     let server = serve(stream)?;
-                    posts[place].guest = Some(server.handover().map_err(failed)?);
+                    posts[place].guest = Some(server.handover());
                     if !self.returning {
                         posts[place].listener = None;
                     }
@@ -93,13 +93,8 @@ impl Desk {
     }
 
     /// A guest that was served by another process before.
-    ///
-    /// # Errors
-    /// If there are no more descriptors.
-    pub fn settle(&self, place: usize, server: &Server<Passthrough>) -> Outcome<()> {
-        let failed = |error: io::Error| Failure::new(format!("cannot keep a virtual machine: {error}"));
-        self.posts()[place].guest = Some(server.handover().map_err(failed)?);
-        Ok(())
+    pub fn settle(&self, place: usize, server: &Server<Passthrough>) {
+        self.posts()[place].guest = Some(server.handover());
     }
 
     /// A guest is gone.
