@@ -4,6 +4,7 @@ use super::image::Program;
 use crate::{ci, run};
 use anyhow::{Context, Result, bail};
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -46,6 +47,8 @@ fn binary(name: &str) -> Result<PathBuf> {
 /// A running `fusewire vhost`.
 pub struct Device {
     child: Child,
+    /// How it was called.
+    words: Vec<OsString>,
     /// Where guests connect, one at each.
     pub sockets: Vec<PathBuf>,
 }
@@ -56,11 +59,17 @@ impl Device {
         fs::create_dir_all(dir)?;
         let sockets: Vec<_> = sockets.iter().map(|end| dir.with_extension(end)).collect();
         sockets.iter().for_each(|socket| _ = fs::remove_file(socket));
-        let mut command = Command::new(binary("fusewire")?);
-        command.args(["vhost", "--xattr", "--tag", TAG, "--cache"]).args(profile);
-        sockets.iter().for_each(|socket| _ = command.arg("--socket-path").arg(socket));
-        command.arg("--shared-dir").arg(dir).stdin(Stdio::null());
-        let mut device = Self { child: command.spawn().context("cannot start fusewire")?, sockets };
+        let mut words: Vec<OsString> = ["vhost", "--xattr", "--tag", TAG, "--cache"].map(Into::into).into();
+        words.extend(profile.iter().map(Into::into));
+        sockets.iter().for_each(|socket| words.extend(["--socket-path".into(), socket.into()]));
+        words.extend(["--shared-dir".into(), dir.into()]);
+        let mut device = Self { child: spawn(&words)?, words, sockets };
+        device.wait()?;
+        Ok(device)
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let device = self;
         let deadline = Instant::now() + Duration::from_secs(10);
         while !device.sockets.iter().all(|socket| socket.exists()) {
             if let Some(status) = device.child.try_wait()? {
@@ -71,7 +80,26 @@ impl Device {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(device)
+        Ok(())
+    }
+
+    /// Have another process take its place, as `--upgrade` does: the one that there was ends well.
+    pub fn upgrade(&mut self) -> Result<()> {
+        let next = spawn(&[&self.words[..], &["--upgrade".into()]].concat())?;
+        std::mem::replace(
+            self,
+            Self { child: next, words: self.words.clone(), sockets: self.sockets.clone() },
+        )
+        .end()
+    }
+
+    /// Kill it, and start another in its place.
+    pub fn restart(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.sockets.iter().for_each(|socket| _ = fs::remove_file(socket));
+        self.child = spawn(&self.words)?;
+        self.wait()
     }
 
     /// It ends by itself, and well, once the guest is gone.
@@ -86,6 +114,11 @@ impl Device {
             }
         }
     }
+}
+
+fn spawn(words: &[OsString]) -> Result<Child> {
+    let mut command = Command::new(binary("fusewire")?);
+    command.args(words).stdin(Stdio::null()).spawn().context("cannot start fusewire")
 }
 
 impl Drop for Device {
