@@ -1,12 +1,7 @@
 //! Guests whose daemon is replaced while they work: by `fusewire vhost --upgrade`, of which no monitor need know anything, and by
 //! `--resume` after it was killed, where the monitor connects again.
 
-use super::{
-    device::Device,
-    image, machine,
-    packages::Store,
-    virtio,
-};
+use super::{device::Device, image, machine, packages::Store, virtio};
 use crate::run;
 use anyhow::{Context, Result, bail, ensure};
 use std::{

@@ -66,8 +66,7 @@ impl Giver {
         let hello = wire.expect(Kind::Hello)?;
         let (pid, wanted) = paths_of(&hello.bytes)?;
         tracing::info!("process {pid} asks for the virtual machines");
-        let mut posts = self.desk.posts();
-        let given = self.give(wire, &mut posts, &wanted);
+        let given = self.give(wire, &wanted);
         if let Err(error) = &given {
             // It may be gone.
             _ = wire.send(Kind::Refused, error.to_string().as_bytes(), &[]);
@@ -75,20 +74,30 @@ impl Giver {
         given.map(|guests| (pid, guests))
     }
 
-    fn give(&self, wire: &Wire, posts: &mut [Post], wanted: &[PathBuf]) -> io::Result<usize> {
-        let order = order(posts, wanted)?;
-        self.show(wire, posts, &order)?;
+    fn give(&self, wire: &Wire, wanted: &[PathBuf]) -> io::Result<usize> {
+        let order = {
+            let posts = self.desk.posts();
+            let order = order(&posts, wanted)?;
+            self.show(wire, &posts, &order)?;
+            order
+        };
         wire.expect(Kind::Take)?;
+        // Nobody comes or goes from here on.
+        let posts = self.desk.posts();
         let begin = Instant::now();
         let mut stopped = Vec::new();
-        let given = self.hand(wire, posts, &order, &mut stopped);
+        let given = self.hand(wire, &posts, &order, &mut stopped);
         if given.is_err() {
             for &place in &stopped {
                 posts[place].guest.iter().for_each(|guest| guest.cancel());
             }
         }
+        given?;
         let guests = stopped.len();
-        given.inspect(|()| tracing::debug!(guests, after = ?begin.elapsed(), "handed over")).map(|()| guests)
+        tracing::debug!(guests, after = ?begin.elapsed(), "handed over");
+        // Whoever connects now is for the other daemon.
+        std::mem::forget(posts);
+        Ok(guests)
     }
 
     /// Tells what there is, and gives what is not in use: the sockets and the files beside them.

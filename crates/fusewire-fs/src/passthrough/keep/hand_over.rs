@@ -89,6 +89,7 @@ impl Passthrough {
         if files.len() != kept.opens.len() + kept.locks.len() + given {
             return wrong(format!("{} descriptors came, which are not all", files.len()));
         }
+        self.nodes.budget.came_with(files.len());
         let known = kept
             .nodes
             .iter()
