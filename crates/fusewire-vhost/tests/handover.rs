@@ -293,8 +293,7 @@ fn a_device_that_is_not_alike_does_not_get_the_guest_which_goes_on() {
     let fewer = Share { queues: 1, ..share.clone() };
     let other = Share::of(elsewhere.path());
     let mut unlike = share.clone();
-    unlike.options.acl = passthrough::Offer::Always;
-    unlike.options.xattr = true;
+    unlike.options.acl = passthrough::Offer::Never;
     for (wrong, why) in [(&fewer, "queues"), (&other, "another directory"), (&unlike, "options")] {
         let handed = place.handover.begin().expect("handed over");
         // Nothing is served meanwhile.
