@@ -345,3 +345,72 @@ fn many_guests_are_taken_over_at_once() {
         assert!(test_kill_process(pid).is_err());
     }
 }
+
+#[test]
+fn without_root_a_program_that_was_installed_anew_takes_the_guest() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+    skip_unless!(rustix::process::geteuid().is_root(), "other users are root's to be");
+    let place = Place::new();
+    fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).expect("mode");
+    for path in [place.dir.path(), &place.share()] {
+        chown(path, Some(1234), Some(1234)).expect("owner");
+    }
+    let program = place.dir.path().join("fusewire");
+    let install = || {
+        // As packages do: the file of the program that runs is gone.
+        let early = place.dir.path().join("new");
+        fs::copy(command::binary(), &early).expect("copy");
+        fs::rename(&early, &program).expect("rename");
+    };
+    let start = |word: &[&str]| {
+        let mut line = Command::new(&program);
+        line.arg("vhost")
+            .args(word)
+            .arg("--socket-path")
+            .arg(place.socket())
+            .arg("--shared-dir")
+            .arg(place.share());
+        line.args(["--queues", "1", "--tag", "share"]).stdin(Stdio::null()).uid(1234).gid(1234);
+        line.spawn().expect("fusewire")
+    };
+    install();
+    let mut child = start(&[]);
+    let mut ended = None;
+    wait("the socket or the end", || {
+        ended = child.try_wait().expect("child");
+        ended.is_some() || place.beside("upgrade").exists()
+    });
+    skip_unless!(ended.is_none(), "there are no user namespaces for this user");
+    let mut device = Device(child);
+    let mut stream = None;
+    wait("the daemon", || {
+        stream = UnixStream::connect(place.socket()).ok();
+        stream.is_some()
+    });
+    let mut monitor = Monitor::start(stream.expect("a connection"), layout()).expect("monitor");
+    let driver = monitor.driver();
+    driver.init().expect("init");
+    let sub = driver.mkdir(ROOT, c"sub").expect("mkdir").nodeid;
+    let (node, fh) = driver.create(sub, c"a").expect("create");
+    let (gone, gone_fh) = driver.create(sub, c"gone").expect("create");
+    driver.unlink(sub, c"gone").expect("unlink");
+    // Known by its place alone.
+    let (closed, closed_fh) = driver.create(sub, c"closed").expect("create");
+    driver.release(closed, closed_fh).expect("release");
+    for round in 0..3u64 {
+        install();
+        let next = Device(start(&["--upgrade"]));
+        end(std::mem::replace(&mut device, next));
+        let driver = monitor.driver();
+        assert_eq!(driver.write(node, fh, round, b"x"), Ok(1), "{round}");
+        assert_eq!(driver.write(gone, gone_fh, round, b"x"), Ok(1));
+        assert_eq!(driver.getattr(gone).map(|attr| (attr.size, attr.nlink)), Ok((round + 1, 0)));
+        assert_eq!(driver.lookup(sub, c"a").map(|entry| entry.nodeid), Ok(node));
+        let fh = driver.open(closed, 2).expect("open");
+        driver.release(closed, fh).expect("release");
+        assert_eq!(driver.lookup(sub, c"closed").map(|entry| entry.nodeid), Ok(closed));
+    }
+    drop(monitor);
+    device.end();
+}
