@@ -93,15 +93,6 @@ impl Device {
         .end()
     }
 
-    /// Kill it, and start another in its place.
-    pub fn restart(&mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        self.sockets.iter().for_each(|socket| _ = fs::remove_file(socket));
-        self.child = spawn(&self.words)?;
-        self.wait()
-    }
-
     /// It ends by itself, and well, once the guest is gone.
     pub fn end(mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);

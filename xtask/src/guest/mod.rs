@@ -56,8 +56,7 @@ Boots QEMU with two processors and a request queue for each: both are used, and 
 
 cargo xtask guest --replace
 
-Boots User Mode Linux and QEMU, whose daemon is upgraded several times while they work; and QEMU whose daemon is killed and started again, with the
-device that connects again.
+Boots User Mode Linux and QEMU, whose daemon is upgraded several times while they work.
 
 cargo xtask guest --dax [--all]
 

@@ -1,12 +1,11 @@
-//! Guests whose daemon is replaced while they work: by `fusewire vhost --upgrade`, of which no monitor need know anything, and by
-//! `--resume` after it was killed, where the monitor connects again.
+//! Guests whose daemon is replaced while they work: by `fusewire vhost --upgrade`, of which no monitor need know anything.
 
 use super::{device::Device, image, machine, packages::Store, virtio};
 use crate::run;
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -15,14 +14,13 @@ use std::{
 /// How often the daemon is replaced.
 const TIMES: usize = 5;
 
-/// What the guest does all the time, with files that it has open, files without a name, locks, and a directory that it lists.
+/// What the guest does all the time, with files that it has open, a file without a name, and a directory that it lists.
 const JOB: &str = "\
 fail() { echo \"FAILED: $*\"; exit 1; }
 mount -t virtiofs share /mnt || fail mount
 mkdir /mnt/work || fail mkdir
-exec 7> /mnt/open 8<> /mnt/gone 9> /mnt/locked
+exec 7> /mnt/open 8<> /mnt/gone
 echo 'without a name' >&8; rm /mnt/gone || fail rm
-flock -n 9 || fail flock
 : > /mnt/begun
 n=0; while [ ! -e /mnt/enough ]; do
     echo $n >&7 || fail \"writing to what is open ($n)\"
@@ -32,17 +30,13 @@ n=0; while [ ! -e /mnt/enough ]; do
     [ $(ls /mnt/work | wc -l) = $((2 * n + 2)) ] || fail \"listing after $n\"
     n=$((n+1))
 done
-NAMELESS
-flock -n /mnt/locked true && fail 'the lock is lost'
-exec 7>&- 8>&- 9>&-
+[ \"$(cat /proc/self/fd/8)\" = 'without a name' ] || fail 'the file without a name'
+exec 7>&- 8>&-
 seq 0 $((n - 1)) | cmp - /mnt/open || fail 'what was written to an open file'
 echo \"files: $n\"
 for file in /mnt/work/*; do echo \"sum: $(basename $file) $(md5sum < $file | cut -d' ' -f1)\"; done
 umount /mnt || fail umount
 exit 0";
-
-/// What has no name is kept by whoever has it open: an upgrade hands it on, a daemon that was killed took it along.
-const NAMELESS: &str = "[ \"$(cat /proc/self/fd/8)\" = 'without a name' ] || fail 'the file without a name'";
 
 /// `cargo xtask guest --replace`.
 pub fn run(words: &[&str]) -> Result<()> {
@@ -52,50 +46,38 @@ pub fn run(words: &[&str]) -> Result<()> {
     let kit = virtio::kit()?;
     let store = Store::open(&run::target_dir()?.join("guest"))?;
     let share = store.dir().join("replace");
-    let initrd = image::build(&store, &kit.modules()?, &JOB.replace("NAMELESS", NAMELESS))?;
+    let initrd = image::build(&store, &kit.modules()?, JOB)?;
     for (profile, cache) in
         [(&["auto"][..], "auto"), (&["never", "--sandbox", "none"], "never"), (&["always"], "always")]
     {
-        eprintln!("xtask: User Mode Linux, --cache {cache}, --upgrade");
-        let work = Work { share: &share, profile, replace: Device::upgrade };
+        eprintln!("xtask: User Mode Linux, --cache {cache}");
+        let work = Work { share: &share, profile };
         work.watch(|socket| kit.uml(&initrd, Some(socket), ""))?;
     }
     let (kernel, qemu) = (store.kernel(super::KERNEL)?, store.qemu()?);
-    let machine = |initrd: PathBuf, chardev: &'static str, device: &'static str| {
-        let (kernel, qemu) = (kernel.clone(), &qemu);
-        move |socket: &Path| {
-            let mut command = qemu.command();
-            let parts = ["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35,memory-backend=mem"];
-            command.args(parts).args(["-smp", "2", "-m", "1G"]);
-            command.args(["-object", "memory-backend-memfd,id=mem,size=1G,share=on", "-nodefaults"]);
-            command.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-            command.arg("-chardev").arg(format!("socket,id=share,path={}{chardev}", socket.display()));
-            command.args(["-device", device]).arg("-kernel").arg(&kernel).arg("-initrd").arg(&initrd);
-            let line =
-                "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
-            command.args(["-append", line]);
-            Ok(command)
-        }
-    };
-    let initrd = image::build(&store, &[], &JOB.replace("NAMELESS", NAMELESS))?;
-    let fs_device = "vhost-user-fs-pci,chardev=share,tag=share,num-request-queues=2,queue-size=1024";
-    eprintln!("xtask: QEMU, --upgrade");
-    let work = Work { share: &share, profile: &["auto", "--queues", "2"], replace: Device::upgrade };
-    work.watch(machine(initrd, "", fs_device))?;
-    let initrd = image::build(&store, &[], &JOB.replace("NAMELESS", "true"))?;
-    let generic =
-        "vhost-user-test-device-pci,chardev=share,virtio-id=26,num_vqs=3,vq_size=1024,config_size=44";
-    eprintln!("xtask: QEMU, --resume");
-    let work =
-        Work { share: &share, profile: &["auto", "--queues", "2", "--resume"], replace: Device::restart };
-    work.watch(machine(initrd, ",reconnect-ms=200", generic))
+    let initrd = image::build(&store, &[], JOB)?;
+    eprintln!("xtask: QEMU");
+    let work = Work { share: &share, profile: &["auto", "--queues", "2"] };
+    work.watch(|socket| {
+        let mut command = qemu.command();
+        let parts = ["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35,memory-backend=mem"];
+        command.args(parts).args(["-smp", "2", "-m", "1G"]);
+        command.args(["-object", "memory-backend-memfd,id=mem,size=1G,share=on", "-nodefaults"]);
+        command.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+        command.arg("-chardev").arg(format!("socket,id=share,path={}", socket.display()));
+        let device = "vhost-user-fs-pci,chardev=share,tag=share,num-request-queues=2,queue-size=1024";
+        command.args(["-device", device]).arg("-kernel").arg(&kernel).arg("-initrd").arg(&initrd);
+        let line =
+            "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
+        command.args(["-append", line]);
+        Ok(command)
+    })
 }
 
-/// What is done to a guest's daemon.
+/// A guest at work.
 struct Work<'a> {
     share: &'a Path,
     profile: &'a [&'a str],
-    replace: fn(&mut Device) -> Result<()>,
 }
 
 impl Work<'_> {
@@ -107,13 +89,12 @@ impl Work<'_> {
         let mut device = Device::start(share, &["sock"], self.profile)?;
         let mut command = machine(&device.sockets[0])?;
         let (mut files, mut sums) = (0, Vec::new());
-        let replace = self.replace;
         let device = thread::scope(|scope| {
             let host = scope.spawn(move || -> Result<Device> {
                 let replaced = there(&share.join("begun")).and_then(|()| {
                     for _ in 0..TIMES {
                         thread::sleep(Duration::from_millis(700));
-                        replace(&mut device)?;
+                        device.upgrade()?;
                     }
                     thread::sleep(Duration::from_millis(700));
                     Ok(())

@@ -45,7 +45,8 @@ pub enum OnError {
 pub struct ResumeArgs {
     /// Keep what the guest knows in PATH.state, so that a daemon that is started in place of this one goes on with it
     ///
-    /// The monitor must connect again (QEMU: reconnect-ms=1000 at the chardev, and a device that can, as vhost-user-test-device-pci).
+    /// The monitor must connect again by itself and go on with its rings. No device for virtio-fs of QEMU (11.1) and User Mode Linux (7.2) does:
+    /// guests hang, or QEMU ends. To replace a daemon that runs, --upgrade takes nothing of the monitor.
     #[arg(long, requires = "socket_path", conflicts_with_all = ["dax_window", "shared_locks"])]
     pub resume: bool,
     /// How a machine that the guest moves to finds the files that the guest knows
