@@ -414,3 +414,28 @@ fn without_root_a_program_that_was_installed_anew_takes_the_guest() {
     drop(monitor);
     device.end();
 }
+
+#[test]
+fn a_daemon_for_one_guest_is_not_replaced_by_one_for_guests_that_come_again() {
+    let place = Place::new();
+    let words = ["--sandbox", "none", "--queues", "1", "--tag", "share"];
+    let device = place.start(&words);
+    let mut monitor = Monitor::connect(&place.socket(), layout()).expect("monitor");
+    monitor.driver().init().expect("init");
+    let (share, socket) = (place.share(), place.socket());
+    let text = format!(
+        "[shares.a]\nshared-dir = '{}'\ntag = 'share'\n[guests.a]\nsocket-path = '{}'\nshare = 'a'\nqueues = 1\n",
+        share.display(),
+        socket.display()
+    );
+    let file = place.dir.path().join("vhost.toml");
+    fs::write(&file, text).expect("file");
+    let mut line = Command::new(command::binary());
+    line.args(["vhost", "--upgrade", "--sandbox", "none", "--config"]).arg(&file);
+    let told = refused(line.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("fusewire"));
+    assert!(told.contains("does not listen") && told.contains("without --config"), "{told}");
+    monitor.driver().create(ROOT, c"a").expect("it is served");
+    assert!(socket.exists());
+    drop(monitor);
+    device.end();
+}

@@ -109,6 +109,7 @@ fn serve_all(args: &VhostArgs, file: &File, tenants: Vec<Tenant>) -> Outcome<()>
             let leases = leases(file, &inside.dirs)?;
             inside.lock(&locks)?;
             let places = places(tenants, &inside, &leases)?;
+            inner.check_listeners()?;
             let guests = serve::prepare(&places, inner.take()?)?;
             inner.commit(false)?;
             let (guests, taken) = guests::start(&inner.desk, guests)?;

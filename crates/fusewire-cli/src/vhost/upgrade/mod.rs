@@ -137,13 +137,10 @@ impl Front {
     /// # Errors
     /// If the one that serves fails.
     pub fn outside(self, warden: Warden) -> Outcome<()> {
-        let takes = self.taking.is_some();
-        let mut names = self.names;
-        let taken = || named(&self.posts, self.control.as_ref());
-        if takes {
-            names = taken();
-        }
-        drop((self.posts, self.control, self.taking));
+        let Self { posts, names, control, taking, .. } = self;
+        let takes = taking.is_some();
+        let names = if takes { named(&posts, control.as_ref()) } else { names };
+        drop((posts, control, taking));
         let (ended, names_are_ours) = warden.wait(takes);
         match names_are_ours {
             true => drop(names),
@@ -228,6 +225,21 @@ impl Inner {
             self.names.ours.extend(theirs);
         }
         Ok(())
+    }
+
+    /// All sockets are listened at: guests that are gone can come again.
+    ///
+    /// # Errors
+    /// If the daemon that there is has closed one.
+    pub fn check_listeners(&self) -> Outcome<()> {
+        match self.desk.posts().iter().find(|post| post.listener.is_none()) {
+            Some(Post { path, .. }) => Err(Failure::new(format!(
+                "--upgrade: the daemon that is there does not listen at {} any more: it was started for one guest at each socket",
+                path.as_deref().unwrap_or(Path::new("")).display()
+            ))
+            .or_try("to upgrade it without --config")),
+            None => Ok(()),
+        }
     }
 
     /// Was this daemon called to take the place of another?
