@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -19,16 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A locked file `<socket>.pid`. The lock is there as long as this, or a copy of it in a process that was forked.
 #[derive(Debug)]
 pub struct PidFile {
-    file: File,
+    file: Arc<File>,
 }
 
 impl PidFile {
     /// The file, for another process that is to have the lock.
-    ///
-    /// # Errors
-    /// If there are no more descriptors.
-    pub fn file(&self) -> io::Result<File> {
-        self.file.try_clone()
+    pub fn file(&self) -> Arc<File> {
+        self.file.clone()
     }
 }
 
@@ -75,7 +73,7 @@ pub fn claim(socket: &Path) -> Outcome<PidFile> {
         }
     };
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
-    Ok(PidFile { file })
+    Ok(PidFile { file: Arc::new(file) })
 }
 
 /// Is the process that the file names not there any more? The one that serves for it, and has the lock, too, ends with it.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Gid, chown};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -41,14 +42,8 @@ impl Name {
     }
 
     /// The file that says whose it is, for another process.
-    ///
-    /// # Errors
-    /// If there are no more descriptors.
-    pub fn claim(&self) -> Outcome<Option<fs::File>> {
-        let claim = self.claim.as_ref().map(PidFile::file).transpose();
-        claim.map_err(|error| {
-            Failure::new(format!("cannot keep the file that says whose a socket is: {error}"))
-        })
+    pub fn claim(&self) -> Option<Arc<fs::File>> {
+        self.claim.as_ref().map(PidFile::file)
     }
 
     /// Where it is.

@@ -20,7 +20,7 @@ pub struct Post {
     /// Where its monitor connects; none if it was there, and cannot come again.
     pub listener: Option<Arc<UnixListener>>,
     /// The file that says whose it is, locked.
-    pub claim: Option<File>,
+    pub claim: Option<Arc<File>>,
     /// What is kept of the guest (`--resume`), locked.
     pub state: Option<File>,
     /// The guest, if it is there.

@@ -95,7 +95,7 @@ impl Front {
         let (mut posts, mut names) = (Vec::new(), Vec::new());
         for Socket { listener, name } in sockets {
             let path = name.path().map(absolute);
-            let claim = name.claim()?;
+            let claim = name.claim();
             posts.push(Post { path, listener: Some(Arc::new(listener)), claim, ..Post::default() });
             names.push(name);
         }

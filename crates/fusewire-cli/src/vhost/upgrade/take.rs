@@ -73,7 +73,7 @@ impl Taking {
             posts.push(Post {
                 path: Some(path.clone()),
                 listener: file(HAS_LISTENER)?.map(UnixListener::from).map(Arc::new),
-                claim: file(HAS_CLAIM)?.map(File::from),
+                claim: file(HAS_CLAIM)?.map(File::from).map(Arc::new),
                 state: file(HAS_STATE)?.map(File::from),
                 guest: None,
             });
