@@ -1,6 +1,7 @@
 //! The device: what the monitor asks of it, and the session of its guest.
 
 use crate::{
+    handover::{Given, Handed},
     keeper::{Beginning, Keeper},
     limits::{GRACE, MAX_QUEUES, SLOTS, SPARES, WINDOW},
     queue::Queue,
@@ -286,6 +287,45 @@ impl<F: FileSystem> Shared<F> {
         self.check_idle()?;
         let (beginning, fs) = keeper.load(state)?;
         self.go_on(&beginning, fs)
+    }
+
+    /// Those who wait for something do not any more.
+    pub(crate) fn interrupt(&self) {
+        if let Some(session) = &lock(&self.current).session {
+            session.interrupt_all();
+        }
+    }
+
+    /// The session for another process; nothing where there is none.
+    pub(crate) fn hand_over(&self) -> io::Result<Handed> {
+        let refused = |why| Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        if self.options.window > 0 {
+            return refused("what is mapped in a DAX window (--dax-window) cannot be handed over");
+        }
+        let (session, beginning) = {
+            let current = lock(&self.current);
+            (current.session.clone(), current.beginning.pack())
+        };
+        match (&self.keeper, session) {
+            (_, None) => Ok(Handed::default()),
+            (Some(keeper), Some(session)) => keeper.hand_over(session.filesystem(), &beginning),
+            (None, Some(_)) => refused("this device's filesystem cannot be handed over"),
+        }
+    }
+
+    /// The other way.
+    pub(crate) fn take_over(&self, session: Given) -> io::Result<()> {
+        if session.bytes.is_empty() {
+            return Ok(());
+        }
+        let keeper = self.keeper.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let (beginning, fs) = keeper.take_over(session)?;
+        self.go_on(&beginning, fs).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("the guest has begun with options that this daemon does not have: {error}"),
+            )
+        })
     }
 
     /// A guest's DESTROY, or the end of the guest. Waits for the monitor.

@@ -3,6 +3,8 @@
 //! `vhost-user-backend` has the like, but refuses everything about requests that are under way (`GET_INFLIGHT_FD`) and lets nobody
 //! add to it. The messages themselves are still read by the `vhost` crate, rings are `vhost-user-backend`'s.
 
+pub(crate) mod handed;
+
 use crate::{
     backed, bell,
     device::Device,
@@ -75,6 +77,9 @@ pub(crate) struct Handler<F: FileSystem> {
     protocol: u64,
     mappings: Vec<Mapping>,
     rings: Vec<Ring>,
+    /// Which of them were enabled, while another process is to have them; and what those that it had are to be.
+    rested: Vec<bool>,
+    arrived: Vec<(bool, bool)>,
     closed: Arc<AtomicBool>,
 }
 
@@ -96,6 +101,8 @@ impl<F: FileSystem> Handler<F> {
             protocol: 0,
             mappings: Vec::new(),
             rings: Vec::new(),
+            rested: Vec::new(),
+            arrived: Vec::new(),
             closed: closed.clone(),
             device: device.clone(),
         };
@@ -110,7 +117,10 @@ impl<F: FileSystem> Handler<F> {
                 let (events, vring) = (events.clone(), vring.clone());
                 move || {
                     let mut worker = Worker::new(device.shared.clone(), queue.clone());
-                    attend(&events, &queue, &vring, &closed, || worker.work());
+                    attend(&events, &queue, &vring, &closed, || {
+                        worker.work();
+                        queue.turned();
+                    });
                 }
             })?;
             handler.rings.push(Ring { vring, events, listens: None, thread: Some(thread) });

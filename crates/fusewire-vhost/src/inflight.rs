@@ -134,6 +134,13 @@ impl Track {
         Some(Self { region: region.clone(), base, counter: AtomicU64::new(0) })
     }
 
+    /// The memory for all queues, and what to open it by: length, offset, queues, size.
+    pub(crate) fn region(&self) -> Option<(File, [u64; 4])> {
+        let place = self.region.memory.file_offset()?;
+        let file = place.file().try_clone().ok()?;
+        Some((file, [self.region.len(), place.start(), self.region.queues as u64, self.region.size.into()]))
+    }
+
     fn state(&self, head: u16) -> usize {
         self.base + HEAD + usize::from(head) * STATE
     }

@@ -1,5 +1,6 @@
 //! Sessions that outlive the process: what begins them again, here or on another machine.
 
+use crate::handover::{Given, Handed};
 use fusewire_abi::InitOut;
 use std::io;
 use zerocopy::IntoBytes;
@@ -33,6 +34,22 @@ pub trait Keeper<F>: Send + Sync {
     /// # Errors
     /// If the bytes are something else, or cannot be followed here.
     fn load(&self, state: &[u8]) -> io::Result<(Vec<u8>, F)>;
+
+    /// The session of now for a process that takes this one's place, with all that is open. Nothing is served meanwhile.
+    ///
+    /// # Errors
+    /// If something of it cannot be handed over; the reason is for the operator.
+    fn hand_over(&self, _fs: &F, _beginning: &[u8]) -> io::Result<Handed> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this filesystem cannot be handed over"))
+    }
+
+    /// The other way. The process that has handed it over may go on with it.
+    ///
+    /// # Errors
+    /// If it is something else, or cannot be followed here.
+    fn take_over(&self, _given: Given) -> io::Result<(Vec<u8>, F)> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this filesystem cannot be taken over"))
+    }
 }
 
 /// How a guest began: its request, and what it was answered.

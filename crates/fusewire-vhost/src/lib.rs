@@ -18,6 +18,7 @@ mod bell;
 mod chain;
 mod device;
 mod handler;
+mod handover;
 mod inflight;
 mod keeper;
 pub mod kit;
@@ -33,6 +34,7 @@ mod window;
 mod worker;
 
 pub use device::{Device, Options};
+pub use handover::{Given, Handed, Handover, Lent, Waiting};
 pub use keeper::Keeper;
 pub use limits::{MAPPING, MAX_QUEUES, QUEUE_SIZE, WINDOW, mappings};
 pub use server::{Error, Server, ShutdownHandle};

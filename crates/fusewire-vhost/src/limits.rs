@@ -6,6 +6,10 @@ use std::time::Duration;
 /// calls of a busy disk, and short enough for whoever waits for the process to end.
 pub const GRACE: Duration = Duration::from_secs(5);
 
+/// How long requests may take to end before those that wait for something are told to ask the next process: no longer than a guest
+/// would notice.
+pub const AT_ONCE: Duration = Duration::from_millis(50);
+
 /// Entries of a queue: what QEMU allows at most. Linux sends requests of as many pages as fit into a queue.
 pub const QUEUE_SIZE: usize = 1024;
 

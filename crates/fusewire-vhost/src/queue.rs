@@ -13,6 +13,7 @@ use fusewire::{
 };
 use std::{
     collections::VecDeque,
+    fs::File,
     os::fd::OwnedFd,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -54,6 +55,10 @@ pub(crate) struct Queue {
     stopping: AtomicBool,
     emptied: (Mutex<()>, Condvar),
     taken: AtomicU64,
+    /// How often its thread has looked.
+    turns: AtomicU64,
+    /// Another process is about to take it over: those who wait for something ask again there.
+    leaving: AtomicBool,
     /// Locked within the ring.
     kept: Mutex<Kept>,
     /// What the guest does wrong, and what it does not get.
@@ -168,6 +173,8 @@ impl Queue {
             stopping: AtomicBool::new(false),
             emptied: Default::default(),
             taken: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
             kept: Mutex::default(),
             no_requests: Seldom::new(),
             refused: Seldom::new(),
@@ -218,6 +225,48 @@ impl Queue {
     /// The ring itself, which is known once it is used first.
     pub(crate) fn attach(&self, vring: &VringMutex) {
         self.vring.get_or_init(|| vring.clone());
+    }
+
+    /// Its thread has looked for requests, and heeded whatever it was told before.
+    pub(crate) fn turned(&self) {
+        self.turns.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often it has.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Acquire)
+    }
+
+    /// Another process is about to take it over, or is not any more.
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Ordering::Release);
+    }
+
+    /// Is it?
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// How many requests are under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// What is under way and nobody is at work on.
+    pub(crate) fn left(&self) -> Vec<Left> {
+        lock(&self.kept).left.iter().copied().collect()
+    }
+
+    /// The other way, as another process has it.
+    pub(crate) fn set_left(&self, left: Vec<Left>) {
+        let mut kept = lock(&self.kept);
+        self.keeps.store(kept.track.is_some() || !left.is_empty(), Ordering::Release);
+        kept.left = left.into();
+    }
+
+    /// The memory where it is noted what is under way, and where that lies.
+    pub(crate) fn region(&self) -> Option<(File, [u64; 4])> {
+        lock(&self.kept).track.as_ref().and_then(Track::region)
     }
 
     /// How many requests were taken so far.
@@ -367,6 +416,25 @@ impl Queue {
             }
         }
         request.end();
+        self.is_over();
+    }
+
+    /// A request that has waited and was not carried out stays under way, for whoever serves the queue next.
+    pub(crate) fn leave(&self, request: &mut Request) {
+        request.end();
+        if let Some(vring) = self.vring.get() {
+            let _state = vring.get_mut();
+            if request.epoch == self.epoch.load(Ordering::Relaxed) {
+                let mut kept = lock(&self.kept);
+                self.keeps.store(true, Ordering::Release);
+                kept.left.push_back(Left { head: request.head, answered: None });
+            }
+        }
+        self.is_over();
+    }
+
+    /// One request less is under way here.
+    fn is_over(&self) {
         let last = self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1;
         if last && self.stopping.load(Ordering::Acquire) {
             drop(lock(&self.emptied.0));

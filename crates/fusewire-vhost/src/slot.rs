@@ -187,6 +187,10 @@ impl Slot for VirtioSlot {
                 }
             }
         }
+        if answer == Some(Err(Errno::INTR)) && self.local.queue.is_leaving() {
+            self.local.queue.leave(&mut self.request);
+            return;
+        }
         // Made in the area, whether or not the guest has room for it.
         let used = answer.filter(|_| !self.request.is_read()).and_then(Result::ok).unwrap_or(0);
         let area = &self.area;

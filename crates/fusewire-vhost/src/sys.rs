@@ -1,8 +1,31 @@
-//! Guest memory: the only `unsafe` of the crate.
+//! Guest memory, and descriptors that other crates keep to themselves: the only `unsafe` of the crate.
 #![allow(unsafe_code)]
 
 use fusewire::channel::Segments;
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryLoadGuard, GuestMemoryMmap};
+
+/// A copy of the descriptor of this number, which somebody else here has open.
+///
+/// # Errors
+/// If there can be none.
+pub(crate) fn copy(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: whoever gave the number has it open for as long as this call takes; if not, the call fails.
+    unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
+}
+
+/// Have the descriptor of this number, which somebody else here has open, lead where `to` leads.
+///
+/// # Errors
+/// If it cannot.
+pub(crate) fn replace(number: RawFd, to: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both are open; the number stays its owner's, only what it leads to is another socket.
+    let status = unsafe { libc::dup3(to.as_raw_fd(), number, libc::O_CLOEXEC) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
 
 /// The guest's memory as it was when a request was taken.
 pub(crate) type Memory = GuestMemoryLoadGuard<GuestMemoryMmap>;

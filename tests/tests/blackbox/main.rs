@@ -27,6 +27,7 @@ mod soak;
 mod stats;
 mod suites;
 mod top;
+mod upgrade;
 mod users;
 mod vhost;
 mod vhost_config;

@@ -13,6 +13,7 @@ use super::{
 use crate::run;
 use anyhow::{Context, Result, bail, ensure};
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -157,28 +158,28 @@ impl Share {
         let tag = self.tag();
         let (dir, socket) = (place.join(&tag), place.join(format!("{tag}.sock")));
         fs::create_dir(&dir)?;
-        let mut command = match self {
+        let (program, words) = match self {
             Self::Ours { mode, dax } => {
-                let mut command = Command::new(device::binary("fusewire")?);
-                command.args(["vhost", "--tag", &tag, "--cache", mode, "--queues", &cpus.to_string()]);
-                if *dax {
-                    command.args(["--dax-window", WINDOW]);
-                }
-                command
+                let cpus = cpus.to_string();
+                let mut words = vec!["vhost", "--tag", &tag, "--cache", mode, "--queues", &cpus];
+                words.extend(dax.then_some(["--dax-window", WINDOW]).into_iter().flatten());
+                (device::binary("fusewire")?, owned(&words))
+            }
+            // Without the second there are no mapped files.
+            Self::Virtiofsd { mode: "none" } => {
+                (virtiofsd.context("virtiofsd")?.to_owned(), owned(&["--cache", "never", "--allow-mmap"]))
             }
             Self::Virtiofsd { mode } => {
-                let mut command = Command::new(virtiofsd.context("virtiofsd")?);
-                // Without the second there are no mapped files.
-                match *mode {
-                    "none" => command.args(["--cache", "never", "--allow-mmap"]),
-                    mode => command.args(["--cache", mode]),
-                };
-                command
+                (virtiofsd.context("virtiofsd")?.to_owned(), owned(&["--cache", mode]))
             }
         };
-        command.arg("--socket-path").arg(&socket).arg("--shared-dir").arg(&dir);
-        Device::serve(&mut command, vec![socket]).with_context(|| tag)
+        let place = ["--socket-path".into(), (&socket).into(), "--shared-dir".into(), (&dir).into()];
+        Device::serve(program, [words, place.into()].concat(), vec![socket]).with_context(|| tag)
     }
+}
+
+fn owned(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(Into::into).collect()
 }
 
 /// A directory in memory, where nothing else happens. It goes away with this value.

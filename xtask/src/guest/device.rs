@@ -4,6 +4,7 @@ use super::image::Program;
 use crate::{ci, run};
 use anyhow::{Context, Result, bail};
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -46,6 +47,9 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 /// A running `fusewire vhost`, or another daemon of its kind.
 pub struct Device {
     child: Child,
+    /// How it was called.
+    program: PathBuf,
+    words: Vec<OsString>,
     /// Where guests connect, one at each.
     pub sockets: Vec<PathBuf>,
 }
@@ -56,17 +60,22 @@ impl Device {
         fs::create_dir_all(dir)?;
         let sockets: Vec<_> = sockets.iter().map(|end| dir.with_extension(end)).collect();
         sockets.iter().for_each(|socket| _ = fs::remove_file(socket));
-        let mut command = Command::new(binary("fusewire")?);
-        command.args(["vhost", "--xattr", "--tag", TAG, "--cache"]).args(profile);
-        sockets.iter().for_each(|socket| _ = command.arg("--socket-path").arg(socket));
-        command.arg("--shared-dir").arg(dir);
-        Self::serve(&mut command, sockets)
+        let mut words: Vec<OsString> = ["vhost", "--xattr", "--tag", TAG, "--cache"].map(Into::into).into();
+        words.extend(profile.iter().map(Into::into));
+        sockets.iter().for_each(|socket| words.extend(["--socket-path".into(), socket.into()]));
+        words.extend(["--shared-dir".into(), dir.into()]);
+        Self::serve(binary("fusewire")?, words, sockets)
     }
 
-    /// A daemon that listens at these sockets, started by this command.
-    pub fn serve(command: &mut Command, sockets: Vec<PathBuf>) -> Result<Self> {
-        let child = command.stdin(Stdio::null()).spawn();
-        let mut device = Self { child: child.with_context(|| format!("cannot start {command:?}"))?, sockets };
+    /// A daemon that listens at these sockets: this program, called with these words.
+    pub fn serve(program: PathBuf, words: Vec<OsString>, sockets: Vec<PathBuf>) -> Result<Self> {
+        let mut device = Self { child: spawn(&program, &words)?, program, words, sockets };
+        device.wait()?;
+        Ok(device)
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let device = self;
         let deadline = Instant::now() + Duration::from_secs(10);
         while !device.sockets.iter().all(|socket| socket.exists()) {
             if let Some(status) = device.child.try_wait()? {
@@ -77,7 +86,14 @@ impl Device {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(device)
+        Ok(())
+    }
+
+    /// Have another process take its place, as `--upgrade` does: the one that there was ends well.
+    pub fn upgrade(&mut self) -> Result<()> {
+        let child = spawn(&self.program, &[&self.words[..], &["--upgrade".into()]].concat())?;
+        let (program, words, sockets) = (self.program.clone(), self.words.clone(), self.sockets.clone());
+        std::mem::replace(self, Self { child, program, words, sockets }).end()
     }
 
     /// It ends by itself, and well, once the guest is gone.
@@ -92,6 +108,11 @@ impl Device {
             }
         }
     }
+}
+
+fn spawn(program: &Path, words: &[OsString]) -> Result<Child> {
+    let mut command = Command::new(program);
+    command.args(words).stdin(Stdio::null()).spawn().with_context(|| format!("cannot start {command:?}"))
 }
 
 impl Drop for Device {

@@ -13,6 +13,7 @@ mod machine;
 mod packages;
 mod pair;
 mod queues;
+mod replace;
 mod sight;
 mod twice;
 mod virtio;
@@ -56,6 +57,10 @@ cargo xtask guest --queues
 
 Boots QEMU with two processors and a request queue for each: both are used, and the files are what they should be.
 
+cargo xtask guest --replace
+
+Boots User Mode Linux and QEMU, whose daemon is upgraded several times while they work.
+
 cargo xtask guest --dax [--all | --two]
 
 Boots QEMU with a DAX window and a directory that `fusewire vhost` shares: what each side sees of what the other writes, a file larger
@@ -95,6 +100,9 @@ pub fn run(words: &[&str]) -> Result<()> {
     }
     if let ["--queues", rest @ ..] = words {
         return queues::run(rest);
+    }
+    if let ["--replace", rest @ ..] = words {
+        return replace::run(rest);
     }
     if let ["--dax", rest @ ..] = words {
         return dax::run(rest);

@@ -14,6 +14,7 @@ use super::resume::ResumeArgs;
 use super::sandbox::caps::Changes;
 use super::sandbox::ids::{Ids, Range};
 use super::sandbox::seccomp::Action;
+use super::upgrade::UpgradeArgs;
 
 /// What stands below the help of `fusewire vhost`.
 pub const NOTES: &str = "\
@@ -64,6 +65,12 @@ DAX:
     fusewire vhost --socket-path /run/share.sock --shared-dir /srv/share --tag share --dax-window 8G
     qemu-system-x86_64 ... -device vhost-user-test-device-pci,chardev=share,virtio-id=26,num_vqs=5,vq_size=1024,config_size=44
   num_vqs is the request queues and one more. In the guest: mount -t virtiofs share /mnt, which maps what --dax says, or with   -o dax=always all files, or with -o dax=never none. While a guest has a file mapped the host cannot execute it, and must not   truncate it: QEMU ends when its guest touches what is gone.
+
+Upgrade:
+  The new program, called as the old one was and with --upgrade, takes its guests: they stay connected, wait for some milliseconds, and keep \
+what they have open, and their locks. Then the old daemon ends. If anything goes wrong it serves on, and the new one says why.
+    fusewire vhost --upgrade --socket-path /run/share.sock --shared-dir /srv/share
+  It asks at /run/share.sock.upgrade, beside the first socket, which only the user of the daemon can connect to.
 
 Sandbox:
   By default the daemon forks. The process that was called waits outside; the one that serves sees DIR, its own part of proc, and nothing \
@@ -246,6 +253,8 @@ pub struct VhostArgs {
     pub dax: DaxArgs,
     #[command(flatten)]
     pub resume: ResumeArgs,
+    #[command(flatten)]
+    pub upgrade: UpgradeArgs,
 }
 
 impl VhostArgs {

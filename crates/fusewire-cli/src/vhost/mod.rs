@@ -12,8 +12,8 @@ mod resume;
 mod sandbox;
 mod socket;
 mod sys;
+mod upgrade;
 
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ use crate::mount::raise_file_limit;
 use args::{Cache, InodeFileHandles, Sandbox, When};
 use guests::Share;
 use resume::Carry;
-use sandbox::{Inside, Locks, Side, Warden};
-use socket::Name;
+use sandbox::{Inside, Locks, Side};
+use upgrade::{Front, Inner};
 
 /// Serves virtual machines, one for each socket, until they are gone.
 ///
@@ -69,35 +69,20 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
             std::fs::metadata(dir).err().map_or("it is not a directory".into(), |error| error.to_string());
         return Err(Failure::new(format!("cannot share {}: {why}", dir.display())));
     }
-    let sockets = socket::listen(args)?.into_iter();
-    let (listeners, names): (Vec<_>, Vec<_>) = sockets.map(|socket| (socket.listener, socket.name)).unzip();
-    let carry = args.resume.carry(&args.socket_path)?;
+    let mut front = match args.upgrade.upgrade {
+        true => Front::ask(&args.socket_path)?,
+        false => Front::of(socket::listen(args)?)?,
+    };
+    let carry = args.resume.carry(&args.socket_path, front.posts())?;
     // What it needs to see is not there inside.
     poll::look_around();
     match sandbox::enter(&plan)? {
-        Side::Outside(warden) => outside(warden, listeners, names),
+        Side::Outside(warden) => front.outside(warden),
         Side::Inside(inside) => {
-            let names = names_inside(args.sandbox, names);
-            serve(args, (options, longest), (inside, &locks), (listeners, names, carry))
+            let inner = front.inside(args.sandbox, false)?;
+            serve(args, (options, longest), (inside, &locks), (inner, carry))
         }
     }
-}
-
-/// The process that was called: the one that serves has the sockets, whose names go with it.
-fn outside(warden: Warden, listeners: Vec<UnixListener>, names: Vec<Name>) -> Outcome<()> {
-    drop(listeners);
-    let ended = warden.wait();
-    drop(names);
-    ended
-}
-
-/// The names that go with the process that serves: none in a sandbox, where its caller has them, and where they lead to other files.
-fn names_inside(sandbox: Sandbox, names: Vec<Name>) -> Vec<Name> {
-    if sandbox == Sandbox::None {
-        return names;
-    }
-    names.into_iter().for_each(Name::leave);
-    Vec::new()
 }
 
 /// Serves whoever connects, until all are gone.
@@ -105,7 +90,7 @@ fn serve(
     args: &VhostArgs,
     (options, longest): (passthrough::Options, Option<Duration>),
     (mut inside, locks): (Inside, &Locks),
-    (listeners, names, carry): (Vec<UnixListener>, Vec<Name>, Carry),
+    (mut inner, carry): (Inner, Carry),
 ) -> Outcome<()> {
     // To hear of changes takes a capability that serving does not.
     let dir = inside.dirs.first().cloned().unwrap_or_default();
@@ -124,12 +109,17 @@ fn serve(
     let places: Vec<_> = args.socket_path.iter().map(|path| path.display().to_string()).collect();
     let place = if places.is_empty() { "the socket that was passed".to_owned() } else { places.join(", ") };
     let dir = args.shared_dir.as_deref().unwrap_or(Path::new("/"));
+    let given = inner.take()?;
+    let guests = guests::prepare(share, &options, &carry, given)?;
+    inner.commit(args.resume.resume)?;
+    let taken = guests::start(&inner.desk, guests)?;
     tracing::info!("{} is waiting for a virtual machine at {place}", dir.display());
-    inside.tell_ready(&format!("Waiting at {place}"));
+    inside.tell_ready(&format!("Waiting at {place}"), inner.takes());
     if args.sandbox == Sandbox::None {
-        socket::end_on_signals(names.iter().filter_map(Name::path).map(Path::to_owned).collect())?;
+        socket::end_on_signals(inner.paths())?;
     }
-    guests::serve(share, &options, listeners, &carry)
+    let (desk, _serving) = (inner.desk.clone(), inner.serving(taken.1)?);
+    guests::serve(&desk, taken.0)
 }
 
 /// How a directory is served; options that do not go together are refused.

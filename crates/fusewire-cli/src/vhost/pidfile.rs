@@ -5,16 +5,29 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use crate::failure::{Failure, Outcome};
+
+/// How long a process that serves may take to end after the one that was called.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A locked file `<socket>.pid`. The lock is there as long as this, or a copy of it in a process that was forked.
 #[derive(Debug)]
 pub struct PidFile {
-    _file: File,
+    file: Arc<File>,
+}
+
+impl PidFile {
+    /// The file, for another process that is to have the lock.
+    pub fn file(&self) -> Arc<File> {
+        self.file.clone()
+    }
 }
 
 /// Where it is.
@@ -34,6 +47,7 @@ pub fn claim(socket: &Path) -> Outcome<PidFile> {
         Failure::new(format!("cannot make {}: {error}", path.display()))
             .or_try("another --socket-path, in a directory that this user may write to")
     };
+    let begin = Instant::now();
     let mut file = loop {
         let file = OpenOptions::new()
             .write(true)
@@ -45,6 +59,10 @@ pub fn claim(socket: &Path) -> Outcome<PidFile> {
             .map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
+            Err(Errno::WOULDBLOCK) if is_gone(&path) && begin.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            }
             Err(Errno::WOULDBLOCK) => return Err(taken(socket, &path)),
             Err(error) => return Err(failed(error.into())),
         }
@@ -55,7 +73,13 @@ pub fn claim(socket: &Path) -> Outcome<PidFile> {
         }
     };
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
-    Ok(PidFile { _file: file })
+    Ok(PidFile { file: Arc::new(file) })
+}
+
+/// Is the process that the file names not there any more? The one that serves for it, and has the lock, too, ends with it.
+fn is_gone(path: &Path) -> bool {
+    let pid = fs::read_to_string(path).ok().and_then(|who| who.trim().parse().ok()).and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 fn taken(socket: &Path, path: &Path) -> Failure {

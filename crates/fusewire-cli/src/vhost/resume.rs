@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use fusewire_fs::passthrough::{Finding, Kept, Ledger, Passthrough};
-use fusewire_vhost::Keeper;
+use fusewire_vhost::{Given, Handed, Keeper};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::guests::Share;
+use super::upgrade::Post;
 use crate::failure::{Failure, Outcome};
 
 /// How long the daemon before may take to be gone.
@@ -44,7 +45,8 @@ pub enum OnError {
 pub struct ResumeArgs {
     /// Keep what the guest knows in PATH.state, so that a daemon that is started in place of this one goes on with it
     ///
-    /// The monitor must connect again (QEMU: reconnect-ms=1000 at the chardev, and a device that can, as vhost-user-test-device-pci).
+    /// The monitor must connect again by itself and go on with its rings. No device for virtio-fs of QEMU (11.1) and User Mode Linux (7.2) does:
+    /// guests hang, or QEMU ends. To replace a daemon that runs, --upgrade takes nothing of the monitor.
     #[arg(long, requires = "socket_path", conflicts_with_all = ["dax_window", "shared_locks"])]
     pub resume: bool,
     /// How a machine that the guest moves to finds the files that the guest knows
@@ -58,7 +60,8 @@ pub struct ResumeArgs {
 /// What is needed to keep guests.
 #[derive(Debug)]
 pub struct Carry {
-    files: Vec<File>,
+    /// The state files, and whether another daemon has them.
+    files: Vec<(File, bool)>,
     finding: Finding,
     lossy: bool,
 }
@@ -68,19 +71,30 @@ impl ResumeArgs {
     ///
     /// # Errors
     /// If one cannot be had, or is in use.
-    pub fn carry(&self, sockets: &[PathBuf]) -> Outcome<Carry> {
+    /// Those of the daemon that is replaced stand in `posts`, where the new ones are put.
+    pub fn carry(&self, sockets: &[PathBuf], posts: &mut [Post]) -> Outcome<Carry> {
         let wanted: &[PathBuf] = if self.resume { sockets } else { &[] };
-        let files = wanted.iter().map(|socket| {
+        let files = wanted.iter().zip(posts).map(|(socket, post)| {
+            let copy = |file: &File| {
+                file.try_clone().map_err(|error| {
+                    Failure::new(format!("--resume: cannot keep the guest's state: {error}"))
+                })
+            };
+            if let Some(file) = &post.state {
+                return Ok((copy(file)?, true));
+            }
             let mut path = socket.clone().into_os_string();
             path.push(".state");
             let path = PathBuf::from(path);
-            open(&path).map_err(|error| {
+            let file = open(&path).map_err(|error| {
                 Failure::new(format!(
                     "--resume: cannot keep the guest's state in {}: {error}",
                     path.display()
                 ))
                 .or_try("a directory for the socket that only this user can write to, such as one in /run")
-            })
+            })?;
+            post.state = Some(copy(&file)?);
+            Ok((file, false))
         });
         let finding = match self.migration_mode {
             Mode::FindPaths => Finding::Paths,
@@ -114,12 +128,19 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 impl Carry {
+    /// Nothing is kept, as with a file of guests.
+    pub fn nothing() -> Self {
+        Self { files: Vec::new(), finding: Finding::default(), lossy: false }
+    }
+
     /// What keeps guest `index`.
     ///
     /// # Errors
     /// If its state file cannot be used.
     pub fn keeping(&self, share: &Arc<Share>, index: usize) -> Outcome<Keeping> {
-        let ledger = self.files.get(index).map(|file| file.try_clone().and_then(Ledger::new)).transpose();
+        let ledger = self.files.get(index);
+        let is_known = ledger.is_some_and(|(_, known)| *known);
+        let ledger = ledger.map(|(file, _)| file.try_clone().and_then(Ledger::new)).transpose();
         let ledger = ledger.map_err(|error| {
             Failure::new(format!("--resume: the filesystem of the state file cannot hold it: {error}"))
                 .or_try("a socket in a directory on tmpfs, ext4, XFS or Btrfs")
@@ -127,6 +148,7 @@ impl Carry {
         Ok(Keeping {
             share: share.clone(),
             ledger: ledger.map(Arc::new),
+            is_known,
             finding: self.finding,
             lossy: self.lossy,
         })
@@ -137,6 +159,8 @@ impl Carry {
 pub struct Keeping {
     share: Arc<Share>,
     ledger: Option<Arc<Ledger>>,
+    /// What is taken over stands there already.
+    is_known: bool,
     finding: Finding,
     lossy: bool,
 }
@@ -178,6 +202,23 @@ impl Keeper<Passthrough> for Keeping {
 
     fn save(&self, fs: &Passthrough, beginning: &[u8]) -> io::Result<Vec<u8>> {
         Ok(fs.save(self.finding, self.lossy)?.encode(beginning))
+    }
+
+    fn hand_over(&self, fs: &Passthrough, beginning: &[u8]) -> io::Result<Handed> {
+        let (bytes, files) = fs.hand_over(beginning)?;
+        Ok(Handed { bytes, files })
+    }
+
+    fn take_over(&self, given: Given) -> io::Result<(Vec<u8>, Passthrough)> {
+        let mut fs = self.share.open()?;
+        let (beginning, resumed) = fs.take_over(&given.bytes, given.files, self.lossy)?;
+        tracing::info!(?resumed, "what the guest knows was taken over");
+        let fs = match &self.ledger {
+            None => fs,
+            Some(ledger) if self.is_known => fs.with_ledger(ledger.clone())?,
+            Some(ledger) => fs.begin_ledger(ledger.clone(), &beginning)?,
+        };
+        Ok((beginning, fs))
     }
 
     fn load(&self, state: &[u8]) -> io::Result<(Vec<u8>, Passthrough)> {

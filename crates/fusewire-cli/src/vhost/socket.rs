@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Gid, chown};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -26,13 +27,23 @@ pub struct Socket {
 /// The name of a socket, which goes with this, and the file beside it that says whose it is.
 pub struct Name {
     path: Option<PathBuf>,
-    _claim: Option<PidFile>,
+    claim: Option<PidFile>,
 }
 
 impl Name {
     /// Leaves it to another process.
     pub fn leave(mut self) {
         self.path = None;
+    }
+
+    /// That of a socket that was made before.
+    pub fn of(path: PathBuf) -> Self {
+        Self { path: Some(path), claim: None }
+    }
+
+    /// The file that says whose it is, for another process.
+    pub fn claim(&self) -> Option<Arc<fs::File>> {
+        self.claim.as_ref().map(PidFile::file)
     }
 
     /// Where it is.
@@ -60,7 +71,7 @@ pub fn listen(args: &VhostArgs) -> Outcome<Vec<Socket>> {
             Failure::usage(format!("--fd {number}: {error}"))
                 .or_try("the number of a listening socket that fusewire inherits")
         })?;
-        return Ok(vec![Socket { listener: fd.into(), name: Name { path: None, _claim: None } }]);
+        return Ok(vec![Socket { listener: fd.into(), name: Name { path: None, claim: None } }]);
     }
     if args.socket_path.is_empty() {
         return Err(Failure::usage("a place to listen at is needed: --socket-path PATH or --fd NUMBER"));
@@ -73,15 +84,36 @@ pub fn listen(args: &VhostArgs) -> Outcome<Vec<Socket>> {
 /// # Errors
 /// If that is not possible; the reason names the place.
 pub fn listen_at(path: &Path, group: Option<&str>) -> Outcome<Socket> {
-    let failed = |error: io::Error| Failure::new(format!("cannot listen at {}: {error}", path.display()));
-    let is = |path: &Path, socket| {
-        fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket() == socket)
-    };
-    // One that was left behind is replaced. Anything else stays.
-    if is(path, false) {
-        return Err(failed(io::ErrorKind::AlreadyExists.into()).or_try("another --socket-path"));
-    }
+    refuse_others(path)?;
     let claimed = pidfile::claim(path)?;
+    let (listener, mut name) = bind(path, group)?;
+    name.claim = Some(claimed);
+    Ok(Socket { listener, name })
+}
+
+fn is(path: &Path, socket: bool) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket() == socket)
+}
+
+fn failed_at(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(format!("cannot listen at {}: {error}", path.display()))
+}
+
+/// A socket that was left behind is replaced. Anything else stays.
+fn refuse_others(path: &Path) -> Outcome<()> {
+    match is(path, false) {
+        true => Err(failed_at(path, &io::ErrorKind::AlreadyExists.into()).or_try("another --socket-path")),
+        false => Ok(()),
+    }
+}
+
+/// Listens at one place, which is this process's alone.
+///
+/// # Errors
+/// If that is not possible; the reason names the place.
+pub fn bind(path: &Path, group: Option<&str>) -> Outcome<(UnixListener, Name)> {
+    refuse_others(path)?;
+    let failed = |error: io::Error| failed_at(path, &error);
     // Whoever waits for the name connects at once: it must have its group by then, and be listened at.
     let early = path.with_file_name(format!(".fw{}", std::process::id()));
     if is(&early, true) {
@@ -90,14 +122,14 @@ pub fn listen_at(path: &Path, group: Option<&str>) -> Outcome<Socket> {
     let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(&early);
     rustix::process::umask(mask);
-    let mut name = Name { path: Some(early.clone()), _claim: Some(claimed) };
+    let mut name = Name { path: Some(early.clone()), claim: None };
     let listener = listener.map_err(failed)?;
     if let Some(group) = group {
         give(&early, group)?;
     }
     fs::rename(&early, path).map_err(failed)?;
     name.path = Some(path.to_owned());
-    Ok(Socket { listener, name })
+    Ok((listener, name))
 }
 
 /// Gives the socket to a group.

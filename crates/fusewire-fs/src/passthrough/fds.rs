@@ -26,7 +26,9 @@ const LEAST: u64 = 32;
 /// How many descriptors may be in use, and are.
 #[derive(Debug)]
 pub struct Budget {
-    limit: usize,
+    limit: AtomicUsize,
+    /// More than this is not wanted.
+    most: usize,
     used: AtomicUsize,
 }
 
@@ -36,13 +38,20 @@ impl Budget {
         let allowed = raise_limit();
         let in_use = in_use(place);
         let ours = allowed.saturating_sub(in_use + RESERVE).max(LEAST);
-        let limit = usize::try_from(limit.unwrap_or(ours).clamp(LEAST, ours)).unwrap_or(usize::MAX);
-        Arc::new(Self { limit, used: AtomicUsize::new(0) })
+        let size = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        let most = size(limit.unwrap_or(u64::MAX).max(LEAST));
+        let limit = AtomicUsize::new(size(limit.unwrap_or(ours).clamp(LEAST, ours)));
+        Arc::new(Self { limit, most, used: AtomicUsize::new(0) })
+    }
+
+    /// So many of those that were in use at the beginning belong here.
+    pub fn came_with(&self, count: usize) {
+        self.limit.store(self.limit().saturating_add(count).min(self.most), Ordering::Relaxed);
     }
 
     /// How many there may be.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
     }
 
     /// How many there are.
@@ -52,17 +61,17 @@ impl Budget {
 
     /// Are there more than there may be, for the moment?
     pub fn is_over(&self) -> bool {
-        self.used() > self.limit
+        self.used() > self.limit()
     }
 
     /// Permission to open one descriptor; `None` at the limit.
     pub fn take(self: &Arc<Self>) -> Option<Permit> {
-        self.take_below(self.limit)
+        self.take_below(self.limit())
     }
 
     /// Permission to open one descriptor for the length of a request, also at the limit.
     pub fn take_for_a_moment(self: &Arc<Self>) -> Option<Permit> {
-        self.take_below(self.limit + momentary(self.limit))
+        self.take_below(self.limit() + momentary(self.limit()))
     }
 
     fn take_below(self: &Arc<Self>, limit: usize) -> Option<Permit> {
@@ -167,6 +176,8 @@ mod tests {
         assert!(moment.is_some() && budget.is_over() && budget.take().is_none());
         drop(moment);
         drop(permits);
+        budget.came_with(3);
+        assert_eq!(budget.limit(), 40, "no more than were asked for");
         assert_eq!(budget.used(), 0);
         assert!(budget.take().is_some());
     }

@@ -154,6 +154,12 @@ impl Open {
     }
 }
 
+impl AsFd for Open {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.path()
+    }
+}
+
 /// What is open of nodes that could be lost, by node: those of mounts without file handles, which are found by names. If
 /// others have moved or removed the name, an open file leads to the node all the same.
 #[derive(Debug, Default)]

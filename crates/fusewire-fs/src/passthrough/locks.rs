@@ -18,6 +18,7 @@ use rustix::{
 };
 use std::{
     collections::HashMap,
+    os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -46,9 +47,22 @@ pub struct Locks {
     ranges: Arc<AtomicUsize>,
 }
 
+/// An owner's locks on one file, without the open file that has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptLock {
+    /// The file.
+    pub node: NodeId,
+    /// The owner.
+    pub owner: LockOwner,
+    /// What is locked.
+    pub ranges: Vec<FileLock>,
+    /// The client's open files that they were taken through.
+    pub through: Vec<Handle>,
+}
+
 /// An owner's locks on one file.
 #[derive(Debug)]
-struct Held {
+pub struct Held {
     fd: Fd,
     ranges: Mutex<Vec<FileLock>>,
     /// How many of them there are, with those of others.
@@ -77,6 +91,23 @@ impl Locks {
             .clone();
         self.count.store(owners.len(), Ordering::Release);
         held
+    }
+
+    /// All locks, each with the open file that has them.
+    pub fn kept(&self) -> Vec<(KeptLock, Arc<Held>)> {
+        let kept = |(&(node, owner), held): (&(NodeId, LockOwner), &Arc<Held>)| {
+            let ranges = held.ranges.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let through = held.through.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            (KeptLock { node, owner, ranges, through }, held.clone())
+        };
+        self.owners().iter().map(kept).collect()
+    }
+
+    /// Locks that another process had, in an open file that came from there.
+    pub fn restore(&self, lock: KeptLock, fd: Fd) {
+        let held = self.insert(lock.node, lock.owner, fd);
+        lock.ranges.into_iter().for_each(|range| held.note(range));
+        lock.through.into_iter().for_each(|handle| held.used_by(handle));
     }
 
     fn retain(&self, keep: impl Fn(NodeId, LockOwner) -> bool) {
@@ -200,6 +231,12 @@ impl Held {
         let before = ranges.len();
         replace(&mut ranges, new);
         self.all.fetch_add(ranges.len().wrapping_sub(before), Ordering::Relaxed);
+    }
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -46,7 +46,7 @@ pub use bounds::{Bounds, Waits};
 pub use coherence::{COHERENT_MINOR, Caching, Coherence, try_coherence};
 pub use feed::{FeedStats, Refusal};
 pub use ids::{IdMap, IdRule};
-pub use keep::{Finding, Kept, Ledger, Resumed};
+pub use keep::{Finding, Kept, Ledger, Lent, Resumed};
 pub use lease::Leases;
 pub use options::{
     CacheProfile, Dax, Descriptors, FileHandles, Forward, LockScope, Offer, Opens, Options, ZeroCopy,

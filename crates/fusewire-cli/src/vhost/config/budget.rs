@@ -9,8 +9,9 @@ use super::limits::Machine;
 
 /// Descriptors that belong to no guest: the process's own, shares', and some to spare.
 const OWN_DESCRIPTORS: u64 = 256;
-/// A guest's connection, twice; its socket; the tree and what files are found by; regions of memory.
-const DESCRIPTORS: u64 = 20;
+/// A guest's connection, twice, and what holds it up; its socket and the file beside it; the tree and what files are found by; regions of
+/// memory.
+const DESCRIPTORS: u64 = 22;
 /// Of each queue: what wakes it, kicks, calls, errors, and what its thread waits with.
 const DESCRIPTORS_OF_QUEUE: u64 = 7;
 /// With fewer descriptors for files than this, and the eight for moments, nothing works.

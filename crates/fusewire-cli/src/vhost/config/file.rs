@@ -34,6 +34,7 @@ const NOT_OF_SHARES: &[&str] = &[
     "syslog",
     "thread-pool-size",
     "uid-map",
+    "upgrade",
 ];
 
 /// What is wrong, where, and what would be right.

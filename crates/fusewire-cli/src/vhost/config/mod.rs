@@ -7,7 +7,6 @@ mod limits;
 mod serve;
 
 use std::collections::HashMap;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,9 +16,11 @@ use fusewire_vhost::Options;
 
 use super::args::{Cache, Sandbox, VhostArgs};
 use super::guests::{self, Share};
+use super::resume::Carry;
 use super::sandbox::{self, Locks, Side, Tree};
-use super::socket::{self, Name};
-use super::{limit_files, names_inside, outside, passthrough_options, sys};
+use super::socket;
+use super::upgrade::{self, Front};
+use super::{limit_files, passthrough_options, sys};
 use crate::failure::{Failure, Outcome};
 use budget::Budget;
 use file::{Checked, File, wrong};
@@ -101,34 +102,43 @@ fn serve_all(args: &VhostArgs, file: &File, tenants: Vec<Tenant>) -> Outcome<()>
         .map(|share| Tree { dir: share.dir.get_ref(), read_only: share.args.readonly })
         .collect();
     let plan = sandbox::Plan { how: args.sandbox, trees: &trees, ids: &ids };
-    let (listeners, names): (Vec<_>, Vec<_>) = file
-        .guests
-        .iter()
-        .map(|guest| {
-            let group = guest.group.as_deref().or(args.socket_group.as_deref());
-            socket::listen_at(guest.socket.get_ref(), group)
-        })
-        .collect::<Outcome<Vec<_>>>()?
-        .into_iter()
-        .map(|socket| (socket.listener, socket.name))
-        .unzip();
+    upgrade::check(&args.upgrade, tenants.iter().any(|tenant| tenant.device.window > 0))?;
+    let front = front(args, file)?;
     poll::look_around();
     match sandbox::enter(&plan)? {
-        Side::Outside(warden) => outside(warden, listeners, names),
+        Side::Outside(warden) => front.outside(warden),
         Side::Inside(mut inside) => {
-            let names = names_inside(args.sandbox, names);
+            let mut inner = front.inside(args.sandbox, true)?;
             let leases = leases(file, &inside.dirs)?;
             inside.lock(&locks)?;
-            let guests = places(tenants, listeners, &inside, &leases)?;
+            let places = places(tenants, &inside, &leases)?;
+            inner.check_listeners()?;
+            let guests = serve::prepare(&places, inner.take()?)?;
+            inner.commit(false)?;
+            let (guests, taken) = guests::start(&inner.desk, guests)?;
             let count = guests.len();
             tracing::info!("fusewire is waiting for {count} virtual machines");
-            inside.tell_ready(&format!("Waiting for {count} virtual machines"));
+            inside.tell_ready(&format!("Waiting for {count} virtual machines"), inner.takes());
             if args.sandbox == Sandbox::None {
-                socket::end_on_signals(names.iter().filter_map(Name::path).map(Path::to_owned).collect())?;
+                socket::end_on_signals(inner.paths())?;
             }
-            serve::serve(guests)
+            let (desk, _serving) = (inner.desk.clone(), inner.serving(taken)?);
+            serve::serve(places, guests, &desk)
         }
     }
+}
+
+/// The sockets: new ones, or those of the daemon that is replaced.
+fn front(args: &VhostArgs, file: &File) -> Outcome<Front> {
+    if args.upgrade.upgrade {
+        let paths: Vec<_> = file.guests.iter().map(|guest| guest.socket.get_ref().clone()).collect();
+        return Front::ask(&paths);
+    }
+    let listen = |guest: &file::Guest| {
+        let group = guest.group.as_deref().or(args.socket_group.as_deref());
+        socket::listen_at(guest.socket.get_ref(), group)
+    };
+    Front::of(file.guests.iter().map(listen).collect::<Outcome<Vec<_>>>()?)
 }
 
 /// What can be told of changes, for shares that want it: before the right to hear of them is given up.
@@ -142,16 +152,20 @@ fn leases(file: &File, dirs: &[PathBuf]) -> Outcome<Vec<Option<Arc<Leases>>>> {
 
 fn places(
     tenants: Vec<Tenant>,
-    listeners: Vec<UnixListener>,
     inside: &sandbox::Inside,
     leases: &[Option<Arc<Leases>>],
 ) -> Outcome<Vec<serve::Place>> {
-    let place = |(tenant, listener): (Tenant, UnixListener)| {
+    let place = |tenant: Tenant| {
         let fs = passthrough::Options { descriptors: inside.descriptors, ..tenant.fs };
         let share = Share::new(inside.dirs[tenant.share].clone(), fs, leases[tenant.share].clone())?;
-        Ok(serve::Place { name: tenant.name, share: Arc::new(share), options: tenant.device, listener })
+        Ok(serve::Place {
+            name: tenant.name,
+            share: Arc::new(share),
+            options: tenant.device,
+            carry: Carry::nothing(),
+        })
     };
-    tenants.into_iter().zip(listeners).map(place).collect()
+    tenants.into_iter().map(place).collect()
 }
 
 /// What each guest is to have.

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use fusewire_vhost::{Device, Options, Server};
+use fusewire_fs::passthrough::Passthrough;
+use fusewire_vhost::{Given, Options, Server};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use super::super::guests::Share;
+use super::super::guests::{Guest, Share, device};
+use super::super::resume::Carry;
+use super::super::upgrade::Desk;
 use crate::failure::{Failure, Outcome, with_causes};
 
 /// How long a socket is not listened at after a guest could not be served.
@@ -23,8 +26,27 @@ pub struct Place {
     pub share: Arc<Share>,
     /// Its device.
     pub options: Options,
-    /// Where its monitor connects.
-    pub listener: UnixListener,
+    /// What its guest is handed over by.
+    pub carry: Carry,
+}
+
+impl Place {
+    /// Its device, with the guest that another daemon has handed over.
+    fn device(&self, given: Option<Given>) -> Outcome<Guest> {
+        device(&self.options, self.carry.keeping(&self.share, 0)?, given)
+    }
+}
+
+/// The devices of the guests that another daemon has handed over; others get theirs when they connect.
+///
+/// # Errors
+/// If one does not fit its guest.
+pub fn prepare(places: &[Place], given: Vec<Option<Given>>) -> Outcome<Vec<Guest>> {
+    let prepare = |(place, given): (&Place, Option<Given>)| match given {
+        Some(given) => place.device(Some(given)),
+        None => Ok(Guest::Gone),
+    };
+    places.iter().zip(given).map(prepare).collect()
 }
 
 /// Where threads of guests say that they end.
@@ -37,34 +59,48 @@ struct Ends {
 ///
 /// # Errors
 /// If the sockets cannot be waited at. What happens to one guest is told in the log and does not end the others.
-pub fn serve(places: Vec<Place>) -> Outcome<()> {
+pub fn serve(places: Vec<Place>, guests: Vec<Guest>, desk: &Arc<Desk>) -> Outcome<()> {
     let failed =
         |error: rustix::io::Errno| Failure::new(format!("cannot wait for virtual machines: {error}"));
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?);
     let (numbers, ends) = channel();
     let places: Vec<_> = places.into_iter().map(Arc::new).collect();
+    let listeners = (0..places.len()).map(|at| desk.listener(at));
+    let listeners =
+        listeners.collect::<Option<Vec<_>>>().ok_or_else(|| Failure::new("a socket is missing"))?;
     let mut free: Vec<bool> = places.iter().map(|_| true).collect();
+    let spawn = |at: usize, server: Option<Server<Passthrough>>| {
+        let ends = Ends { numbers: numbers.clone(), wake: wake.clone() };
+        let (place, desk) = (places[at].clone(), desk.clone());
+        let thread = std::thread::Builder::new().name(format!("guest-{at}"));
+        let spawned = thread.spawn(move || attend(&place, (at, server), &desk, &ends));
+        if let Err(error) = &spawned {
+            tracing::error!(guest = places[at].name, %error, "no thread for a virtual machine; trying again");
+            std::thread::sleep(PAUSE);
+        }
+        spawned.is_err()
+    };
+    for (at, guest) in guests.into_iter().enumerate() {
+        if let Guest::Here(server) = guest {
+            free[at] = spawn(at, Some(server));
+        }
+    }
     loop {
         let waiting: Vec<_> = (0..places.len()).filter(|&at| free[at]).collect();
-        for at in ready(&places, &waiting, &wake).map_err(failed)? {
-            free[at] = false;
-            let ends = Ends { numbers: numbers.clone(), wake: wake.clone() };
-            let place = places[at].clone();
-            let thread = std::thread::Builder::new().name(format!("guest-{at}"));
-            if let Err(error) = thread.spawn(move || attend(&place, at, &ends)) {
-                tracing::error!(guest = places[at].name, %error, "no thread for a virtual machine; trying again");
-                std::thread::sleep(PAUSE);
-                free[at] = true;
-            }
+        for at in ready(&listeners, &waiting, &wake).map_err(failed)? {
+            free[at] = spawn(at, None);
         }
         gone(&ends, &wake, &mut free);
     }
 }
 
 /// The places among `waiting` where somebody connects; also when somebody ends.
-fn ready(places: &[Arc<Place>], waiting: &[usize], wake: &OwnedFd) -> rustix::io::Result<Vec<usize>> {
-    let mut fds: Vec<_> =
-        waiting.iter().map(|&at| PollFd::new(&places[at].listener, PollFlags::IN)).collect();
+fn ready(
+    listeners: &[Arc<UnixListener>],
+    waiting: &[usize],
+    wake: &OwnedFd,
+) -> rustix::io::Result<Vec<usize>> {
+    let mut fds: Vec<_> = waiting.iter().map(|&at| PollFd::new(&*listeners[at], PollFlags::IN)).collect();
     fds.push(PollFd::new(wake, PollFlags::IN));
     match poll(&mut fds, None) {
         Err(rustix::io::Errno::INTR) => Ok(Vec::new()),
@@ -85,11 +121,12 @@ fn gone(ends: &Receiver<usize>, wake: &OwnedFd, free: &mut [bool]) {
 }
 
 /// One visit of a guest.
-fn attend(place: &Place, at: usize, ends: &Ends) {
+fn attend(place: &Place, (at, server): (usize, Option<Server<Passthrough>>), desk: &Desk, ends: &Ends) {
     let guest = &*place.name;
-    let visit = std::panic::AssertUnwindSafe(|| visit(place));
+    let visit = std::panic::AssertUnwindSafe(|| visit(place, (at, server), desk));
     match std::panic::catch_unwind(visit) {
-        Ok(Ok(())) => tracing::info!(guest, "the virtual machine is gone"),
+        Ok(Ok(true)) => tracing::info!(guest, "the virtual machine is gone"),
+        Ok(Ok(false)) => {}
         Ok(Err(failure)) => {
             tracing::error!(guest, "{failure}");
             std::thread::sleep(PAUSE);
@@ -100,15 +137,20 @@ fn attend(place: &Place, at: usize, ends: &Ends) {
     _ = rustix::io::write(&*ends.wake, &1u64.to_ne_bytes());
 }
 
-fn visit(place: &Place) -> Outcome<()> {
-    let listener = place
-        .listener
-        .try_clone()
-        .map_err(|error| Failure::new(format!("cannot accept a virtual machine: {error}")))?;
-    let share = place.share.clone();
-    let device = Device::new(move || share.open(), place.options.clone())
-        .map_err(|error| Failure::new(error.to_string()))?;
-    let server = Server::accept(device, listener).map_err(|error| Failure::new(with_causes(&error)))?;
-    tracing::info!(guest = place.name, "a virtual machine has connected");
-    server.wait().map_err(|error| Failure::new(with_causes(&error)))
+/// `false` if nobody was there after all.
+fn visit(place: &Place, (at, server): (usize, Option<Server<Passthrough>>), desk: &Desk) -> Outcome<bool> {
+    let failed = |error| Failure::new(with_causes(&error));
+    let server = match server {
+        Some(server) => Some(server),
+        None => {
+            let Guest::Next(device) = place.device(None)? else { return Ok(false) };
+            let server = desk.admit(at, |stream| Server::start(device, stream).map_err(failed))?;
+            tracing::info!(guest = place.name, "a virtual machine has connected");
+            server
+        }
+    };
+    let Some(server) = server else { return Ok(false) };
+    let ended = server.wait().map_err(failed);
+    desk.leave(at);
+    ended.map(|()| true)
 }

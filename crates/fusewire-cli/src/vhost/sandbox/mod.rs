@@ -25,7 +25,7 @@ use super::args::Sandbox;
 use super::sys::{self, MountFlags};
 use crate::failure::{Failure, Outcome};
 use ids::Ids;
-pub use warden::Warden;
+pub use warden::{HANDED_OVER, Warden};
 
 /// What is to be shut in, and how.
 #[derive(Clone, Copy, Debug)]
@@ -179,6 +179,12 @@ fn read_only(dir: &Path) -> Outcome<(PathBuf, Option<OwnedFd>)> {
     Ok((format!("/proc/self/fd/{}", tree.as_raw_fd()).into(), Some(tree)))
 }
 
+/// Tells systemd that this daemon is ready; `takes`: and that it is this process from now on.
+fn notify(status: &str, takes: bool) {
+    let states = [NotifyState::Ready, NotifyState::Status(status), NotifyState::MainPid(std::process::id())];
+    _ = sd_notify::notify(if takes { &states } else { &states[..2] });
+}
+
 /// What is given up once inside.
 #[derive(Clone, Debug)]
 pub struct Locks {
@@ -207,11 +213,12 @@ impl Inside {
     }
 
     /// Tells whoever waits for it that the device can be connected to.
-    pub fn tell_ready(&mut self, status: &str) {
+    /// `takes`: it is another process than the one that has told this before.
+    pub fn tell_ready(&mut self, status: &str, takes: bool) {
         match self.ready.take() {
             // A warden that is gone has taken this process with it.
             Some(mut pipe) => _ = pipe.write_all(status.as_bytes()),
-            None => _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(status)]),
+            None => notify(status, takes),
         }
     }
 }

@@ -7,10 +7,9 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
-use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::super::sys;
+use super::super::{sandbox, sys};
 use crate::failure::{Failure, Outcome};
 
 /// The process that was called: it waits for the one that serves.
@@ -18,8 +17,11 @@ use crate::failure::{Failure, Outcome};
 pub struct Warden {
     child: Pid,
     handle: OwnedFd,
-    ready: File,
+    ready: Option<File>,
 }
+
+/// What the process that serves ends with when another daemon has its guests.
+pub const HANDED_OVER: i32 = 75;
 
 /// What [`fork`] returns in which process.
 pub enum Forked {
@@ -40,7 +42,7 @@ pub fn fork() -> Outcome<Forked> {
     match sys::fork().map_err(failed)? {
         Some(child) => {
             let handle = pidfd_open(child, PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
-            Ok(Forked::Warden(Warden { child, handle, ready: reader.into() }))
+            Ok(Forked::Warden(Warden { child, handle, ready: Some(reader.into()) }))
         }
         None => {
             drop(reader);
@@ -63,11 +65,18 @@ pub fn follow_warden(pipe: &OwnedFd) -> io::Result<()> {
 }
 
 impl Warden {
-    /// Waits for the process that serves, and ends it at signals that ask for that.
-    ///
-    /// # Errors
-    /// If it failed. What it has said itself is not said again.
-    pub fn wait(self) -> Outcome<()> {
+    /// Waits for the process that serves, and ends it at signals that ask for that. `takes`: another daemon has the sockets until this one
+    /// says that it is ready. How it ended, where what it has said itself is not said again; and whether the names of its sockets are its own.
+    pub fn wait(mut self, takes: bool) -> (Outcome<()>, bool) {
+        let mut is_ready = false;
+        match self.attend(&mut is_ready, takes) {
+            Ok(Ended::HandedOver) => (Ok(()), false),
+            Ok(Ended::Well) => (Ok(()), is_ready || !takes),
+            Err(failure) => (Err(failure), is_ready || !takes),
+        }
+    }
+
+    fn attend(&mut self, is_ready: &mut bool, takes: bool) -> Outcome<Ended> {
         let failed =
             |error: io::Error| Failure::new(format!("cannot wait for the process that serves: {error}"));
         // There are no threads for it: whoever has made a namespace for processes cannot start any.
@@ -76,7 +85,7 @@ impl Warden {
             let tell = tell.try_clone().map_err(failed)?;
             signal_hook::low_level::pipe::register(signal, tell).map_err(failed)?;
         }
-        let mut ready = Some(self.ready);
+        let mut ready = self.ready.take();
         loop {
             let mut fds = vec![PollFd::new(&self.handle, PollFlags::IN), PollFd::new(&told, PollFlags::IN)];
             fds.extend(ready.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
@@ -93,21 +102,29 @@ impl Warden {
                 // The first process of a namespace is deaf to anything else until it has asked for it.
                 pidfd_send_signal(&self.handle, Signal::KILL).map_err(|error| failed(error.into()))?;
                 _ = judge(self.child);
-                return Ok(());
+                return Ok(Ended::Well);
             }
             if says && let Some(mut pipe) = ready.take() {
                 // It says one thing, or nothing and is gone.
                 let mut status = String::new();
                 if pipe.read_to_string(&mut status).is_ok() && !status.is_empty() {
-                    _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+                    *is_ready = true;
+                    sandbox::notify(&status, takes);
                 }
             }
         }
     }
 }
 
+/// What the process that serves has ended with.
+#[derive(Debug)]
+enum Ended {
+    Well,
+    HandedOver,
+}
+
 /// How a process has ended, or will have.
-fn judge(child: Pid) -> io::Result<Outcome<()>> {
+fn judge(child: Pid) -> io::Result<Outcome<Ended>> {
     let ended = loop {
         match waitpid(Some(child), WaitOptions::empty()) {
             Err(rustix::io::Errno::INTR) | Ok(None) => {}
@@ -116,7 +133,8 @@ fn judge(child: Pid) -> io::Result<Outcome<()>> {
         }
     };
     Ok(match (ended.exit_status(), ended.terminating_signal()) {
-        (Some(0), _) => Ok(()),
+        (Some(0), _) => Ok(Ended::Well),
+        (Some(HANDED_OVER), _) => Ok(Ended::HandedOver),
         (Some(2), _) => Err(Failure::usage("")),
         (Some(_), _) => Err(Failure::told_already()),
         (None, Some(libc::SIGSYS)) => {

@@ -1,27 +1,33 @@
-//! What a client knows of the directory, for whoever serves it next: another process here (`ledger.rs`), or another machine
-//! (`stream.rs`).
+//! What a client knows of the directory, for whoever serves it next: another process here, after this one (`ledger.rs`) or beside it
+//! (`hand_over.rs`), or another machine (`stream.rs`).
 //!
 //! The numbers that a client has for files and for what it has open must mean the same afterwards. A file is named by its handle, or by
 //! its path from the directory. What cannot be found again is stale to the client, as if somebody had removed it.
 
+mod hand_over;
 mod ledger;
 mod stream;
 
+pub use hand_over::Lent;
 pub use ledger::{Ledger, Writer};
 pub use stream::Finding;
+use stream::HANDED;
 
 use super::{
     Passthrough,
+    fds::Fd,
     handle::{Content, Open},
+    locks::KeptLock,
     sys::RawHandle,
 };
 use fusewire::{FileType, Handle, NodeId, table::Restored};
 use rustix::{
-    fs::OFlags,
+    fs::{Mode, OFlags},
     io::{Errno, Result},
 };
 use std::{
     io,
+    os::fd::OwnedFd,
     sync::{Arc, Mutex},
 };
 
@@ -30,6 +36,7 @@ use std::{
 pub struct Kept {
     pub(super) nodes: Vec<KeptNode>,
     pub(super) opens: Vec<KeptOpen>,
+    pub(super) locks: Vec<KeptLock>,
 }
 
 /// A node.
@@ -55,6 +62,17 @@ pub enum Way {
         /// The path.
         path: Vec<u8>,
     },
+    /// By its path, mounts inside the directory included, which must lead to this file: for a process that is beside this one.
+    Seen {
+        /// The path.
+        path: Vec<u8>,
+        /// Its device.
+        device: (u32, u32),
+        /// Its inode number.
+        ino: u64,
+    },
+    /// By a descriptor that comes with it.
+    Given,
     /// Not at all: the number stands for nothing.
     Lost,
 }
@@ -118,24 +136,38 @@ impl Passthrough {
     pub fn begin_ledger(self, ledger: Arc<Ledger>, beginning: &[u8]) -> io::Result<Self> {
         let fs = self.with_ledger(ledger)?;
         fs.ledger_begins(beginning)?;
-        let Some(ledger) = &fs.nodes.ledger else { return Ok(fs) };
-        fs.nodes.for_each_kept(|restored, _, mount, handle| {
-            if let (0, Some(handle)) = (mount, handle) {
-                ledger.arrived(restored, &handle);
-            }
-        });
-        fs.kept_opens().into_iter().for_each(|open| ledger.opened(open));
+        fs.note_all();
         Ok(fs)
+    }
+
+    /// Have all that the client knows noted in the ledger, where nothing stands yet. Nothing must be served meanwhile.
+    fn note_all(&self) {
+        let Some(ledger) = &self.nodes.ledger else { return };
+        let mut all = Vec::new();
+        self.nodes.for_each_kept(|restored, _, mount, handle| all.push((restored, mount, handle)));
+        for (restored, _, handle) in all.into_iter().filter(|(_, mount, _)| *mount == 0) {
+            match handle.map_or_else(|| self.nodes.handle(restored.id), Ok) {
+                Ok(handle) => ledger.arrived(restored, &handle),
+                Err(error) => tracing::debug!(node = restored.id.raw(), %error, "a node cannot be kept"),
+            }
+        }
+        self.kept_opens().into_iter().for_each(|open| ledger.opened(open));
     }
 
     /// Go on where another process was: all that its client knows means the same here. To be called before anything is served.
     pub fn resume(&mut self, kept: Kept) -> Resumed {
+        self.resume_with(kept, Vec::new(), Vec::new())
+    }
+
+    /// The same with descriptors of what is open, if there are any, and of nodes that are given by them.
+    fn resume_with(&mut self, kept: Kept, opens: Vec<OwnedFd>, nodes: Vec<OwnedFd>) -> Resumed {
+        let (mut open_files, given) = (opens.into_iter(), nodes);
         let mut resumed = Resumed::default();
         if self.needs_opens().is_none() {
             self.stateless.may_be_on();
         }
         let nodes: Vec<_> = kept.nodes.into_iter().filter(|node| node.restored.id != NodeId::ROOT).collect();
-        for (restored, found) in self.nodes.resume(nodes) {
+        for (restored, found) in self.nodes.resume(nodes, given) {
             match found {
                 true => resumed.nodes += 1,
                 false => {
@@ -146,7 +178,8 @@ impl Passthrough {
         }
         let mut opens = Vec::new();
         for open in kept.opens {
-            match self.open_again(&open) {
+            let file = open_files.next();
+            match self.open_again(&open, file) {
                 Ok(again) => opens.push((open.handle, Arc::new(again))),
                 Err(error) => {
                     tracing::debug!(node = open.node.raw(), handle = open.handle.0, %error, "what was open is lost");
@@ -168,16 +201,23 @@ impl Passthrough {
         resumed
     }
 
-    fn open_again(&self, open: &KeptOpen) -> Result<Open> {
+    fn open_again(&self, open: &KeptOpen, given: Option<OwnedFd>) -> Result<Open> {
         let flags = OFlags::from_bits_retain(open.flags) - NOT_AGAIN;
         if open.directory {
             let noatime = flags & OFlags::NOATIME;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | noatime;
-            let fd = self.nodes.open(open.node, FileType::Directory, flags)?;
+            let fd = match given {
+                // A listing has a place in its open file: each process needs its own.
+                Some(fd) => self.nodes.opening(|| rustix::fs::openat(&fd, c".", flags, Mode::empty()))?,
+                None => self.nodes.open(open.node, FileType::Directory, flags)?,
+            };
             return Ok(Open::directory(open.node, fd, Mutex::default()));
         }
         let flags = super::handle::lower_flags(flags.bits());
-        let fd = self.nodes.open(open.node, FileType::Regular, flags)?;
+        let fd = match given {
+            Some(fd) => Fd::new(fd, self.nodes.permit()?),
+            None => self.nodes.open(open.node, FileType::Regular, flags)?,
+        };
         let mount = self.nodes.mount(open.node)?;
         Ok(Open::file(open.node, fd.into(), flags, (mount.flush_errors, None)))
     }

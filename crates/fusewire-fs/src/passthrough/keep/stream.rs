@@ -4,11 +4,13 @@
 //! none leads out of it. A file handle alone is never believed: it would reach every file of the filesystem.
 
 use super::{Kept, KeptNode, KeptOpen, Resumed, Way};
-use crate::passthrough::{LockScope, Passthrough};
-use fusewire::{Generation, Handle, NodeId, table::Restored};
+use crate::passthrough::{LockScope, Passthrough, locks::KeptLock};
+use fusewire::{FileLock, Generation, Handle, LockKind, LockOwner, NodeId, table::Restored};
 use std::io;
 
 const MAGIC: &[u8; 8] = b"fwstate\0";
+/// In front of what comes from a process of the same user that is there, and is believed.
+pub(super) const HANDED: &[u8; 8] = b"fwhanded";
 /// Grows when the bytes mean something else.
 const VERSION: u32 = 1;
 
@@ -59,6 +61,27 @@ impl<'a> Reader<'a> {
     }
 }
 
+impl Reader<'_> {
+    fn locks(&mut self) -> io::Result<Vec<KeptLock>> {
+        let mut locks = Vec::new();
+        for _ in 0..self.u64()? {
+            let (node, owner) = (self.node()?, LockOwner(self.u64()?));
+            let (ranges, through) = (self.u64()?, self.u64()?);
+            let mut lock = KeptLock { node, owner, ranges: Vec::new(), through: Vec::new() };
+            for _ in 0..ranges {
+                let (start, end) = (self.u64()?, self.u64()?);
+                let kind = if self.u64()? == 0 { LockKind::Read } else { LockKind::Write };
+                lock.ranges.push(FileLock { start, end, kind, pid: self.u64()? as u32 });
+            }
+            for _ in 0..through {
+                lock.through.push(Handle(self.u64()?));
+            }
+            locks.push(lock);
+        }
+        Ok(locks)
+    }
+}
+
 fn piece(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend((bytes.len() as u32).to_le_bytes());
     out.extend(bytes);
@@ -67,7 +90,13 @@ fn piece(out: &mut Vec<u8>, bytes: &[u8]) {
 impl Kept {
     /// As bytes, after `beginning`: whatever it takes to begin with the client.
     pub fn encode(&self, beginning: &[u8]) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
+        self.write(MAGIC, beginning)
+    }
+
+    /// For whoever `magic` says.
+    pub(super) fn write(&self, magic: &[u8; 8], beginning: &[u8]) -> Vec<u8> {
+        let is_believed = magic == HANDED;
+        let mut out = magic.to_vec();
         out.extend(VERSION.to_le_bytes());
         piece(&mut out, beginning);
         out.extend((self.nodes.len() as u64).to_le_bytes());
@@ -75,12 +104,21 @@ impl Kept {
             [restored.id.raw(), restored.lookups, restored.generation.0]
                 .iter()
                 .for_each(|word| out.extend(word.to_le_bytes()));
+            let place;
             let (tag, kind, handle, path) = match way {
                 Way::Lost => (0u32, 0, &[][..], &[][..]),
                 Way::Path(path) => (1, 0, &[][..], &path[..]),
                 Way::Both { kind, handle, path } => (2, *kind, &handle[..], &path[..]),
+                Way::Handle(kind, handle) if is_believed => (3, *kind, &handle[..], &[][..]),
+                Way::Seen { path, device, ino } if is_believed => {
+                    place = [u64::from(device.0) << 32 | u64::from(device.1), *ino]
+                        .map(u64::to_le_bytes)
+                        .concat();
+                    (4, 0, &place[..], &path[..])
+                }
+                Way::Given if is_believed => (5, 0, &[][..], &[][..]),
                 // Not believed by whoever reads it.
-                Way::Handle(..) => (0, 0, &[][..], &[][..]),
+                Way::Handle(..) | Way::Seen { .. } | Way::Given => (0, 0, &[][..], &[][..]),
             };
             out.extend(tag.to_le_bytes());
             out.extend(kind.to_le_bytes());
@@ -93,7 +131,25 @@ impl Kept {
             out.extend(open.flags.to_le_bytes());
             out.extend(u32::from(open.directory).to_le_bytes());
         }
+        if is_believed {
+            self.write_locks(&mut out);
+        }
         out
+    }
+
+    fn write_locks(&self, out: &mut Vec<u8>) {
+        let mut word = |word: u64| out.extend(word.to_le_bytes());
+        word(self.locks.len() as u64);
+        for lock in &self.locks {
+            [lock.node.raw(), lock.owner.0, lock.ranges.len() as u64, lock.through.len() as u64]
+                .into_iter()
+                .for_each(&mut word);
+            for range in &lock.ranges {
+                let kind = u64::from(range.kind == LockKind::Write);
+                [range.start, range.end, kind, u64::from(range.pid)].into_iter().for_each(&mut word);
+            }
+            lock.through.iter().for_each(|handle| word(handle.0));
+        }
     }
 
     /// The other way: what the client began with, and what it knows.
@@ -101,8 +157,14 @@ impl Kept {
     /// # Errors
     /// If the bytes are anything else, or of another version.
     pub fn decode(bytes: &[u8]) -> io::Result<(Vec<u8>, Self)> {
+        Self::read(MAGIC, bytes)
+    }
+
+    /// From whoever `magic` says.
+    pub(super) fn read(magic: &[u8; 8], bytes: &[u8]) -> io::Result<(Vec<u8>, Self)> {
+        let is_believed = magic == HANDED;
         let mut reader = Reader(bytes);
-        if reader.bytes(MAGIC.len())? != MAGIC {
+        if reader.bytes(magic.len())? != magic {
             return Err(wrong("this is no state of a Fusewire device: is the other daemon a Fusewire?"));
         }
         let version = reader.u32()?;
@@ -125,6 +187,13 @@ impl Kept {
                 0 => Way::Lost,
                 1 => Way::Path(path),
                 2 => Way::Both { kind, handle, path },
+                3 if is_believed => Way::Handle(kind, handle),
+                4 if is_believed => {
+                    let mut place = Reader(&handle);
+                    let (device, ino) = (place.u64()?, place.u64()?);
+                    Way::Seen { path, device: ((device >> 32) as u32, device as u32), ino }
+                }
+                5 if is_believed => Way::Given,
                 _ => return Err(wrong(format!("the state names a file in a way ({tag}) that there is not"))),
             };
             kept.nodes.push(KeptNode { restored, way });
@@ -133,6 +202,9 @@ impl Kept {
             let (handle, node) = (Handle(reader.u64()?), reader.node()?);
             let (flags, directory) = (reader.u32()?, reader.u32()? != 0);
             kept.opens.push(KeptOpen { handle, node, flags, directory });
+        }
+        if is_believed {
+            kept.locks = reader.locks()?;
         }
         match reader.0.is_empty() {
             true => Ok((beginning, kept)),
@@ -181,7 +253,7 @@ impl Passthrough {
             };
             nodes.push(KeptNode { restored, way });
         }
-        Ok(Kept { nodes, opens: self.kept_opens() })
+        Ok(Kept { nodes, opens: self.kept_opens(), locks: Vec::new() })
     }
 
     /// [`resume`](Passthrough::resume) with what another machine has sent. What is lost is an error unless `lossy`.
@@ -224,7 +296,31 @@ mod tests {
                 flags: 2,
                 directory: false,
             }],
+            locks: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_is_handed_over_comes_back_and_is_not_taken_for_what_another_machine_sends() {
+        let seen = Way::Seen { path: b"x/y".to_vec(), device: (8, u32::MAX), ino: 1 << 40 };
+        let restored = |id| Restored { id: NodeId::new(id), lookups: 1, generation: Generation(0) };
+        let mut kept = kept();
+        for (id, way) in [(40, Way::Handle(7, vec![3; 12])), (41, seen), (42, Way::Given)] {
+            kept.nodes.push(KeptNode { restored: restored(id), way });
+        }
+        let range = FileLock { start: 1, end: u64::MAX, kind: LockKind::Write, pid: 9 };
+        let through = vec![Handle(1 << 32)];
+        kept.locks =
+            vec![KeptLock { node: NodeId::new(33), owner: LockOwner(5), ranges: vec![range], through }];
+        let bytes = kept.write(HANDED, b"beginning");
+        assert_eq!(Kept::read(HANDED, &bytes).expect("state"), (b"beginning".to_vec(), kept.clone()));
+        assert!((0..bytes.len()).all(|len| Kept::read(HANDED, &bytes[..len]).is_err()));
+        assert!(Kept::decode(&bytes).is_err());
+        let mut lying = bytes;
+        lying[..8].copy_from_slice(MAGIC);
+        assert!(Kept::decode(&lying).is_err(), "a handle alone is not believed");
+        let (_, sent) = Kept::decode(&kept.encode(b"")).expect("state");
+        assert!(sent.nodes[3..].iter().all(|node| node.way == Way::Lost) && sent.locks.is_empty());
     }
 
     #[test]

@@ -1,0 +1,135 @@
+//! Guests whose daemon is replaced while they work: by `fusewire vhost --upgrade`, of which no monitor need know anything.
+
+use super::{device::Device, image, machine, packages::Store, virtio};
+use crate::run;
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How often the daemon is replaced.
+const TIMES: usize = 5;
+
+/// What the guest does all the time, with files that it has open, a file without a name, and a directory that it lists.
+const JOB: &str = "\
+fail() { echo \"FAILED: $*\"; exit 1; }
+mount -t virtiofs share /mnt || fail mount
+mkdir /mnt/work || fail mkdir
+exec 7> /mnt/open 8<> /mnt/gone
+echo 'without a name' >&8; rm /mnt/gone || fail rm
+: > /mnt/begun
+n=0; while [ ! -e /mnt/enough ]; do
+    echo $n >&7 || fail \"writing to what is open ($n)\"
+    dd if=/dev/urandom of=/mnt/work/$n bs=4096 count=3 2>/dev/null || fail \"making $n\"
+    cat /mnt/work/$n > /mnt/work/copy && cmp /mnt/work/$n /mnt/work/copy || fail \"copying $n\"
+    mv /mnt/work/copy /mnt/work/moved-$n || fail \"moving $n\"
+    [ $(ls /mnt/work | wc -l) = $((2 * n + 2)) ] || fail \"listing after $n\"
+    n=$((n+1))
+done
+[ \"$(cat /proc/self/fd/8)\" = 'without a name' ] || fail 'the file without a name'
+exec 7>&- 8>&-
+seq 0 $((n - 1)) | cmp - /mnt/open || fail 'what was written to an open file'
+echo \"files: $n\"
+for file in /mnt/work/*; do echo \"sum: $(basename $file) $(md5sum < $file | cut -d' ' -f1)\"; done
+umount /mnt || fail umount
+exit 0";
+
+/// `cargo xtask guest --replace`.
+pub fn run(words: &[&str]) -> Result<()> {
+    if !words.is_empty() {
+        bail!("unknown words {words:?}: there are none");
+    }
+    let kit = virtio::kit()?;
+    let store = Store::open(&run::target_dir()?.join("guest"))?;
+    let share = store.dir().join("replace");
+    let initrd = image::build(&store, &kit.modules()?, JOB)?;
+    for (profile, cache) in
+        [(&["auto"][..], "auto"), (&["never", "--sandbox", "none"], "never"), (&["always"], "always")]
+    {
+        eprintln!("xtask: User Mode Linux, --cache {cache}");
+        let work = Work { share: &share, profile };
+        work.watch(|socket| kit.uml(&initrd, Some(socket), ""))?;
+    }
+    let (kernel, qemu) = (store.kernel(super::KERNEL)?, store.qemu()?);
+    let initrd = image::build(&store, &[], JOB)?;
+    eprintln!("xtask: QEMU");
+    let work = Work { share: &share, profile: &["auto", "--queues", "2"] };
+    work.watch(|socket| {
+        let mut command = qemu.command();
+        let parts = ["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35,memory-backend=mem"];
+        command.args(parts).args(["-smp", "2", "-m", "1G"]);
+        command.args(["-object", "memory-backend-memfd,id=mem,size=1G,share=on", "-nodefaults"]);
+        command.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+        command.arg("-chardev").arg(format!("socket,id=share,path={}", socket.display()));
+        let device = "vhost-user-fs-pci,chardev=share,tag=share,num-request-queues=2,queue-size=1024";
+        command.args(["-device", device]).arg("-kernel").arg(&kernel).arg("-initrd").arg(&initrd);
+        let line =
+            "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
+        command.args(["-append", line]);
+        Ok(command)
+    })
+}
+
+/// A guest at work.
+struct Work<'a> {
+    share: &'a Path,
+    profile: &'a [&'a str],
+}
+
+impl Work<'_> {
+    /// Boot a machine, replace its daemon again and again, and look at what the guest has made.
+    fn watch(&self, machine: impl FnOnce(&Path) -> Result<Command>) -> Result<()> {
+        let share = self.share;
+        _ = fs::remove_dir_all(share);
+        let start = Instant::now();
+        let mut device = Device::start(share, &["sock"], self.profile)?;
+        let mut command = machine(&device.sockets[0])?;
+        let (mut files, mut sums) = (0, Vec::new());
+        let device = thread::scope(|scope| {
+            let host = scope.spawn(move || -> Result<Device> {
+                let replaced = there(&share.join("begun")).and_then(|()| {
+                    for _ in 0..TIMES {
+                        thread::sleep(Duration::from_millis(700));
+                        device.upgrade()?;
+                    }
+                    thread::sleep(Duration::from_millis(700));
+                    Ok(())
+                });
+                // Whatever has happened: the guest is to end.
+                fs::write(share.join("enough"), "")?;
+                replaced.map(|()| device)
+            });
+            machine::watch(&mut command, 300, |line| {
+                files = line.strip_prefix("files: ").and_then(|count| count.parse().ok()).unwrap_or(files);
+                sums.extend(line.strip_prefix("sum: ").map(str::to_owned));
+            })?;
+            host.join().map_err(|_| anyhow::anyhow!("the host's side has panicked"))?
+        })?;
+        device.end()?;
+        ensure!(files > TIMES, "the guest made {files} files, which is no work");
+        ensure!(sums.len() == 2 * files, "the guest told of {} files", sums.len());
+        for told in &sums {
+            let (name, there) = told.split_once(' ').context("a name and a sum")?;
+            let output =
+                Command::new("md5sum").arg(share.join("work").join(name)).output().context("md5sum")?;
+            let here = String::from_utf8_lossy(&output.stdout);
+            ensure!(here.starts_with(there), "{name} is {there} in the guest and {here} here");
+        }
+        eprintln!("xtask: guest: {TIMES} daemons, {files} files; done in {} s", start.elapsed().as_secs());
+        Ok(())
+    }
+}
+
+/// Wait until the guest has made something.
+fn there(path: &Path) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !path.exists() {
+        ensure!(Instant::now() < deadline, "the guest never made {}", path.display());
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
