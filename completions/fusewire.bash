@@ -792,7 +792,7 @@ _fusewire() {
             return 0
             ;;
         fusewire__subcmd__vhost)
-            opts="-o -f -d -v -q -h --shared-dir --config --socket-path --fd --socket-group --tag --queues --cache --lease --writeback --no-readdirplus --preserve-noatime --readonly --xattr --posix-acl --security-label --xattrmap --translate-uid --translate-gid --announce-submounts --no-announce-submounts --shared-locks --inode-file-handles --rlimit-nofile --sandbox --uid-map --gid-map --modcaps --seccomp --thread-pool-size --syslog --log-level --killpriv-v2 --no-killpriv-v2 --allow-direct-io --allow-mmap --print-capabilities --dax-window --dax --dax-min --dax-match --resume --migration-mode --migration-on-error --verbose --quiet --log --log-file --help"
+            opts="-o -f -d -v -q -h --shared-dir --config --socket-path --fd --socket-group --tag --queues --poll --cache --lease --writeback --no-readdirplus --preserve-noatime --readonly --xattr --posix-acl --security-label --xattrmap --translate-uid --translate-gid --announce-submounts --no-announce-submounts --shared-locks --inode-file-handles --rlimit-nofile --sandbox --uid-map --gid-map --modcaps --seccomp --thread-pool-size --syslog --log-level --killpriv-v2 --no-killpriv-v2 --allow-direct-io --allow-mmap --print-capabilities --dax-window --dax --dax-min --dax-match --resume --migration-mode --migration-on-error --upgrade --verbose --quiet --log --log-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -848,6 +848,10 @@ _fusewire() {
                     return 0
                     ;;
                 --queues)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --poll)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -81,7 +81,7 @@ always\t'Always: fail where it is not possible'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l passthrough -d 'Have the kernel read, write and map the files of SRC by itself, without a request [default: auto]' -r -f -a "auto\t'Files of 64 KiB or more, where the kernel can: Linux 6.9 or newer, as root'
 always\t'Small and new ones, too, whose opening takes longer then'
 off\t'None: each read and write is a request'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l opens -d 'Whether opening and closing a file is a request [default: auto]' -r -f -a "auto\t'Stateless for directories with --cache always; for files, too, once ten thousand small ones were opened in a row, if --locks is mount'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l opens -d 'Whether opening and closing a file is a request [default: auto]' -r -f -a "auto\t'Stateless for directories with --cache coherent or always; for files, too, once ten thousand small ones were opened in a row, if --locks is mount'
 stateless\t'No: for trees of small files that are read again and again. It takes --cache always or coherent, and --locks mount, and excludes --passthrough'
 handles\t'Yes, so that large files can be read and written by the kernel itself'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l locks -d 'Who sees locks taken on the mount: everybody who uses SRC, or users of this mount alone [default: directory]' -r -f -a "directory\t'Everybody who uses SRC, on the mount or not'
@@ -136,7 +136,7 @@ always\t'Always: fail where it is not possible'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l passthrough -d 'Have the kernel read, write and map the files of SRC by itself, without a request [default: auto]' -r -f -a "auto\t'Files of 64 KiB or more, where the kernel can: Linux 6.9 or newer, as root'
 always\t'Small and new ones, too, whose opening takes longer then'
 off\t'None: each read and write is a request'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l opens -d 'Whether opening and closing a file is a request [default: auto]' -r -f -a "auto\t'Stateless for directories with --cache always; for files, too, once ten thousand small ones were opened in a row, if --locks is mount'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l opens -d 'Whether opening and closing a file is a request [default: auto]' -r -f -a "auto\t'Stateless for directories with --cache coherent or always; for files, too, once ten thousand small ones were opened in a row, if --locks is mount'
 stateless\t'No: for trees of small files that are read again and again. It takes --cache always or coherent, and --locks mount, and excludes --passthrough'
 handles\t'Yes, so that large files can be read and written by the kernel itself'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l locks -d 'Who sees locks taken on the mount: everybody who uses SRC, or users of this mount alone [default: directory]' -r -f -a "directory\t'Everybody who uses SRC, on the mount or not'
@@ -176,6 +176,7 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l fd -d 'Liste
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l socket-group -d 'Group whose members may connect' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l tag -d 'Name to mount by, for monitors that ask the device for it' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l queues -d 'Request queues: at least as many as the virtual machine is given [default: one per CPU, at most 8]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l poll -d 'How threads of queues wait for requests: off, they sleep; auto, they look for requests before they sleep while that pays and a CPU is free; fixed:US, they do so for so many microseconds, which is for CPUs that are reserved [default: auto]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l cache -d 'What the guest may remember' -r -f -a "never\t'Nothing: several guests, or the host, write to DIR'
 auto\t'Names and attributes for a second, data as long as the file has not changed'
 always\t'Everything, until it is changed by this guest: DIR must not be changed in other ways'
@@ -211,7 +212,7 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l dax-window -
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l dax -d 'Which files a guest maps that mounts without the option dax, or with dax=inode [default: inode]' -r -f -a "never\t'None: there is no window'
 inode\t'Those that --dax-min and --dax-match choose'
 always\t'All'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l dax-min -d 'With --dax inode: files of at least this size' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l dax-min -d 'With --dax inode: files of at least this size [default: 2M]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l dax-match -d 'With --dax inode: files with names like this, by * and ?; may be given several times' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l migration-mode -d 'How a machine that the guest moves to finds the files that the guest knows' -r -f -a "find-paths\t'By their paths: it has the same directory, or a copy'
 file-handles\t'By their paths, and they must be the same files: it has the same filesystem'"
@@ -236,6 +237,7 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l allow-direct
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l allow-mmap -d 'As it is in any case'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l print-capabilities -d 'Print what there is, as JSON, for libvirt and its like'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l resume -d 'Keep what the guest knows in PATH.state, so that a daemon that is started in place of this one goes on with it'
+complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -l upgrade -d 'Take the place of the daemon that serves at these sockets: its guests stay connected, and it ends'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s v -l verbose -d 'Say more: -v what is decided, -vv how, -vvv each request'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s q -l quiet -d 'Say nothing but errors'
 complete -c fusewire -n "__fish_fusewire_using_subcommand vhost" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -18,23 +18,23 @@ const TIMES: usize = 5;
 const JOB: &str = "\
 fail() { echo \"FAILED: $*\"; exit 1; }
 mount -t virtiofs share /mnt || fail mount
-mkdir /mnt/work || fail mkdir
+mkdir /mnt/data || fail mkdir
 exec 7> /mnt/open 8<> /mnt/gone
 echo 'without a name' >&8; rm /mnt/gone || fail rm
 : > /mnt/begun
 n=0; while [ ! -e /mnt/enough ]; do
     echo $n >&7 || fail \"writing to what is open ($n)\"
-    dd if=/dev/urandom of=/mnt/work/$n bs=4096 count=3 2>/dev/null || fail \"making $n\"
-    cat /mnt/work/$n > /mnt/work/copy && cmp /mnt/work/$n /mnt/work/copy || fail \"copying $n\"
-    mv /mnt/work/copy /mnt/work/moved-$n || fail \"moving $n\"
-    [ $(ls /mnt/work | wc -l) = $((2 * n + 2)) ] || fail \"listing after $n\"
+    dd if=/dev/urandom of=/mnt/data/$n bs=4096 count=3 2>/dev/null || fail \"making $n\"
+    cat /mnt/data/$n > /mnt/data/copy && cmp /mnt/data/$n /mnt/data/copy || fail \"copying $n\"
+    mv /mnt/data/copy /mnt/data/moved-$n || fail \"moving $n\"
+    [ $(ls /mnt/data | wc -l) = $((2 * n + 2)) ] || fail \"listing after $n\"
     n=$((n+1))
 done
 [ \"$(cat /proc/self/fd/8)\" = 'without a name' ] || fail 'the file without a name'
 exec 7>&- 8>&-
 seq 0 $((n - 1)) | cmp - /mnt/open || fail 'what was written to an open file'
 echo \"files: $n\"
-for file in /mnt/work/*; do echo \"sum: $(basename $file) $(md5sum < $file | cut -d' ' -f1)\"; done
+for file in /mnt/data/*; do echo \"sum: $(basename $file) $(md5sum < $file | cut -d' ' -f1)\"; done
 umount /mnt || fail umount
 exit 0";
 
@@ -115,7 +115,7 @@ impl Work<'_> {
         for told in &sums {
             let (name, there) = told.split_once(' ').context("a name and a sum")?;
             let output =
-                Command::new("md5sum").arg(share.join("work").join(name)).output().context("md5sum")?;
+                Command::new("md5sum").arg(share.join("data").join(name)).output().context("md5sum")?;
             let here = String::from_utf8_lossy(&output.stdout);
             ensure!(here.starts_with(there), "{name} is {there} in the guest and {here} here");
         }

@@ -5,7 +5,7 @@
 //! they were answered.
 
 use super::feed::patiently;
-use fusewire::{NodeId, notify::Notifier};
+use fusewire::{NodeId, context, notify::Notifier};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -45,8 +45,8 @@ impl Unheard {
         let (unheard, notifier) = (self.clone(), notifier.clone());
         // It serves no requests, so it may wait for notifications.
         let body = move || while unheard.forget(&notifier) {};
-        let thread = thread::Builder::new().name("fusewire-forget".into()).stack_size(128 << 10).spawn(body);
-        if let Err(error) = thread {
+        let thread = thread::Builder::new().name("fusewire-forget".into()).stack_size(128 << 10);
+        if let Err(error) = context::spawn(thread, body) {
             tracing::warn!(%error, "what is mounted inside the directory may be seen as it was");
             self.answered().has_thread = false;
         }
