@@ -135,9 +135,10 @@ fn an_answer_that_comes_after_the_monitor_has_gone_is_written_nowhere() {
 fn a_device_that_is_reset_is_as_it_was_in_the_beginning() {
     let mut world = stuck(4);
     let monitor = &mut world.guest.monitor;
-    // The guest breaks one of the rings, too.
-    monitor.drivers[4].ring.publish(5000);
-    monitor.drivers[4].ring.kick.write(1).expect("kick");
+    // The guest breaks the ring of the queue that is not stuck.
+    monitor.drivers[5].ring.publish(5000);
+    monitor.drivers[5].ring.kick.write(1).expect("kick");
+    std::thread::sleep(Duration::from_millis(200));
     let answers: Vec<_> = monitor.drivers[1..5].iter().map(|driver| place(driver, world.frame)).collect();
     let begin = Instant::now();
     monitor.reset().expect("reset");

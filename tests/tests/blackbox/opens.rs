@@ -116,7 +116,8 @@ fn a_known_tree_is_listed_while_the_server_is_stopped_when_coherent() {
 fn many_small_files_make_opens_stateless_when_coherent() {
     let Some(sandbox) = sandbox::enter() else { return };
     let plan = mount::passthrough(&sandbox).cache(Cache::Coherent);
-    let mount = ["locks=mount", "log=info"].iter().fold(plan, |plan, option| plan.option(option)).start();
+    let options = ["locks=mount", "passthrough=auto", "log=info"];
+    let mount = options.iter().fold(plan, |plan, option| plan.option(option)).start();
     make_tree(mount.source(), 300);
     for _ in 0..35 {
         read_tree(mount.path());
@@ -135,7 +136,7 @@ fn many_small_files_make_opens_stateless_when_coherent() {
 fn without_requests_files_on_another_filesystem_inside_are_two_seconds_old_at_most() {
     let Some(sandbox) = sandbox::enter() else { return };
     let plan = mount::passthrough(&sandbox).cache(Cache::Coherent);
-    let mount = plan.option("locks=mount").option("opens=stateless").start();
+    let mount = plan.option("locks=mount").option("opens=stateless").option("passthrough=auto").start();
     let inner = mount.source().join("inner");
     sandbox.tmpfs(&format!("{}/inner", mount.source().file_name().unwrap().to_str().unwrap()), "size=1m");
     fs::write(inner.join("file"), "one").unwrap();

@@ -1,7 +1,15 @@
 //! How threads are scheduled, and what that was like.
 
 use rustix::thread::{CpuSet, Pid};
-use std::{fmt, fs, io, mem::MaybeUninit, os::unix::fs::MetadataExt, sync::LazyLock, thread, time::Duration};
+use std::{
+    fmt, fs,
+    io::{self, Read},
+    mem::MaybeUninit,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    sync::LazyLock,
+    thread,
+    time::Duration,
+};
 
 /// A scheduling class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +55,11 @@ pub(crate) fn keep_io_priority(thread: Option<Pid>) -> io::Result<()> {
 
 /// A field of what `/proc/THREAD/stat` says, by its number in proc(5), from the third on.
 pub(crate) fn stat_field(thread: impl fmt::Display, field: usize) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{thread}/stat")).ok()?;
+    // In a sandbox that is no more than another root, what is called so may be somebody else's: a pipe, or without end.
+    let mut file = fs::OpenOptions::new();
+    file.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = file.open(format!("/proc/{thread}/stat")).ok()?;
+    let stat = io::read_to_string(file.take(4096)).ok()?;
     // They follow the name, which stands in parentheses and may hold any character.
     stat.rsplit_once(") ")?.1.split(' ').nth(field.checked_sub(3)?).map(str::to_owned)
 }

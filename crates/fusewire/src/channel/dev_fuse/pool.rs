@@ -95,6 +95,10 @@ impl Pool {
                 Ended::Aborted
             }
         };
+        self.end(ended);
+    }
+
+    fn end(&self, ended: Ended) {
         self.lock().ended.get_or_insert(ended);
         self.changed.notify_all();
         self.watch.close();
@@ -117,9 +121,8 @@ impl Pool {
         state.alive -= 1;
         if state.alive == 0 && state.ended.is_none() {
             // All have panicked: without a reader the mount must not go on.
-            state.ended = Some(Ended::Aborted);
             drop(state);
-            self.watch.close();
+            self.end(Ended::Aborted);
         }
     }
 
