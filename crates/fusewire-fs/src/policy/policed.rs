@@ -108,6 +108,13 @@ impl Shared {
         }
     }
 
+    /// For how long attributes of the node may be believed. Of interest only to a kernel that answers by itself.
+    fn trusted_for(&self, node: NodeId, valid: Duration) {
+        if self.in_kernel.get().is_some() {
+            self.attributes.trusted_for(node, valid);
+        }
+    }
+
     /// Somebody else may have given the node attributes.
     fn perhaps_set(&self, node: NodeId) {
         let Some(kernel) = self.in_kernel.get() else { return };
@@ -253,14 +260,14 @@ impl<F> Policed<F> {
 
     /// Attributes as they may be told: not to be kept where somebody may be refused them.
     fn attr(&self, node: NodeId, attr: Attr) -> Attr {
-        self.shared.attributes.trusted_for(node, attr.ttl);
+        self.shared.trusted_for(node, attr.ttl);
         if self.shared.must_ask(&mut self.places(), node) { attr.with_ttl(Duration::ZERO) } else { attr }
     }
 
     /// The kernel is about to be told of a node.
     fn entry(&self, parent: NodeId, name: &[u8], mut entry: Entry) -> Entry {
         let Some(node) = entry.node() else { return entry };
-        self.shared.attributes.trusted_for(node, entry.attr.ttl);
+        self.shared.trusted_for(node, entry.attr.ttl);
         let is_directory = entry.attr.kind == FileType::Directory;
         let must_ask = self.shared.change(|places| {
             places.learn((parent, name), (node, entry.generation), is_directory);
