@@ -9,9 +9,9 @@ use crate::{
     backed, bell,
     device::Device,
     inflight::{self, Region},
-    limits::{GRACE, QUEUE_SIZE},
+    limits::QUEUE_SIZE,
     queue::Queue,
-    spare::join_within,
+    spare::join_all,
     worker::Worker,
 };
 use fusewire::fs::FileSystem;
@@ -222,11 +222,7 @@ impl<F: FileSystem> Handler<F> {
 
     /// Wait for the threads to end, after [`close`](Self::close), but not for long for those that are stuck in a system call.
     pub(crate) fn join(&mut self) {
-        let threads = self.rings.iter_mut().filter_map(|ring| ring.thread.take()).collect();
-        let left = join_within(GRACE, threads);
-        if left > 0 {
-            tracing::warn!(threads = left, "threads are stuck in system calls: they end when those do");
-        }
+        join_all(self.rings.iter_mut().filter_map(|ring| ring.thread.take()).collect());
         // The monitor may give the rings to somebody else at once. What those threads have under way is for whoever that is.
         self.device.shared.queues.iter().for_each(|queue| queue.disown());
     }

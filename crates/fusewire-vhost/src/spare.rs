@@ -63,15 +63,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Wait until the threads have ended, at most for so long. How many have not.
-pub(crate) fn join_within(limit: Duration, mut threads: Vec<JoinHandle<()>>) -> usize {
-    let deadline = Instant::now() + limit;
+/// Wait until the threads of a device have ended, but not for long for those that are stuck in a system call.
+pub(crate) fn join_all(mut threads: Vec<JoinHandle<()>>) {
+    let deadline = Instant::now() + GRACE;
     loop {
         let (ended, others) = threads.into_iter().partition(JoinHandle::is_finished);
         Vec::<JoinHandle<()>>::into_iter(ended).for_each(|thread| _ = thread.join());
         threads = others;
-        if threads.is_empty() || Instant::now() >= deadline {
-            return threads.len();
+        if threads.is_empty() {
+            return;
+        }
+        if Instant::now() >= deadline {
+            let threads = threads.len();
+            tracing::warn!(threads, "threads are stuck in system calls: they end when those do");
+            return;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -95,10 +100,7 @@ impl Spares {
             }
             spare.wake();
         }
-        let left = join_within(GRACE, spares.into_iter().map(|(_, thread)| thread).collect());
-        if left > 0 {
-            tracing::warn!(threads = left, "threads are stuck in system calls: they end when those do");
-        }
+        join_all(spares.into_iter().map(|(_, thread)| thread).collect());
     }
 }
 

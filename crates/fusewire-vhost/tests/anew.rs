@@ -37,8 +37,6 @@ struct Numbered {
 fn numbered(dir: Option<&Path>) -> (impl Fn() -> io::Result<Numbered> + Send + Sync + 'static, Hung) {
     let place = tempfile::tempdir().expect("directory");
     let pipe = place.path().join("pipe");
-    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644));
-    rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).expect("pipe");
     let (hanging, hung) = Hanging::over(&pipe);
     let (dir, numbers) = (dir.map(Path::to_owned), Arc::new(AtomicU64::new(1)));
     let ready = Arc::new(AtomicBool::new(false));

@@ -49,8 +49,6 @@ fn a_guest_that_came_and_went_leaves_nothing() {
 fn a_guest_whose_requests_all_hang_takes_no_more_threads_than_it_may_have() {
     let dir = tempfile::tempdir().expect("directory");
     let path = dir.path().join("pipe");
-    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644));
-    rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("pipe");
     let (fs, hung) = support::Hanging::over(&path);
     let mut good = guest(dir.path());
     let options = Options { queues: 1, spares: 2, ..Options::default() };
@@ -79,8 +77,6 @@ fn a_guest_whose_requests_all_hang_takes_no_more_threads_than_it_may_have() {
 fn a_guest_whose_requests_never_end_can_be_ended_all_the_same() {
     let dir = tempfile::tempdir().expect("directory");
     let path = dir.path().join("pipe");
-    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644));
-    rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("pipe");
     let (fs, hung) = support::Hanging::over(&path);
     let options = Options { queues: 1, spares: 2, ..Options::default() };
     let mut guest = Guest::start(move || Ok(fs.clone()), options, Layout { depth: 8, ..Layout::default() });

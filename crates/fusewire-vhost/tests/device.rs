@@ -259,14 +259,6 @@ fn a_queue_goes_on_while_a_request_waits_for_a_lock() {
 fn a_queue_goes_on_while_a_thread_is_stuck_in_a_system_call() {
     let dir = tempfile::tempdir().expect("directory");
     let path = dir.path().join("pipe");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &path,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::from_raw_mode(0o644),
-        0,
-    )
-    .expect("pipe");
     // A filesystem whose reads hang, as on a dead disk: its own file is a pipe that nobody writes to.
     let (fs, hung) = support::Hanging::over(&path);
     let make = move || Ok(fs.clone());

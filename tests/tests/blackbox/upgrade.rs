@@ -61,11 +61,6 @@ impl Place {
     }
 }
 
-/// It ends by itself, and well.
-fn end(device: Device) {
-    device.end();
-}
-
 /// What a process that was not to go on has said.
 fn refused(mut child: Child) -> String {
     let mut text = String::new();
@@ -100,7 +95,7 @@ fn a_guest_notices_nothing_of_one_daemon_after_the_other() {
             let next = place.upgrade(&words);
             let pid = next.id();
             // The one that there was ends well, by itself.
-            end(std::mem::replace(&mut device, Device(next)));
+            std::mem::replace(&mut device, Device(next)).end();
             let driver = monitor.driver();
             assert_eq!(driver.write(node, fh, round, b"x"), Ok(1), "{words:?} {round}");
             assert_eq!(driver.read(gone, gone_fh, 0, 100).as_deref(), Ok(&b"still there"[..]));
@@ -160,7 +155,7 @@ fn a_guest_that_is_at_work_all_the_time_loses_nothing_and_has_nothing_done_twice
     for _ in 0..6 {
         std::thread::sleep(Duration::from_millis(100));
         let next = place.upgrade(&words);
-        end(std::mem::replace(&mut device, Device(next)));
+        std::mem::replace(&mut device, Device(next)).end();
     }
     enough.store(true, Ordering::Relaxed);
     let (monitor, made) = guest.join().expect("no panic");
@@ -324,7 +319,7 @@ fn many_guests_are_taken_over_at_once() {
             [&mut one, &mut two].map(|guest| guest.driver().create(ROOT, c"file").expect("create"));
         for _ in 0..2 {
             let next = many(&file, &["--sandbox", sandbox, "--upgrade"]);
-            end(std::mem::replace(&mut daemon, next));
+            std::mem::replace(&mut daemon, next).end();
             for (guest, (node, fh)) in [&mut one, &mut two].into_iter().zip(files) {
                 assert_eq!(guest.driver().write(node, fh, 0, b"x"), Ok(1), "{sandbox}");
             }
@@ -401,7 +396,7 @@ fn without_root_a_program_that_was_installed_anew_takes_the_guest() {
     for round in 0..3u64 {
         install();
         let next = Device(start(&["--upgrade"]));
-        end(std::mem::replace(&mut device, next));
+        std::mem::replace(&mut device, next).end();
         let driver = monitor.driver();
         assert_eq!(driver.write(node, fh, round, b"x"), Ok(1), "{round}");
         assert_eq!(driver.write(gone, gone_fh, round, b"x"), Ok(1));

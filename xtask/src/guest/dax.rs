@@ -9,13 +9,12 @@ use super::{
     twice,
 };
 use crate::run;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use std::{
     fs,
     io::{Seek, SeekFrom, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -153,9 +152,7 @@ impl Share {
             file.seek(SeekFrom::Start(at))?;
             file.write_all(&block[..len])?;
         }
-        let output = Command::new("md5sum").arg(dir.join("big")).output().context("md5sum")?;
-        let sum = String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap_or_default().to_owned();
-        ensure!(sum.len() == 32, "md5sum says {sum:?}");
+        let sum = device::md5(&dir.join("big"))?;
         Ok(Self { dir: dir.to_owned(), sum })
     }
 

@@ -2,7 +2,7 @@
 
 use super::image::Program;
 use crate::{ci, run};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::{
     ffi::OsString,
     fs,
@@ -42,6 +42,24 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         name => run::must(&mut run::cargo(&["build", "--release", "--quiet", "--package", name]))?,
     }
     Ok(run::target_dir()?.join("release").join(name))
+}
+
+/// The MD5 sum of a file here.
+pub fn md5(path: &Path) -> Result<String> {
+    let output = Command::new("md5sum").arg(path).output().context("md5sum")?;
+    let sum = String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap_or_default().to_owned();
+    ensure!(sum.len() == 32, "md5sum of {} says {sum:?}", path.display());
+    Ok(sum)
+}
+
+/// Are the files in `dir` what the guest told of, in words of a name and a sum?
+pub fn check_sums(told: &[String], dir: &Path) -> Result<()> {
+    for told in told {
+        let (name, there) = told.split_once(' ').context("a name and a sum")?;
+        let here = md5(&dir.join(name))?;
+        ensure!(here == there, "{name} is {there} in the guest and {here} here");
+    }
+    Ok(())
 }
 
 /// A running `fusewire vhost`, or another daemon of its kind.

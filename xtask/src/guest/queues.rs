@@ -7,8 +7,8 @@ use super::{
     packages::Store,
 };
 use crate::run;
-use anyhow::{Context, Result, bail, ensure};
-use std::{fs, process::Command, time::Instant};
+use anyhow::{Result, bail, ensure};
+use std::{fs, time::Instant};
 
 /// Processors, and request queues.
 const CPUS: usize = 2;
@@ -64,12 +64,7 @@ pub fn run(words: &[&str]) -> Result<()> {
     }
     ensure!(queues.len() == CPUS, "the guest used the queues {queues:?}");
     ensure!(sums.len() == 2 * 60 * CPUS, "the guest told of {} files", sums.len());
-    for told in &sums {
-        let (name, there) = told.split_once(' ').context("a name and a sum")?;
-        let output = Command::new("md5sum").arg(share.join(name)).output().context("md5sum")?;
-        let here = String::from_utf8_lossy(&output.stdout);
-        ensure!(here.starts_with(there), "{name} is {there} in the guest and {here} here");
-    }
+    device::check_sums(&sums, &share)?;
     eprintln!("xtask: guest: queues: {queues:?}; done in {} s", start.elapsed().as_secs());
     Ok(())
 }

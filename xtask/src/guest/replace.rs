@@ -1,8 +1,13 @@
 //! Guests whose daemon is replaced while they work: by `fusewire vhost --upgrade`, of which no monitor need know anything.
 
-use super::{device::Device, image, machine, packages::Store, virtio};
+use super::{
+    device::{self, Device},
+    image, machine,
+    packages::Store,
+    virtio,
+};
 use crate::run;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use std::{
     fs,
     path::Path,
@@ -112,13 +117,7 @@ impl Work<'_> {
         device.end()?;
         ensure!(files > TIMES, "the guest made {files} files, which is no work");
         ensure!(sums.len() == 2 * files, "the guest told of {} files", sums.len());
-        for told in &sums {
-            let (name, there) = told.split_once(' ').context("a name and a sum")?;
-            let output =
-                Command::new("md5sum").arg(share.join("data").join(name)).output().context("md5sum")?;
-            let here = String::from_utf8_lossy(&output.stdout);
-            ensure!(here.starts_with(there), "{name} is {there} in the guest and {here} here");
-        }
+        device::check_sums(&sums, &share.join("data"))?;
         eprintln!("xtask: guest: {TIMES} daemons, {files} files; done in {} s", start.elapsed().as_secs());
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::{
     board::{Board, Plug},
-    device::Device,
+    device::{self, Device},
     image, machine,
     packages::Store,
 };
@@ -178,8 +178,7 @@ impl Share {
             bytes.extend_from_slice(&block[..number]);
         }
         fs::write(&big, &bytes)?;
-        let told = output(Command::new("md5sum").arg(&big))?;
-        Ok(Self { dir: dir.to_owned(), sum: told.split(' ').next().unwrap_or_default().into() })
+        Ok(Self { dir: dir.to_owned(), sum: device::md5(&big)? })
     }
 
     fn pidfile(&self, number: usize) -> PathBuf {

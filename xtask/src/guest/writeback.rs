@@ -5,8 +5,8 @@ use super::{
     image, machine,
     virtio::{FSX, Kit, SKIPPED},
 };
-use anyhow::{Context, Result, ensure};
-use std::{fs, os::unix::fs::MetadataExt, process::Command, time::Instant};
+use anyhow::{Result, ensure};
+use std::{fs, os::unix::fs::MetadataExt, time::Instant};
 
 /// What the guest does. `/mnt/kept` stays for the host to look at; it tells what it is to find.
 const JOB: &str = "\
@@ -62,9 +62,7 @@ pub fn run(kit: &Kit, operations: u32) -> Result<()> {
         for (name, there) in told {
             let path = share.join(name);
             let meta = fs::metadata(&path)?;
-            let output = Command::new("md5sum").arg(&path).output().context("md5sum")?;
-            let sum =
-                String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap_or_default().to_owned();
+            let sum = device::md5(&path)?;
             let here = format!("{} {} {sum}", meta.size(), meta.mtime());
             ensure!(
                 here == there,

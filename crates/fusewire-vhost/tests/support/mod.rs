@@ -78,7 +78,10 @@ pub struct Hanging(Arc<fs::File>);
 pub struct Hung(Arc<fs::File>);
 
 impl Hanging {
+    /// Over a pipe that is made there.
     pub fn over(pipe: &Path) -> (Self, Hung) {
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644));
+        rustix::fs::mknodat(rustix::fs::CWD, pipe, kind, mode, 0).expect("pipe");
         let file = fs::File::options().read(true).write(true).open(pipe).expect("pipe");
         let file = Arc::new(file);
         (Self(file.clone()), Hung(file))

@@ -53,15 +53,32 @@ pub(crate) fn keep_io_priority(thread: Option<Pid>) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// What `/proc/THREAD/stat` says.
+struct Stat(String);
+
+impl Stat {
+    fn of(thread: impl fmt::Display) -> Option<Self> {
+        // In a sandbox that is no more than another root, what is called so may be somebody else's: a pipe, or without end.
+        let mut file = fs::OpenOptions::new();
+        file.read(true).custom_flags(libc::O_NONBLOCK);
+        let file = file.open(format!("/proc/{thread}/stat")).ok()?;
+        io::read_to_string(file.take(4096)).ok().map(Self)
+    }
+
+    /// The name, which may hold any character, and stands in parentheses; and what follows it.
+    fn parts(&self) -> Option<(&str, &str)> {
+        self.0.split_once('(')?.1.rsplit_once(") ")
+    }
+
+    /// A field by its number in proc(5), from the third on.
+    fn field(&self, number: usize) -> Option<&str> {
+        self.parts()?.1.split(' ').nth(number.checked_sub(3)?)
+    }
+}
+
 /// A field of what `/proc/THREAD/stat` says, by its number in proc(5), from the third on.
 pub(crate) fn stat_field(thread: impl fmt::Display, field: usize) -> Option<String> {
-    // In a sandbox that is no more than another root, what is called so may be somebody else's: a pipe, or without end.
-    let mut file = fs::OpenOptions::new();
-    file.read(true).custom_flags(libc::O_NONBLOCK);
-    let file = file.open(format!("/proc/{thread}/stat")).ok()?;
-    let stat = io::read_to_string(file.take(4096)).ok()?;
-    // They follow the name, which stands in parentheses and may hold any character.
-    stat.rsplit_once(") ")?.1.split(' ').nth(field.checked_sub(3)?).map(str::to_owned)
+    Stat::of(thread)?.field(field).map(str::to_owned)
 }
 
 /// A thread of this process.
@@ -79,13 +96,11 @@ impl Task {
     fn of(thread: Pid) -> Option<Self> {
         /// `PF_IO_WORKER` of the kernel.
         const IO_WORKER: u32 = 0x10;
-        let stat = fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero())).ok()?;
-        let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
-        // The first of these is the third in proc(5).
-        let field = |number: usize| rest.split(' ').nth(number - 3)?.parse::<u32>().ok();
+        let stat = Stat::of(format_args!("self/task/{}", thread.as_raw_nonzero()))?;
+        let field = |number| stat.field(number)?.parse::<u32>().ok();
         Some(Self {
             thread,
-            name: name.to_owned(),
+            name: stat.parts()?.0.to_owned(),
             is_io_worker: field(9)? & IO_WORKER != 0,
             is_idle: field(41)? == libc::SCHED_IDLE as u32,
         })

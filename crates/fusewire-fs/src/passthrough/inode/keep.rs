@@ -7,7 +7,7 @@ use crate::passthrough::{
     mounts::Mount,
     sys,
 };
-use fusewire::{FileType, Generation, NodeId, table::Restored};
+use fusewire::{Generation, NodeId, table::Restored};
 use rustix::{
     fs::{Mode, ResolveFlags, Statx},
     io::{Errno, Result},
@@ -256,17 +256,19 @@ impl Nodes {
         if same(&there) == same(&here) { Ok(below.to_vec()) } else { Err(Errno::NOENT) }
     }
 
-    /// Call `visit` on every node but the root, with its kind and, if its handle is at hand, that.
-    pub fn for_each_kept(&self, mut visit: impl FnMut(Restored, FileType, u16, Option<Handle>)) {
+    /// All nodes but the root, with the mount of each and, if its handle is at hand, that.
+    pub fn all_kept(&self) -> Vec<(Restored, u16, Option<Handle>)> {
+        let mut all = Vec::new();
         self.table.for_each_restorable(|restored, key, node| {
             if restored.id != NodeId::ROOT {
                 let handle = match &node.way_back {
                     WayBack::Handle(handle) => Some(handle.clone()),
                     _ => None,
                 };
-                visit(restored, key.kind, key.mount, handle);
+                all.push((restored, key.mount, handle));
             }
         });
+        all
     }
 
     /// The handle of a node.

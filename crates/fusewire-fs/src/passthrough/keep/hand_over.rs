@@ -35,9 +35,7 @@ impl Passthrough {
         }
         let root = Restored { id: NodeId::ROOT, lookups: 1, generation: Generation(0) };
         kept.nodes.push(KeptNode { restored: root, way: self.nodes.root_way()? });
-        let mut all = Vec::new();
-        self.nodes.for_each_kept(|restored, _, mount, handle| all.push((restored, mount, handle)));
-        for (restored, mount, handle) in all {
+        for (restored, mount, handle) in self.nodes.all_kept() {
             let way = match self.nodes.way(restored.id, mount, handle) {
                 Ok((way, fd)) => {
                     lent.extend(fd.map(|fd| fd as Lent));

@@ -143,9 +143,7 @@ impl Passthrough {
     /// Have all that the client knows noted in the ledger, where nothing stands yet. Nothing must be served meanwhile.
     fn note_all(&self) {
         let Some(ledger) = &self.nodes.ledger else { return };
-        let mut all = Vec::new();
-        self.nodes.for_each_kept(|restored, _, mount, handle| all.push((restored, mount, handle)));
-        for (restored, _, handle) in all.into_iter().filter(|(_, mount, _)| *mount == 0) {
+        for (restored, _, handle) in self.nodes.all_kept().into_iter().filter(|(_, mount, _)| *mount == 0) {
             match handle.map_or_else(|| self.nodes.handle(restored.id), Ok) {
                 Ok(handle) => ledger.arrived(restored, &handle),
                 Err(error) => tracing::debug!(node = restored.id.raw(), %error, "a node cannot be kept"),

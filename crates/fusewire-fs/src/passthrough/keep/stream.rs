@@ -226,10 +226,9 @@ impl Passthrough {
                 "locks that hold on this machine, too, cannot be taken to another one: share the directory without --shared-locks",
             ));
         }
-        let mut all = Vec::new();
-        self.nodes.for_each_kept(|restored, _, mount, _| all.push((restored, mount)));
+        let all = self.nodes.all_kept();
         let mut nodes = Vec::with_capacity(all.len());
-        for (restored, mount) in all {
+        for (restored, mount, _) in all {
             let path = if mount == 0 { self.nodes.path(restored.id) } else { Err(rustix::io::Errno::XDEV) };
             let way = path.and_then(|path| match mode {
                 Finding::Paths => Ok(Way::Path(path)),

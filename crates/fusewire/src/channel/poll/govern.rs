@@ -109,8 +109,12 @@ fn preemptions(of: &Status) -> Option<u64> {
     line.trim().parse().ok()
 }
 
-/// How many threads of the machine run or want to; `load` is what `/proc/loadavg` says.
-pub(crate) fn runnable(load: &str) -> Option<usize> {
+/// How many threads of the machine run or want to, besides the calling one; `load` is what `/proc/loadavg` says. Too many if it says nothing.
+pub(crate) fn others(load: &str) -> usize {
+    runnable(load).map_or(usize::MAX / 2, |runnable| runnable.saturating_sub(1))
+}
+
+pub(super) fn runnable(load: &str) -> Option<usize> {
     load.split_ascii_whitespace().nth(3)?.split_once('/')?.0.parse().ok()
 }
 

@@ -16,7 +16,7 @@ mod sim;
 
 pub use board::Board;
 pub(crate) use board::Count;
-pub(crate) use govern::{Governed, online, runnable};
+pub(crate) use govern::{Governed, online, others};
 #[cfg(test)]
 use governor::Why;
 pub(crate) use governor::{Governor, Order, Room, Sample};

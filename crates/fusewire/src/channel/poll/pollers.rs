@@ -6,7 +6,7 @@
 
 use super::{
     ANYWHERE, Board, Governor, Room,
-    govern::{Governed, online, runnable},
+    govern::{Governed, online, others},
 };
 use crate::channel::watch::Status;
 use std::{
@@ -70,9 +70,7 @@ impl Machine {
         let mut bytes = [0; 128];
         let read = self.load.as_ref().and_then(|load| load.read_at(&mut bytes, 0).ok()).unwrap_or(0);
         let load = std::str::from_utf8(&bytes[..read]).unwrap_or_default();
-        // This thread is one of those.
-        let runnable = runnable(load).map_or(usize::MAX / 2, |runnable| runnable.saturating_sub(1));
-        self.room.look(runnable, self.cpus);
+        self.room.look(others(load), self.cpus);
     }
 
     /// May one thread more poll?
@@ -202,7 +200,7 @@ impl Drop for Pollers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel::poll::Poll;
+    use crate::channel::poll::{Poll, govern::runnable};
 
     const HOUR: Duration = Duration::from_secs(3600);
 

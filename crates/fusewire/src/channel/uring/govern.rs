@@ -3,7 +3,7 @@
 
 use super::queues::Queues;
 use crate::channel::{
-    poll::{Board, Governed, Governor, Room, online, runnable},
+    poll::{Board, Governed, Governor, Room, online, others},
     watch::Status,
 };
 use std::{fs, sync::Arc, time::Instant};
@@ -38,9 +38,7 @@ impl Government {
         }
         let elapsed = std::mem::replace(&mut self.last, Instant::now()).elapsed();
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        // This thread is one of those.
-        let runnable = runnable(&load).map_or(usize::MAX / 2, |runnable| runnable.saturating_sub(1));
-        self.room.look(runnable, self.cpus);
+        self.room.look(others(&load), self.cpus);
         for thread in &mut self.threads {
             thread.window(elapsed, &mut self.room);
         }
