@@ -403,8 +403,8 @@ pub enum Forwarding {
 /// Whether clients' opening and closing of files is told by requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OpensKind {
-    /// Stateless for directories with --cache coherent or always; for files, too, once ten thousand small ones were opened in a row,
-    /// if --locks is mount
+    /// Stateless for directories with --cache coherent or always; for files, too, once ten thousand were opened of
+    /// which few are large, if --locks is mount
     #[default]
     Auto,
     /// No: for trees of small files that are read again and again. It takes --cache always or coherent, and --locks mount, and excludes

@@ -250,7 +250,7 @@ impl Passthrough {
         let may_forward = self.options.forward != Forward::Off && self.forwarding.is_on();
         let is_large =
             may_forward && (self.options.forward == Forward::Always || self.nodes.is_large(op.node));
-        self.open_is_told(is_large)?;
+        self.open_is_told(op.node, is_large)?;
         if is_large && !flags.intersects(OFlags::RWMODE | OFlags::TRUNC) {
             return self.open_later(op.node, flags);
         }

@@ -79,8 +79,8 @@ pub enum Forward {
 /// Whether clients' opening and closing of files is told by requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Opens {
-    /// Directories are opened without, files are once ten thousand small ones have been opened in a row: where that is possible, see
-    /// [`Stateless`](Self::Stateless).
+    /// Directories are opened without, files are once ten thousand have been opened and forwarding the large ones of them has saved little
+    /// in comparison: where that is possible, see [`Stateless`](Self::Stateless).
     #[default]
     Auto,
     /// It is not, so opening costs nothing. What an open file would be needed for cannot be had: the kernel reads and writes no

@@ -8,7 +8,7 @@
 //! all, and the kernel reads and writes no such file by itself.
 
 use super::{
-    Passthrough,
+    Passthrough, attr,
     dir::Stream,
     handle::{Open, lower_flags},
     options::{CacheProfile, LockScope, Opens},
@@ -23,7 +23,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -35,8 +35,17 @@ const KEPT: usize = 128;
 /// How long one that is open for writing is kept after its last use: as long as it is, nobody can execute the lower file.
 const WRITING: Duration = Duration::from_secs(1);
 
-/// How many small files must have been opened in a row until opens are done without.
-const SMALL_OPENS: u32 = 10_000;
+/// How many files must have been opened until it is decided whether opens are done without, and half as many between that and the next time.
+const OPENS: u32 = 10_000;
+
+/// What the kernel reads or writes by itself instead of asking for it saves about as much as an open without requests does.
+const AN_OPEN: u64 = 128 << 10;
+
+/// How many times as much the opens must have cost as forwarding can have saved: what is read again from the cache costs nothing either way.
+const MORE: u64 = 4;
+
+/// One file counts for no more than this: who opens a file of a terabyte need not read it.
+const MOST: u64 = (1 << 30) / AN_OPEN;
 
 /// What one that is opened here is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,8 +84,7 @@ pub struct Stateless {
     files: AtomicBool,
     /// OPENDIR is not asked any more.
     directories: AtomicBool,
-    /// Small files opened since the last large one.
-    small: AtomicU32,
+    tally: Tally,
     kept: Arc<Kept>,
     /// What the kernel has of files of whose changes nobody hears.
     unheard: Arc<Unheard>,
@@ -154,6 +162,35 @@ impl Kept {
     }
 }
 
+/// Files that were opened with a request, those long ago counting less, and what it may have saved that some are forwarded.
+#[derive(Debug, Default)]
+struct Tally {
+    opens: AtomicU32,
+    /// In units of an open.
+    saved: AtomicU64,
+}
+
+impl Tally {
+    /// A file was opened, `forwarded` if it has so many bytes that the kernel reads and writes by itself. Would all have been better off without opens?
+    fn opened(&self, forwarded: Option<u64>) -> bool {
+        if let Some(size) = forwarded {
+            self.saved.fetch_add((size / AN_OPEN).clamp(1, MOST), Ordering::Relaxed);
+        }
+        let opens = self.opens.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if opens < OPENS {
+            return false;
+        }
+        let saved = self.saved.load(Ordering::Relaxed);
+        if saved.saturating_mul(MORE) <= u64::from(opens) {
+            return true;
+        }
+        // Others may count meanwhile: a few opens more or less are no matter.
+        self.opens.store(OPENS / 2, Ordering::Relaxed);
+        self.saved.store(saved / 2, Ordering::Relaxed);
+        false
+    }
+}
+
 impl Stateless {
     /// The client is gone.
     pub fn give_up(&self) {
@@ -219,23 +256,21 @@ impl Passthrough {
             (Opens::Handles, _) => tracing::info!(why = "as asked for", "opens: handles"),
             (Opens::Auto, Some(why)) => tracing::info!(why, "opens: handles"),
             (Opens::Auto, None) => {
-                tracing::info!("opens: handles, stateless once many small files are opened in a row")
+                tracing::info!("opens: handles, stateless once many files are opened of which few are large")
             }
         }
     }
 
     /// A file is opened. `ENOSYS`: that is done without us from now on.
-    pub(super) fn open_is_told(&self, is_large: bool) -> Result<()> {
+    pub(super) fn open_is_told(&self, node: NodeId, is_forwarded: bool) -> Result<()> {
         if self.options.opens == Opens::Handles || self.needs_opens().is_some() {
             return Ok(());
         }
         let stateless = &self.stateless;
         if self.options.opens == Opens::Auto {
-            if is_large {
-                stateless.small.store(0, Ordering::Relaxed);
-                return Ok(());
-            }
-            if stateless.small.fetch_add(1, Ordering::Relaxed) < SMALL_OPENS {
+            let size =
+                || self.nodes.file(node).and_then(|file| attr::stat(&file)).map_or(0, |stat| stat.stx_size);
+            if !stateless.tally.opened(is_forwarded.then(size)) {
                 return Ok(());
             }
         }
@@ -302,7 +337,7 @@ impl Passthrough {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::forward::LARGE, *};
 
     #[test]
     fn what_was_used_last_is_kept_and_what_is_forgotten_is_closed() {
@@ -321,6 +356,36 @@ mod tests {
         assert!(fs.stateless.kept.get((NodeId::new(2), Use::Read)).is_none(), "the oldest made room");
         fs.stateless.forgotten(NodeId::ROOT);
         assert!(!Arc::ptr_eq(&first, &open()));
+    }
+
+    /// After how many opens they are done without, of so many; the `nth` of them is of a file with this size.
+    fn opens_until_without(opens: u32, nth: u32, size: u64) -> Option<u32> {
+        let tally = Tally::default();
+        (1..=opens).find(|open| tally.opened((open % nth == 0).then_some(size)))
+    }
+
+    #[test]
+    fn opens_are_done_without_where_few_files_are_large() {
+        assert_eq!(opens_until_without(20_000, u32::MAX, 0), Some(OPENS), "all are small");
+        assert_eq!(opens_until_without(20_000, 100, 1 << 20), Some(OPENS), "an object file now and then");
+        assert_eq!(opens_until_without(1_000_000, 100, 100 << 20), None, "there is more in the large ones");
+        assert_eq!(opens_until_without(1_000_000, 3, LARGE), None, "many are forwarded");
+        let most = OPENS - 1;
+        let late = opens_until_without(1_000_000, most, 1 << 40);
+        assert_eq!(late, None, "each time before it is decided there is a very large one");
+        assert_eq!(
+            opens_until_without(1_000_000, most * 2, 64 << 20),
+            Some(OPENS),
+            "one that was not there yet"
+        );
+    }
+
+    #[test]
+    fn what_is_long_ago_counts_less() {
+        let tally = Tally::default();
+        (0..100).for_each(|_| assert!(!tally.opened(Some(1 << 30))));
+        let more = (1..1_000_000u32).find(|_| tally.opened(None));
+        assert!(more.is_some_and(|more| (50_000..200_000).contains(&more)), "{more:?}");
     }
 
     #[test]
