@@ -3,7 +3,7 @@
 use crate::{
     handover::{Given, Handed},
     keeper::{Beginning, Keeper},
-    limits::{GRACE, MAX_QUEUES, SLOTS, SPARES, WINDOW},
+    limits::{GRACE, MAX_QUEUES, SLOTS, SPARES, WINDOW, cpus},
     queue::Queue,
     spare::{Lookout, Spares},
     transfer::Transfer,
@@ -75,9 +75,8 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            queues: cpus.min(8) as u16,
+            queues: cpus().min(8) as u16,
             tag: None,
             max_write: protocol_limits::MAX_WRITE,
             window: 0,

@@ -51,6 +51,7 @@ const MEMORY_SLOTS: u64 = 509;
 
 const KICK: u64 = 0;
 const WAKE: u64 = 1;
+const EDGE: u64 = 2;
 
 /// A piece of the guest's memory, as the monitor has it.
 #[derive(Clone, Copy, Debug)]
@@ -138,17 +139,22 @@ impl<F: FileSystem> Handler<F> {
         let wanted = {
             let state = ring.vring.get_ref();
             let serves = state.get_queue().ready() && state.is_enabled();
-            state.get_kick().as_ref().filter(|_| serves).map(|kick: &EventConsumer| kick.as_raw_fd())
+            let kick = state.get_kick().as_ref().filter(|_| serves);
+            kick.map(|kick: &EventConsumer| (kick.as_raw_fd(), bell::is_counter(kick)))
         };
-        if wanted == ring.listens {
+        if wanted.map(|wanted| wanted.0) == ring.listens {
             return Ok(());
         }
         if let Some(fd) = ring.listens.take() {
             // Closed already, at times.
             _ = ring.events.ctl(ControlOperation::Delete, fd, EpollEvent::default());
         }
-        if let Some(fd) = wanted {
-            let event = EpollEvent::new(EventSet::IN, KICK);
+        if let Some((fd, is_counter)) = wanted {
+            // Each write to an eventfd is an edge, so it need not be read: its count has room for more than there will ever be.
+            let event = match is_counter {
+                true => EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, EDGE),
+                false => EpollEvent::new(EventSet::IN, KICK),
+            };
             ring.events.ctl(ControlOperation::Add, fd, event).map_err(Error::ReqHandlerError)?;
             ring.listens = Some(fd);
             // There may be something already.
@@ -249,6 +255,7 @@ fn attend(events: &Epoll, queue: &Queue, vring: &VringMutex, closed: &AtomicBool
         for event in &happened[..count] {
             match event.data() {
                 WAKE => queue.hear(),
+                EDGE => {}
                 _ => _ = vring.read_kick(),
             }
         }

@@ -59,3 +59,8 @@ pub const fn mappings(window: u64) -> u64 {
         some => some,
     }
 }
+
+/// How many CPUs this process may use. Not `available_parallelism`: it reads files, and in a sandbox they may be a guest's.
+pub fn cpus() -> usize {
+    rustix::thread::sched_getaffinity(None).map_or(1, |cpus| cpus.count() as usize)
+}

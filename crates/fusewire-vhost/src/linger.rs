@@ -1,6 +1,9 @@
 //! A thread that has served all there was may look for more, for a while, before it has the guest tell it of requests.
 
-use crate::queue::{Look, Queue};
+use crate::{
+    limits,
+    queue::{Look, Queue},
+};
 use fusewire::channel::poll::Board;
 use std::{
     sync::{
@@ -73,9 +76,7 @@ static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 impl Seat {
     fn take() -> Option<Self> {
-        // Not `available_parallelism`, which reads files: in a sandbox they may be a guest's.
-        static SEATS: LazyLock<usize> =
-            LazyLock::new(|| rustix::thread::sched_getaffinity(None).map_or(1, |cpus| cpus.count() as usize));
+        static SEATS: LazyLock<usize> = LazyLock::new(limits::cpus);
         if TAKEN.fetch_add(1, Ordering::Relaxed) < *SEATS {
             return Some(Self);
         }
