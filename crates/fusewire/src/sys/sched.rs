@@ -62,7 +62,10 @@ impl Stat {
         let mut file = fs::OpenOptions::new();
         file.read(true).custom_flags(libc::O_NONBLOCK);
         let file = file.open(format!("/proc/{thread}/stat")).ok()?;
-        io::read_to_string(file.take(4096)).ok().map(Self)
+        // Longer than it ever is, so that one call reads it: the watch does that every few milliseconds.
+        let mut text = String::with_capacity(1024);
+        file.take(4096).read_to_string(&mut text).ok()?;
+        Some(Self(text))
     }
 
     /// The name, which may hold any character, and stands in parentheses; and what follows it.
