@@ -294,7 +294,11 @@ impl Mounted {
 
     /// Whether the usual files are used through it, or made in it.
     pub fn uses_files(&self) -> bool {
-        !matches!(self.target.kind, Kind::Pipe { .. } | Kind::Daemon { shows: Shows::Numbers, .. })
+        match self.target.kind {
+            Kind::Daemon { shows, .. } => matches!(shows, Shows::Source | Shows::Own),
+            Kind::Directory | Kind::Mounted { .. } | Kind::Device { .. } => true,
+            Kind::Pipe { .. } => false,
+        }
     }
 
     /// Number of the connection, if FUSE serves this target.

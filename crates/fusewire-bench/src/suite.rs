@@ -183,6 +183,7 @@ enum Order {
 #[serde(rename_all = "kebab-case")]
 enum RequestName {
     Getattr,
+    GetattrFile,
     Lookup,
     Create,
     Read,
@@ -435,10 +436,11 @@ impl Entry {
             Some(RequestName::Read) => Request::Read { block: block()? },
             Some(RequestName::Write) => Request::Write { block: block()? },
             Some(RequestName::Lookup | RequestName::Create) => {
-                bail!("key \"request\": op = \"ping\" sends getattr, read or write")
+                bail!("key \"request\": op = \"ping\" sends getattr, getattr-file, read or write")
             }
             _ if self.block.is_some() => bail!("key \"block\": this request carries no data"),
-            _ => Request::Getattr,
+            Some(RequestName::GetattrFile) => Request::GetattrFile,
+            Some(RequestName::Getattr) | None => Request::Getattr,
         }))
     }
 
@@ -454,7 +456,7 @@ impl Entry {
                 );
                 DeviceRequest::Read { block }
             }
-            Some(RequestName::Write) => {
+            Some(RequestName::Write | RequestName::GetattrFile) => {
                 bail!("key \"request\": op = \"device\" sends getattr, lookup, create or read")
             }
             _ if self.block.is_some() => bail!("key \"block\": this request carries no data"),

@@ -166,6 +166,8 @@ pub enum Shows {
     Own,
     /// Numbered files full of zeros.
     Numbers,
+    /// Its root alone.
+    Root,
 }
 
 /// Where the echoing process of a pipe runs.
@@ -230,6 +232,7 @@ impl Target {
             _ if matches!(workload.op, Op::Device(_)) => false,
             Kind::Pipe { .. } => workload.op == Op::Ping(Request::Getattr) && threads == 1,
             Kind::Daemon { shows: Shows::Numbers, .. } => matches!(workload.op, Op::Ping(_)),
+            Kind::Daemon { shows: Shows::Root, .. } => workload.op == Op::Ping(Request::Getattr),
             _ => true,
         }
     }
@@ -393,6 +396,11 @@ impl TargetArgs {
                 command.extend(self.fuser_arg.iter().cloned());
                 Ok(Kind::Daemon { command, shows: Shows::Source, ring: false, ends_by_unmount: false })
             }
+            "bare" if spec.options.is_empty() => {
+                let command = vec![program(None, "examples/bare_ring", "-t bare=COMMAND")?, "{mnt}".into()];
+                Ok(Kind::Daemon { command, shows: Shows::Root, ring: true, ends_by_unmount: true })
+            }
+            "bare" => bail!("target {}: bare takes no options", spec.name()),
             "pipe" => {
                 spec.only_option("cpu")?;
                 let cpu = match spec.value("cpu") {

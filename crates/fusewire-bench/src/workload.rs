@@ -125,6 +125,8 @@ pub enum Extent {
 pub enum Request {
     /// GETATTR: `statx` with AT_STATX_FORCE_SYNC of the root.
     Getattr,
+    /// The same of the file `0`.
+    GetattrFile,
     /// READ with O_DIRECT at the beginning of the file `0`.
     Read {
         /// Bytes.

@@ -36,6 +36,7 @@ impl Ping {
                 let root = rustix::fs::open(pass.root, flags, Mode::empty());
                 Way::Getattr(root.with_context(|| format!("cannot open {}", pass.root.display()))?)
             }
+            (None, Request::GetattrFile) => Way::Getattr(open(pass, OFlags::RDONLY)?),
             (None, Request::Read { block }) => {
                 Way::Read(open(pass, OFlags::RDONLY)?, AlignedBuffer::new(block))
             }
@@ -52,10 +53,9 @@ impl Ping {
 
     pub fn step(&mut self, _index: usize) -> Result<()> {
         match &mut self.way {
-            Way::Getattr(root) => {
+            Way::Getattr(of) => {
                 let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-                rustix::fs::statx(root, c"", flags, StatxFlags::BASIC_STATS)
-                    .context("statx of the root failed")?;
+                rustix::fs::statx(of, c"", flags, StatxFlags::BASIC_STATS).context("statx failed")?;
             }
             Way::Read(file, buffer) => {
                 let bytes = buffer.bytes();
@@ -94,7 +94,7 @@ impl Request {
     /// Bytes that it carries.
     pub fn block(self) -> usize {
         match self {
-            Self::Getattr => 0,
+            Self::Getattr | Self::GetattrFile => 0,
             Self::Read { block } | Self::Write { block } => block,
         }
     }

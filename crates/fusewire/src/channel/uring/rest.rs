@@ -16,7 +16,7 @@
 
 use crate::{sys::fork::NotInherited, types::Errno};
 use fusewire_abi::{self as abi, Opcode, notify_code};
-use rustix::{event::EventfdFlags, fd::OwnedFd};
+use rustix::{event::EventfdFlags, fd::OwnedFd, fs::FileType};
 use std::{
     fs, io,
     sync::{
@@ -24,7 +24,7 @@ use std::{
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
 };
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Numbers of these answers begin with that: the kernel counts its own from 0. Even as those are, since the lowest bit marks
 /// interrupts, and the kernel's log has a line for an answer with it.
@@ -36,9 +36,13 @@ pub(super) fn is_rest(opcode: u32, unique: u64) -> bool {
     opcode == Opcode::NotifyReply as u32 && unique & MARKED == MARK
 }
 
-/// Is the node of such a request a file that the kernel keeps while the request is in work?
-fn names_a_file(opcode: u32) -> bool {
-    [Opcode::Read, Opcode::Write, Opcode::Open, Opcode::Flush, Opcode::Fsync, Opcode::Getattr]
+/// Is the node of such a request, with this answer, a file that the kernel keeps while the request is in work? A directory cannot be asked for.
+pub(super) fn names_a_file(opcode: u32, answer: &[u8]) -> bool {
+    if opcode == Opcode::Getattr as u32 {
+        let mode = abi::AttrOut::read_from_prefix(answer).map_or(0, |(out, _)| out.attr.mode);
+        return FileType::from_raw_mode(mode) == FileType::RegularFile;
+    }
+    [Opcode::Read, Opcode::Write, Opcode::Open, Opcode::Flush, Opcode::Fsync]
         .iter()
         .any(|&of| of as u32 == opcode)
 }
@@ -117,10 +121,9 @@ impl Rest {
         }
     }
 
-    /// Send an entry of a queue to rest: on the queue's CPU, by a thread of it that has a request of this kind for this
-    /// node in work.
-    pub(super) fn send_one(&self, queue: u16, opcode: u32, node: u64) {
-        if !names_a_file(opcode) || self.opens.load(Ordering::Relaxed) != opens::ASKED {
+    /// Send an entry of a queue to rest: on the queue's CPU, by a thread of it that has a request for this file in work.
+    pub(super) fn send_one(&self, queue: u16, node: u64) {
+        if self.opens.load(Ordering::Relaxed) != opens::ASKED {
             return;
         }
         let surplus = &self.lots[usize::from(queue)].surplus;
@@ -282,6 +285,17 @@ mod tests {
         let mut calm = Calm::default();
         (0..40).for_each(|_| _ = calm.surplus(2, 0));
         assert_eq!(calm.surplus(1, 0), 1);
+    }
+
+    #[test]
+    fn a_directory_is_not_asked_for() {
+        let answer =
+            |mode| abi::AttrOut { attr: abi::Attr { mode, ..Default::default() }, ..Default::default() };
+        let getattr = Opcode::Getattr as u32;
+        assert!(names_a_file(getattr, answer(libc::S_IFREG | 0o644).as_bytes()));
+        assert!(!names_a_file(getattr, answer(libc::S_IFDIR | 0o755).as_bytes()));
+        assert!(!names_a_file(getattr, &[]), "it was refused");
+        assert!(names_a_file(Opcode::Read as u32, &[]) && !names_a_file(Opcode::Lookup as u32, &[]));
     }
 
     #[test]

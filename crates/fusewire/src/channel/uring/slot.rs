@@ -2,7 +2,7 @@
 
 use super::{
     policy::{Command, Remedy, remedy},
-    rest::is_rest,
+    rest::{is_rest, names_a_file},
     thread::Local,
 };
 use crate::{
@@ -272,7 +272,11 @@ impl Slot for UringSlot {
         if request.opcode == abi::Opcode::Open as u32 {
             self.local.rest().opened(answer.and_then(Result::err));
         }
-        self.local.spares_rest(self.queue, request.opcode, request.node);
+        let length = answer.and_then(Result::ok).unwrap_or(0);
+        self.local.spares_rest(self.queue, request.node, || {
+            let area = if request.area == Area::Small { &self.small[..] } else { entry.parts().1 };
+            names_a_file(request.opcode, area.get(..length).unwrap_or(&[]))
+        });
         self.local.settle(&mut entry, &self.keep);
         let (_, payload) = entry.parts();
         // Every request is committed, also one that has no answer: its entry is needed for the next.

@@ -143,11 +143,11 @@ impl Local {
         self.stands_in
     }
 
-    /// Such a request for `node` is about to be answered: send a spare entry to rest, if one should. Whoever serves does that. Should
-    /// the home thread's entry get what was meant for a spare one, it is free last after that, and so serves next.
-    pub(super) fn spares_rest(&self, queue: usize, opcode: u32, node: u64) {
-        if self.rest().is_wanted(self.queues[queue]) {
-            self.rest().send_one(self.queues[queue], opcode, node);
+    /// A request for `node` is about to be answered: send a spare entry to rest, if one should and the node `is_file`. Whoever serves does
+    /// that. Should the home thread's entry get what was meant for a spare one, it is free last after that, and so serves next.
+    pub(super) fn spares_rest(&self, queue: usize, node: u64, is_file: impl FnOnce() -> bool) {
+        if self.rest().is_wanted(self.queues[queue]) && is_file() {
+            self.rest().send_one(self.queues[queue], node);
         }
     }
 
