@@ -7,8 +7,8 @@ use crate::{
     fs::FileSystem,
     notify::{Notifier, Queue},
     proto::{
-        decode::{Op, decode},
-        dispatch::dispatch,
+        decode::{decode, read},
+        dispatch::{Failure, dispatch},
         message::Message,
         negotiate::{Agreed, Bounds, Negotiation, negotiate},
         operations::{OPERATIONS, Operation},
@@ -16,7 +16,7 @@ use crate::{
     types::*,
     window::Window,
 };
-use fusewire_abi::{InitFlags, InitOut, Opcode};
+use fusewire_abi::{InitFlags, InitOut, InterruptIn, Opcode};
 use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
@@ -70,6 +70,7 @@ impl EarlyInterrupts {
     }
 
     /// Was this request, which begins, interrupted before?
+    #[inline]
     fn has(&self, unique: u64) -> bool {
         if self.count.load(Ordering::Acquire) == 0 {
             return false;
@@ -256,7 +257,7 @@ impl<F: FileSystem> Session<F> {
         in_flight
     }
 
-    /// One request: decode, dispatch behind the panic barrier, count. `None`: no answer is due.
+    /// One request: decode and dispatch behind the panic barrier, count. `None`: no answer is due.
     async fn answer(
         &self,
         cx: &Context,
@@ -265,41 +266,42 @@ impl<F: FileSystem> Session<F> {
         area: &mut [u8],
     ) -> Option<Result<usize>> {
         let began = in_flight.counters.begin();
-        let index = Operation::index_of(message.header.opcode);
-        let answered = index.is_none_or(|index| OPERATIONS[index].is_answered());
-        // Looked at where it stands: an operation is too long to be moved for nothing.
-        let decoded = decode(message);
-        let op = match &decoded {
-            Ok(Op::Interrupt(target)) => {
-                index.into_iter().for_each(|index| in_flight.counters.count(index, None, began));
-                return self.interrupted(*target);
+        let Some(index) = Operation::index_of(message.header.opcode) else {
+            return Some(Err(refused(in_flight, message, Errno::NOSYS)));
+        };
+        let row = &OPERATIONS[index];
+        // Decoded for whoever looks at them only: an operation of any kind is too long to be made for nothing.
+        let op = || decode(message).ok().map(tracing::field::debug);
+        tracing::trace!(unique = cx.unique(), op = op(), "request");
+        if row.opcode == Opcode::Interrupt {
+            let Ok(interrupt) = read::<InterruptIn>(message) else {
+                refused(in_flight, message, Errno::INVAL);
+                return None;
+            };
+            in_flight.counters.count(index, None, began);
+            return self.interrupted(interrupt.unique);
+        }
+        let future = pin!(dispatch((&self.fs, cx), row.opcode, message, area));
+        let result = match guarded(future).await {
+            Some(Ok(len)) => Ok(len),
+            Some(Err(Failure::Failed(errno))) => Err(errno),
+            Some(Err(Failure::Refused(errno))) => {
+                let errno = refused(in_flight, message, errno);
+                return row.is_answered().then_some(Err(errno));
             }
-            Ok(op) => op,
-            Err(errno) => {
-                in_flight.counters.count_refused();
-                // One for all: a guest begins sessions as often as it likes.
-                static REFUSED: Seldom = Seldom::new();
-                if let Some(times) = REFUSED.happened() {
-                    tracing::warn!(header = ?message.header, %errno, times, "request refused");
-                }
-                return answered.then_some(Err(*errno));
+            None => {
+                in_flight.counters.count_panic();
+                tracing::error!(op = op(), "handler panicked; answered EIO");
+                Err(Errno::IO)
             }
         };
-        tracing::trace!(unique = cx.unique(), ?op, "request");
-        let future = pin!(dispatch(&self.fs, cx, (op, message.pages), area));
-        let result = guarded(future).await.unwrap_or_else(|| {
-            in_flight.counters.count_panic();
-            tracing::error!(?op, "handler panicked; answered EIO");
-            Err(Errno::IO)
-        });
-        if let Some(index) = index {
-            in_flight.counters.count(index, result.err(), began);
-        }
+        in_flight.counters.count(index, result.err(), began);
         tracing::trace!(unique = cx.unique(), ?result, "answer");
-        answered.then_some(result)
+        row.is_answered().then_some(result)
     }
 
     /// The kernel says that the caller of request `target` was interrupted.
+    #[cold]
     fn interrupted(&self, target: u64) -> Option<Result<usize>> {
         // Not found: whoever read the request has not begun yet, or is done. The kernel knows which: told to
         // try again, it repeats the interrupt only while the request is not answered.
@@ -315,6 +317,18 @@ impl<F: FileSystem> Session<F> {
         }
         Some(Err(Errno::AGAIN))
     }
+}
+
+/// A request that is not what the protocol says is counted and told of; what it is answered with.
+#[cold]
+fn refused(in_flight: &InFlight, message: &Message<'_>, errno: Errno) -> Errno {
+    in_flight.counters.count_refused();
+    // One for all: a guest begins sessions as often as it likes.
+    static REFUSED: Seldom = Seldom::new();
+    if let Some(times) = REFUSED.happened() {
+        tracing::warn!(header = ?message.header, %errno, times, "request refused");
+    }
+    errno
 }
 
 /// Poll `future` behind a barrier: `None` if it panicked. It is pinned by the caller: moving it costs more than most
