@@ -98,7 +98,8 @@ fn main() -> Result<(), String> {
         return Ok(());
     }
     println!("{:<12} {:>12} {:>12}", "operation", "instructions", "shortest, ns");
-    for &opcode in OPCODES.iter().filter(|op| words.is_empty() || words.iter().any(|word| word == op.name())) {
+    for &opcode in OPCODES.iter().filter(|op| words.is_empty() || words.iter().any(|word| word == op.name()))
+    {
         let more = instructions(opcode, 2 * COUNTED)?.saturating_sub(instructions(opcode, COUNTED)?);
         println!("{:<12} {:>12} {:>12.1}", opcode.name(), more / COUNTED, shortest(opcode));
     }

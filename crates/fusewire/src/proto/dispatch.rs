@@ -15,19 +15,34 @@ use crate::{
 use fusewire_abi::{self as abi, Opcode};
 use zerocopy::{Immutable, IntoBytes};
 
-/// Why a request is answered with an error.
+/// Why a request is answered with an error: an errno, and whether the filesystem says so or the request is not what the
+/// protocol says, so that no filesystem has seen it. As wide as a length, so that both travel in the same register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// It is not what the protocol says. No filesystem has seen it.
-    Refused(Errno),
-    /// The filesystem says so.
-    Failed(Errno),
+pub(crate) struct Failure(usize);
+
+impl Failure {
+    const REFUSED: usize = 1 << 16;
+
+    #[inline(always)]
+    fn refused(errno: Errno) -> Self {
+        Self(errno.raw_os_error() as usize | Self::REFUSED)
+    }
+
+    #[inline(always)]
+    pub fn is_refusal(self) -> bool {
+        self.0 & Self::REFUSED != 0
+    }
+
+    #[inline(always)]
+    pub fn errno(self) -> Errno {
+        Errno::from_raw_os_error((self.0 & !Self::REFUSED) as i32)
+    }
 }
 
 impl From<Errno> for Failure {
-    #[inline]
+    #[inline(always)]
     fn from(errno: Errno) -> Self {
-        Self::Failed(errno)
+        Self(errno.raw_os_error() as usize)
     }
 }
 
@@ -130,7 +145,7 @@ async fn namespace<F: FileSystem>(
             fs.readdirplus(cx, op, &mut sink).await?;
             Ok(sink.len())
         }
-        _ => Err(Failure::Refused(Errno::NOSYS)),
+        _ => Err(Failure::refused(Errno::NOSYS)),
     }
 }
 
@@ -201,14 +216,14 @@ async fn others<F: FileSystem>(
             Ok(0)
         }
         Opcode::Destroy => read::<()>(m).map(|()| 0),
-        _ => Err(Failure::Refused(Errno::INVAL)),
+        _ => Err(Failure::refused(Errno::INVAL)),
     }
 }
 
 /// The operation in the message.
 #[inline(always)]
 fn read<'a, T: Decode<'a>>(m: &Message<'a>) -> core::result::Result<T, Failure> {
-    decode::read(m).map_err(Failure::Refused)
+    decode::read(m).map_err(Failure::refused)
 }
 
 /// Write `value` at the start of `area`; returns its size. `IO` where the area is too small, which no channel's is.
@@ -228,14 +243,14 @@ fn answer<T, W: IntoBytes + Immutable>(
 ) -> Served {
     match &reply {
         Ok(reply) => put(area, &encode(reply)),
-        Err(errno) => Err(Failure::Failed(*errno)),
+        Err(errno) => Err(Failure::from(*errno)),
     }
 }
 
 /// No reply but that it is done.
 #[inline(always)]
 fn empty(reply: Result<()>) -> Served {
-    reply.map(|()| 0).map_err(Failure::Failed)
+    reply.map(|()| 0).map_err(Failure::from)
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! Slots: one request's memory and one task each, allocated once. `loop { next; dispatch; finish }`.
 
-use super::{Config, Seldom, Started, Stats};
+use super::{Answered, Config, Seldom, Started, Stats};
 use crate::{
     backing::Backings,
     context::{Context, InFlight},
@@ -8,7 +8,7 @@ use crate::{
     notify::{Notifier, Queue},
     proto::{
         decode::{decode, read},
-        dispatch::{Failure, dispatch},
+        dispatch::dispatch,
         message::Message,
         negotiate::{Agreed, Bounds, Negotiation, negotiate},
         operations::{OPERATIONS, Operation},
@@ -43,9 +43,9 @@ pub trait Slot {
     /// their way to [`finish`](Self::finish).
     fn area(&mut self) -> &mut [u8];
 
-    /// Send the answer to request `unique`: as many bytes of the area, or an errno. `None`: there is no answer to this
-    /// kind of request, the slot is merely free again.
-    async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>);
+    /// Send the answer to request `unique`: as many bytes of the area, or an errno. [`Answered::NOTHING`]: there is no answer
+    /// to this kind of request, the slot is merely free again.
+    async fn finish(&mut self, unique: u64, answer: Answered);
 }
 
 /// Interrupts of requests that no slot had begun with when they came.
@@ -264,10 +264,10 @@ impl<F: FileSystem> Session<F> {
         in_flight: &InFlight,
         message: &Message<'_>,
         area: &mut [u8],
-    ) -> Option<Result<usize>> {
+    ) -> Answered {
         let began = in_flight.counters.begin();
         let Some(index) = Operation::index_of(message.header.opcode) else {
-            return Some(Err(refused(in_flight, message, Errno::NOSYS)));
+            return Err(refused(in_flight, message, Errno::NOSYS)).into();
         };
         let row = &OPERATIONS[index];
         // Decoded for whoever looks at them only: an operation of any kind is too long to be made for nothing.
@@ -276,7 +276,7 @@ impl<F: FileSystem> Session<F> {
         if row.opcode == Opcode::Interrupt {
             let Ok(interrupt) = read::<InterruptIn>(message) else {
                 refused(in_flight, message, Errno::INVAL);
-                return None;
+                return Answered::NOTHING;
             };
             in_flight.counters.count(index, None, began);
             return self.interrupted(interrupt.unique);
@@ -284,11 +284,11 @@ impl<F: FileSystem> Session<F> {
         let future = pin!(dispatch((&self.fs, cx), row.opcode, message, area));
         let result = match guarded(future).await {
             Some(Ok(len)) => Ok(len),
-            Some(Err(Failure::Failed(errno))) => Err(errno),
-            Some(Err(Failure::Refused(errno))) => {
-                let errno = refused(in_flight, message, errno);
-                return row.is_answered().then_some(Err(errno));
+            Some(Err(failure)) if failure.is_refusal() => {
+                let errno = refused(in_flight, message, failure.errno());
+                return if row.is_answered() { Err(errno).into() } else { Answered::NOTHING };
             }
+            Some(Err(failure)) => Err(failure.errno()),
             None => {
                 in_flight.counters.count_panic();
                 tracing::error!(op = op(), "handler panicked; answered EIO");
@@ -297,25 +297,25 @@ impl<F: FileSystem> Session<F> {
         };
         in_flight.counters.count(index, result.err(), began);
         tracing::trace!(unique = cx.unique(), ?result, "answer");
-        row.is_answered().then_some(result)
+        if row.is_answered() { result.into() } else { Answered::NOTHING }
     }
 
     /// The kernel says that the caller of request `target` was interrupted.
     #[cold]
-    fn interrupted(&self, target: u64) -> Option<Result<usize>> {
+    fn interrupted(&self, target: u64) -> Answered {
         // Not found: whoever read the request has not begun yet, or is done. The kernel knows which: told to
         // try again, it repeats the interrupt only while the request is not answered.
         if self.interrupt(target) {
-            return None;
+            return Answered::NOTHING;
         }
         if self.agreed.flags.contains(InitFlags::OVER_IO_URING) {
             // The kernel does not repeat it for a request that went over the ring.
             self.early.keep(target);
             // It may have begun before that was kept.
             self.interrupt(target);
-            return None;
+            return Answered::NOTHING;
         }
-        Some(Err(Errno::AGAIN))
+        Err(Errno::AGAIN).into()
     }
 }
 
