@@ -88,75 +88,81 @@ impl std::fmt::Debug for Forgets<'_> {
 /// are empty, `.`, `..` or hold a `/`; `NAMETOOLONG`; `E2BIG` for data that exceed their bound.
 pub fn decode<'a>(m: &Message<'a>) -> Result<Op<'a>> {
     let row = Operation::of(m.header.opcode).ok_or(Errno::NOSYS)?;
-    Ok(match row.opcode {
-        Opcode::Lookup => Op::Lookup(read(m)?),
-        Opcode::Forget => Op::Forget(read(m)?),
-        Opcode::BatchForget => Op::BatchForget(read(m)?),
-        Opcode::Getattr => Op::Getattr(read(m)?),
-        Opcode::Statx => Op::Statx(read(m)?),
-        Opcode::Setattr => Op::Setattr(read(m)?),
-        Opcode::Readlink => Op::Readlink(read(m)?),
-        Opcode::Symlink => Op::Symlink(read(m)?),
-        Opcode::Mknod => Op::Mknod(read(m)?),
-        Opcode::Mkdir => Op::Mkdir(read(m)?),
-        Opcode::Unlink => Op::Unlink(read(m)?),
-        Opcode::Rmdir => Op::Rmdir(read(m)?),
-        Opcode::Rename | Opcode::Rename2 => Op::Rename(read(m)?),
-        Opcode::Link => Op::Link(read(m)?),
-        Opcode::Open => Op::Open(read(m)?),
-        Opcode::Read => Op::Read(read(m)?),
-        Opcode::Write => Op::Write(read(m)?),
-        Opcode::Statfs => Op::Statfs(read(m)?),
-        Opcode::Release => Op::Release(read(m)?),
-        Opcode::Fsync => Op::Fsync(read(m)?),
-        Opcode::Flush => Op::Flush(read(m)?),
-        Opcode::Setxattr => Op::Setxattr(read(m)?),
-        Opcode::Getxattr => Op::Getxattr(read(m)?),
-        Opcode::Listxattr => Op::Listxattr(read(m)?),
-        Opcode::Removexattr => Op::Removexattr(read(m)?),
-        Opcode::Opendir => Op::Opendir(read(m)?),
-        Opcode::Readdir => Op::Readdir(read(m)?),
-        Opcode::Readdirplus => Op::Readdirplus(read(m)?),
-        Opcode::Releasedir => Op::Releasedir(read(m)?),
-        Opcode::Fsyncdir => Op::Fsyncdir(read(m)?),
-        Opcode::Getlk => Op::Getlk(read(m)?),
-        Opcode::Setlk | Opcode::Setlkw => Op::Setlk(read(m)?),
-        Opcode::Access => Op::Access(read(m)?),
-        Opcode::Create => Op::Create(read(m)?),
-        Opcode::Tmpfile => Op::Tmpfile(read(m)?),
-        Opcode::Bmap => Op::Bmap(read(m)?),
-        Opcode::Ioctl => Op::Ioctl(read(m)?),
-        Opcode::Poll => Op::Poll(read(m)?),
-        Opcode::Fallocate => Op::Fallocate(read(m)?),
-        Opcode::Lseek => Op::Lseek(read(m)?),
-        Opcode::CopyFileRange => Op::CopyFileRange(read(m)?),
-        Opcode::CopyFileRange64 => Op::CopyFileRange64(read(m)?),
-        Opcode::Syncfs => Op::Syncfs(read(m)?),
-        Opcode::Setupmapping => Op::Setupmapping(read(m)?),
-        Opcode::Removemapping => Op::Removemapping(read(m)?),
-        Opcode::NotifyReply => Op::Retrieved(read(m)?),
-        Opcode::Interrupt => Op::Interrupt(read::<abi::InterruptIn>(m)?.unique),
-        Opcode::Destroy => {
-            read::<()>(m)?;
-            Op::Destroy
-        }
-        Opcode::Init | Opcode::CuseInit => return Err(Errno::INVAL),
+    let mut input = Input::new(m).ok_or(Errno::INVAL)?;
+    let op = any(row.opcode, &mut input);
+    op.filter(|_| input.is_empty()).ok_or(input.errno)
+}
+
+fn any<'a>(opcode: Opcode, input: &mut Input<'_, 'a>) -> Option<Op<'a>> {
+    Some(match opcode {
+        Opcode::Lookup => Op::Lookup(Decode::decode(input)?),
+        Opcode::Forget => Op::Forget(Decode::decode(input)?),
+        Opcode::BatchForget => Op::BatchForget(Decode::decode(input)?),
+        Opcode::Getattr => Op::Getattr(Decode::decode(input)?),
+        Opcode::Statx => Op::Statx(Decode::decode(input)?),
+        Opcode::Setattr => Op::Setattr(Decode::decode(input)?),
+        Opcode::Readlink => Op::Readlink(Decode::decode(input)?),
+        Opcode::Symlink => Op::Symlink(Decode::decode(input)?),
+        Opcode::Mknod => Op::Mknod(Decode::decode(input)?),
+        Opcode::Mkdir => Op::Mkdir(Decode::decode(input)?),
+        Opcode::Unlink => Op::Unlink(Decode::decode(input)?),
+        Opcode::Rmdir => Op::Rmdir(Decode::decode(input)?),
+        Opcode::Rename | Opcode::Rename2 => Op::Rename(Decode::decode(input)?),
+        Opcode::Link => Op::Link(Decode::decode(input)?),
+        Opcode::Open => Op::Open(Decode::decode(input)?),
+        Opcode::Read => Op::Read(Decode::decode(input)?),
+        Opcode::Write => Op::Write(Decode::decode(input)?),
+        Opcode::Statfs => Op::Statfs(Decode::decode(input)?),
+        Opcode::Release => Op::Release(Decode::decode(input)?),
+        Opcode::Fsync => Op::Fsync(Decode::decode(input)?),
+        Opcode::Flush => Op::Flush(Decode::decode(input)?),
+        Opcode::Setxattr => Op::Setxattr(Decode::decode(input)?),
+        Opcode::Getxattr => Op::Getxattr(Decode::decode(input)?),
+        Opcode::Listxattr => Op::Listxattr(Decode::decode(input)?),
+        Opcode::Removexattr => Op::Removexattr(Decode::decode(input)?),
+        Opcode::Opendir => Op::Opendir(Decode::decode(input)?),
+        Opcode::Readdir => Op::Readdir(Decode::decode(input)?),
+        Opcode::Readdirplus => Op::Readdirplus(Decode::decode(input)?),
+        Opcode::Releasedir => Op::Releasedir(Decode::decode(input)?),
+        Opcode::Fsyncdir => Op::Fsyncdir(Decode::decode(input)?),
+        Opcode::Getlk => Op::Getlk(Decode::decode(input)?),
+        Opcode::Setlk | Opcode::Setlkw => Op::Setlk(Decode::decode(input)?),
+        Opcode::Access => Op::Access(Decode::decode(input)?),
+        Opcode::Create => Op::Create(Decode::decode(input)?),
+        Opcode::Tmpfile => Op::Tmpfile(Decode::decode(input)?),
+        Opcode::Bmap => Op::Bmap(Decode::decode(input)?),
+        Opcode::Ioctl => Op::Ioctl(Decode::decode(input)?),
+        Opcode::Poll => Op::Poll(Decode::decode(input)?),
+        Opcode::Fallocate => Op::Fallocate(Decode::decode(input)?),
+        Opcode::Lseek => Op::Lseek(Decode::decode(input)?),
+        Opcode::CopyFileRange => Op::CopyFileRange(Decode::decode(input)?),
+        Opcode::CopyFileRange64 => Op::CopyFileRange64(Decode::decode(input)?),
+        Opcode::Syncfs => Op::Syncfs(Decode::decode(input)?),
+        Opcode::Setupmapping => Op::Setupmapping(Decode::decode(input)?),
+        Opcode::Removemapping => Op::Removemapping(Decode::decode(input)?),
+        Opcode::NotifyReply => Op::Retrieved(Decode::decode(input)?),
+        Opcode::Interrupt => Op::Interrupt(abi::InterruptIn::decode(input)?.unique),
+        Opcode::Destroy => Op::Destroy,
+        Opcode::Init | Opcode::CuseInit => return None,
     })
 }
 
 /// What is made from a message of its opcode.
 pub(crate) trait Decode<'a>: Sized {
-    /// Take it from the pieces.
-    fn decode(input: &mut Input<'_, 'a>) -> Result<Self>;
+    /// Take it from the pieces. `None`: they are not what the protocol says, and [`Input::errno`] is the answer.
+    fn decode(input: &mut Input<'_, 'a>) -> Option<Self>;
 }
+
+/// A message is not what the protocol says. [`decode`] says with which errno it is answered.
+#[derive(Debug)]
+pub(crate) struct Refused;
 
 /// The operation in a message of its opcode; nothing is left over.
 #[inline(always)]
-pub(crate) fn read<'a, T: Decode<'a>>(m: &Message<'a>) -> Result<T> {
-    let mut input = Input::new(m)?;
-    let op = T::decode(&mut input)?;
-    input.end()?;
-    Ok(op)
+pub(crate) fn read<'a, T: Decode<'a>>(m: &Message<'a>) -> std::result::Result<T, Refused> {
+    let mut input = Input::new(m).ok_or(Refused)?;
+    let op = T::decode(&mut input).ok_or(Refused)?;
+    if input.is_empty() { Ok(op) } else { Err(Refused) }
 }
 
 /// `$input` is what the operation is taken from. Inlined into a filesystem's own copy of the dispatch, so that the
@@ -164,20 +170,20 @@ pub(crate) fn read<'a, T: Decode<'a>>(m: &Message<'a>) -> Result<T> {
 macro_rules! decoders { ($($op:ty: |$input:ident| $body:block)*) => {$(
     impl<'a> Decode<'a> for $op {
         #[inline(always)]
-        fn decode($input: &mut Input<'_, 'a>) -> Result<Self> $body
+        fn decode($input: &mut Input<'_, 'a>) -> Option<Self> $body
     }
 )*}; }
 
 decoders! {
-    (): |_input| { Ok(()) }
+    (): |_input| { Some(()) }
     abi::InterruptIn: |input| { input.args() }
-    Lookup<'a>: |input| { Ok(Self { parent: input.node()?, name: input.name()? }) }
-    Unlink<'a>: |input| { Ok(Self { parent: input.node()?, name: input.name()? }) }
-    Rmdir<'a>: |input| { Ok(Self { parent: input.node()?, name: input.name()? }) }
+    Lookup<'a>: |input| { Some(Self { parent: input.node()?, name: input.name()? }) }
+    Unlink<'a>: |input| { Some(Self { parent: input.node()?, name: input.name()? }) }
+    Rmdir<'a>: |input| { Some(Self { parent: input.node()?, name: input.name()? }) }
     Link<'a>: |input| {
         let (new_parent, a): (_, abi::LinkIn) = (input.node()?, input.args()?);
-        let node = NodeId::from_raw(a.oldnodeid).ok_or(Errno::INVAL)?;
-        Ok(Self { node, new_parent, new_name: input.name()? })
+        let node = NodeId::from_raw(a.oldnodeid)?;
+        Some(Self { node, new_parent, new_name: input.name()? })
     }
     Rename<'a>: |input| {
         let parent = input.node()?;
@@ -187,32 +193,32 @@ decoders! {
         } else {
             (input.args::<abi::RenameIn>()?.newdir, 0)
         };
-        let new_parent = NodeId::from_raw(newdir).ok_or(Errno::INVAL)?;
+        let new_parent = NodeId::from_raw(newdir)?;
         let (name, new_name) = (input.name()?, input.name()?);
-        Ok(Self { parent, name, new_parent, new_name, flags, owner: input.caller() })
+        Some(Self { parent, name, new_parent, new_name, flags, owner: input.caller() })
     }
     Symlink<'a>: |input| {
         let (parent, name) = (input.node()?, input.name()?);
         let target = input.string(limits::TARGET_MAX)?;
         let (owner, security) = input.created()?;
-        Ok(Self { parent, name, target, owner, security })
+        Some(Self { parent, name, target, owner, security })
     }
     Mknod<'a>: |input| {
         let (parent, a, name): (_, abi::MknodIn, _) = (input.node()?, input.args()?, input.name()?);
         let (owner, security) = input.created()?;
-        Ok(Self { parent, name, mode: a.mode, rdev: a.rdev, umask: a.umask, owner, security })
+        Some(Self { parent, name, mode: a.mode, rdev: a.rdev, umask: a.umask, owner, security })
     }
     Mkdir<'a>: |input| {
         let (parent, a, name): (_, abi::MkdirIn, _) = (input.node()?, input.args()?, input.name()?);
         let (owner, security) = input.created()?;
-        Ok(Self { parent, name, mode: a.mode, umask: a.umask, owner, security })
+        Some(Self { parent, name, mode: a.mode, umask: a.umask, owner, security })
     }
     Create<'a>: |input| {
         let (parent, a, name): (_, abi::CreateIn, _) = (input.node()?, input.args()?, input.name()?);
         let (owner, security) = input.created()?;
         let kill_suid_gid = kills(a.open_flags);
         let abi::CreateIn { flags, mode, umask, .. } = a;
-        Ok(Self { parent, name, mode, umask, flags, kill_suid_gid, owner, security })
+        Some(Self { parent, name, mode, umask, flags, kill_suid_gid, owner, security })
     }
     Tmpfile<'a>: |input| {
         let (parent, a): (_, abi::CreateIn) = (input.node()?, input.args()?);
@@ -220,102 +226,102 @@ decoders! {
         input.string(limits::NAME_MAX)?;
         let (owner, security) = input.created()?;
         let abi::CreateIn { flags, mode, umask, .. } = a;
-        Ok(Self { parent, mode, umask, flags, owner, security })
+        Some(Self { parent, mode, umask, flags, owner, security })
     }
     Opendir: |input| {
-        Ok(Self { node: input.node()?, flags: input.args::<abi::OpenIn>()?.flags })
+        Some(Self { node: input.node()?, flags: input.args::<abi::OpenIn>()?.flags })
     }
     Readdir: |input| {
         let (node, a): (_, abi::ReadIn) = (input.node()?, input.args()?);
-        Ok(Self { node, handle: Handle(a.fh), cookie: a.offset, size: a.size })
+        Some(Self { node, handle: Handle(a.fh), cookie: a.offset, size: a.size })
     }
     Readdirplus: |input| {
         let (node, a): (_, abi::ReadIn) = (input.node()?, input.args()?);
-        Ok(Self { node, handle: Handle(a.fh), cookie: a.offset, size: a.size })
+        Some(Self { node, handle: Handle(a.fh), cookie: a.offset, size: a.size })
     }
     Releasedir: |input| {
         let (node, a): (_, abi::ReleaseIn) = (input.node()?, input.args()?);
-        Ok(Self { node, handle: Handle(a.fh), flags: a.flags })
+        Some(Self { node, handle: Handle(a.fh), flags: a.flags })
     }
     Fsyncdir: |input| {
         let (node, a): (_, abi::FsyncIn) = (input.node()?, input.args()?);
-        Ok(Self { node, handle: Handle(a.fh), data_only: data_only(a.fsync_flags) })
+        Some(Self { node, handle: Handle(a.fh), data_only: data_only(a.fsync_flags) })
     }
 }
 
 // Attributes and lifetime.
 decoders! {
     Forget: |input| {
-        Ok(Self { node: input.node()?, count: input.args::<abi::ForgetIn>()?.nlookup })
+        Some(Self { node: input.node()?, count: input.args::<abi::ForgetIn>()?.nlookup })
     }
     Forgets<'a>: |input| {
         let count = input.args::<abi::BatchForgetIn>()?.count as usize;
-        let size = count.checked_mul(size_of::<abi::ForgetOne>()).ok_or(Errno::INVAL)?;
+        let size = count.checked_mul(size_of::<abi::ForgetOne>())?;
         input.data(size).map(Self)
     }
     Getattr: |input| {
         let (node, a): (_, abi::GetattrIn) = (input.node()?, input.args()?);
-        Ok(Self { node, handle: open_file(a.getattr_flags, a.fh) })
+        Some(Self { node, handle: open_file(a.getattr_flags, a.fh) })
     }
     Statx: |input| {
         let (node, a): (_, abi::StatxIn) = (input.node()?, input.args()?);
-        Ok(Self { node, handle: open_file(a.getattr_flags, a.fh), flags: a.sx_flags, mask: a.sx_mask })
+        Some(Self { node, handle: open_file(a.getattr_flags, a.fh), flags: a.sx_flags, mask: a.sx_mask })
     }
     Setattr: |input| {
         let (node, a): (_, abi::SetattrIn) = (input.node()?, input.args()?);
         let valid = SetattrValid::from_bits_retain(a.valid);
         let handle = valid.contains(SetattrValid::FH).then_some(Handle(a.fh));
         let lock_owner = valid.contains(SetattrValid::LOCKOWNER).then_some(LockOwner(a.lock_owner));
-        Ok(Self { node, handle, changes: changes(valid, &a)?, lock_owner })
+        Some(Self { node, handle, changes: changes(valid, &a)?, lock_owner })
     }
-    Readlink: |input| { Ok(Self { node: input.node()? }) }
-    Statfs: |input| { Ok(Self { node: input.node()? }) }
+    Readlink: |input| { Some(Self { node: input.node()? }) }
+    Statfs: |input| { Some(Self { node: input.node()? }) }
     Access: |input| {
-        Ok(Self { node: input.node()?, mask: input.args::<abi::AccessIn>()?.mask })
+        Some(Self { node: input.node()?, mask: input.args::<abi::AccessIn>()?.mask })
     }
     Setxattr<'a>: |input| {
         let node = input.node()?;
         let (size, flags, extra) = match input.args::<abi::SetxattrIn>() {
-            Ok(a) => (a.size, a.flags, a.setxattr_flags),
-            Err(_) => {
+            Some(a) => (a.size, a.flags, a.setxattr_flags),
+            None => {
                 let a: abi::SetxattrInCompat = input.args()?;
                 (a.size, a.flags, 0)
             }
         };
         if size as usize > limits::XATTR_SIZE_MAX {
-            return Err(Errno::TOOBIG);
+            return input.refuse(Errno::TOOBIG);
         }
         let (name, value) = (input.attribute()?, input.data(size as usize)?);
         let extra = abi::SetxattrFlags::from_bits_retain(extra);
         let kill_sgid = extra.contains(abi::SetxattrFlags::ACL_KILL_SGID);
-        Ok(Self { node, name, value, flags, kill_sgid })
+        Some(Self { node, name, value, flags, kill_sgid })
     }
     Getxattr<'a>: |input| {
         let (node, a): (_, abi::GetxattrIn) = (input.node()?, input.args()?);
-        Ok(Self { node, name: input.attribute()?, size: a.size })
+        Some(Self { node, name: input.attribute()?, size: a.size })
     }
     Listxattr: |input| {
-        Ok(Self { node: input.node()?, size: input.args::<abi::GetxattrIn>()?.size })
+        Some(Self { node: input.node()?, size: input.args::<abi::GetxattrIn>()?.size })
     }
-    Removexattr<'a>: |input| { Ok(Self { node: input.node()?, name: input.attribute()? }) }
+    Removexattr<'a>: |input| { Some(Self { node: input.node()?, name: input.attribute()? }) }
 }
 
 // Content of open files.
 decoders! {
     Open: |input| {
         let (node, a): (_, abi::OpenIn) = (input.node()?, input.args()?);
-        Ok(Self { node, flags: a.flags, kill_suid_gid: kills(a.open_flags) })
+        Some(Self { node, flags: a.flags, kill_suid_gid: kills(a.open_flags) })
     }
     Read: |input| {
         let (node, a): (_, abi::ReadIn) = (input.node()?, input.args()?);
         let owned = abi::ReadFlags::from_bits_retain(a.read_flags).contains(abi::ReadFlags::LOCKOWNER);
         let lock_owner = owned.then_some(LockOwner(a.lock_owner));
-        Ok(Self { node, handle: Handle(a.fh), offset: a.offset, size: a.size, flags: a.flags, lock_owner })
+        Some(Self { node, handle: Handle(a.fh), offset: a.offset, size: a.size, flags: a.flags, lock_owner })
     }
     Write<'a>: |input| {
         let (node, a): (_, abi::WriteIn) = (input.node()?, input.args()?);
         let flags = abi::WriteFlags::from_bits_retain(a.write_flags);
-        Ok(Self {
+        Some(Self {
             node,
             handle: Handle(a.fh),
             offset: a.offset,
@@ -328,32 +334,32 @@ decoders! {
     }
     Flush: |input| {
         let (node, a): (_, abi::FlushIn) = (input.node()?, input.args()?);
-        Ok(Self { node, handle: Handle(a.fh), lock_owner: LockOwner(a.lock_owner) })
+        Some(Self { node, handle: Handle(a.fh), lock_owner: LockOwner(a.lock_owner) })
     }
     Release: |input| {
         let (node, a): (_, abi::ReleaseIn) = (input.node()?, input.args()?);
         let flags = abi::ReleaseFlags::from_bits_retain(a.release_flags);
         let unlock = flags.contains(abi::ReleaseFlags::FLOCK_UNLOCK);
         let flock_owner = unlock.then_some(LockOwner(a.lock_owner));
-        Ok(Self { node, handle: Handle(a.fh), flags: a.flags, flock_owner })
+        Some(Self { node, handle: Handle(a.fh), flags: a.flags, flock_owner })
     }
     Fsync: |input| {
         let (node, a): (_, abi::FsyncIn) = (input.node()?, input.args()?);
-        Ok(Self { node, handle: Handle(a.fh), data_only: data_only(a.fsync_flags) })
+        Some(Self { node, handle: Handle(a.fh), data_only: data_only(a.fsync_flags) })
     }
     Fallocate: |input| {
         let (node, a): (_, abi::FallocateIn) = (input.node()?, input.args()?);
         let abi::FallocateIn { fh, offset, length, mode, .. } = a;
-        Ok(Self { node, handle: Handle(fh), offset, length, mode })
+        Some(Self { node, handle: Handle(fh), offset, length, mode })
     }
     Lseek: |input| {
         let (node, a): (_, abi::LseekIn) = (input.node()?, input.args()?);
-        Ok(Self { node, handle: Handle(a.fh), offset: a.offset, whence: a.whence })
+        Some(Self { node, handle: Handle(a.fh), offset: a.offset, whence: a.whence })
     }
     CopyFileRange: |input| {
         let (node, a): (_, abi::CopyFileRangeIn) = (input.node()?, input.args()?);
-        let to_node = NodeId::from_raw(a.nodeid_out).ok_or(Errno::INVAL)?;
-        Ok(Self {
+        let to_node = NodeId::from_raw(a.nodeid_out)?;
+        Some(Self {
             node,
             handle: Handle(a.fh_in),
             offset: a.off_in,
@@ -366,11 +372,11 @@ decoders! {
     }
     Getlk: |input| {
         let (node, (owner, lock, handle, _)) = (input.node()?, file_lock(input)?);
-        Ok(Self { node, handle, owner, lock })
+        Some(Self { node, handle, owner, lock })
     }
     Setlk: |input| {
         let (node, (owner, lock, handle, flock)) = (input.node()?, file_lock(input)?);
-        Ok(Self { node, handle, owner, lock, flock, wait: input.is(Opcode::Setlkw) })
+        Some(Self { node, handle, owner, lock, flock, wait: input.is(Opcode::Setlkw) })
     }
 }
 
@@ -378,39 +384,39 @@ decoders! {
 decoders! {
     Bmap: |input| {
         let (node, a): (_, abi::BmapIn) = (input.node()?, input.args()?);
-        Ok(Self { node, block: a.block, block_size: a.blocksize })
+        Some(Self { node, block: a.block, block_size: a.blocksize })
     }
     Ioctl<'a>: |input| {
         let (node, a): (_, abi::IoctlIn) = (input.node()?, input.args()?);
         let abi::IoctlIn { fh, flags, cmd, arg, in_size, out_size } = a;
         let input = input.data(in_size as usize)?;
-        Ok(Self { node, handle: Handle(fh), command: cmd, argument: arg, flags, input, out_size })
+        Some(Self { node, handle: Handle(fh), command: cmd, argument: arg, flags, input, out_size })
     }
     Poll: |input| {
         let (node, a): (_, abi::PollIn) = (input.node()?, input.args()?);
         let flags = abi::PollFlags::from_bits_retain(a.flags);
         let schedule = flags.contains(abi::PollFlags::SCHEDULE_NOTIFY);
-        Ok(Self { node, handle: Handle(a.fh), events: a.events, kernel_handle: a.kh, schedule })
+        Some(Self { node, handle: Handle(a.fh), events: a.events, kernel_handle: a.kh, schedule })
     }
     Retrieved<'a>: |input| {
         let (node, a): (_, abi::NotifyRetrieveIn) = (input.node()?, input.args()?);
         let data = Source::new(input.data(a.size as usize)?);
-        Ok(Self { node, unique: input.unique(), offset: a.offset, data })
+        Some(Self { node, unique: input.unique(), offset: a.offset, data })
     }
     Syncfs: |input| {
         let (node, _): (_, abi::SyncfsIn) = (input.node()?, input.args()?);
-        Ok(Self { node })
+        Some(Self { node })
     }
     Setupmapping: |input| {
         let (node, a): (_, abi::SetupmappingIn) = (input.node()?, input.args()?);
         let (handle, file_offset, length) = (Handle(a.fh), a.foffset, a.len);
-        Ok(Self { node, handle, file_offset, length, flags: a.flags, window_offset: a.moffset })
+        Some(Self { node, handle, file_offset, length, flags: a.flags, window_offset: a.moffset })
     }
     Removemapping<'a>: |input| {
         let node = input.node()?;
         let count = input.args::<abi::RemovemappingIn>()?.count as usize;
-        let size = count.checked_mul(size_of::<abi::RemovemappingOne>()).ok_or(Errno::INVAL)?;
-        Ok(Self { node, ranges: MappingRanges(input.data(size)?) })
+        let size = count.checked_mul(size_of::<abi::RemovemappingOne>())?;
+        Some(Self { node, ranges: MappingRanges(input.data(size)?) })
     }
 }
 
@@ -430,17 +436,17 @@ fn data_only(flags: u32) -> bool {
 }
 
 #[inline(always)]
-fn changes(valid: SetattrValid, a: &abi::SetattrIn) -> Result<Changes> {
+fn changes(valid: SetattrValid, a: &abi::SetattrIn) -> Option<Changes> {
     let set = |flag: SetattrValid| valid.contains(flag);
     let stamp = |seconds: u64, nanos: u32| {
-        if nanos > 999_999_999 { Err(Errno::INVAL) } else { Ok(Timestamp { seconds: seconds as i64, nanos }) }
+        (nanos <= 999_999_999).then_some(Timestamp { seconds: seconds as i64, nanos })
     };
     let time = |to: SetattrValid, now: SetattrValid, seconds: u64, nanos: u32| match (set(now), set(to)) {
-        (true, _) => Ok(Some(SetTime::Now)),
+        (true, _) => Some(Some(SetTime::Now)),
         (_, true) => stamp(seconds, nanos).map(|t| Some(SetTime::To(t))),
-        _ => Ok(None),
+        _ => Some(None),
     };
-    Ok(Changes {
+    Some(Changes {
         mode: set(SetattrValid::MODE).then_some(a.mode & 0o7777),
         uid: set(SetattrValid::UID).then_some(a.uid),
         gid: set(SetattrValid::GID).then_some(a.gid),
@@ -452,18 +458,18 @@ fn changes(valid: SetattrValid, a: &abi::SetattrIn) -> Result<Changes> {
     })
 }
 
-fn file_lock(input: &Input<'_, '_>) -> Result<(LockOwner, FileLock, Handle, bool)> {
+fn file_lock(input: &Input<'_, '_>) -> Option<(LockOwner, FileLock, Handle, bool)> {
     let a: abi::LkIn = input.args()?;
     let kind = match a.lk.typ {
         0 => LockKind::Read,
         1 => LockKind::Write,
         2 => LockKind::Unlock,
-        _ => return Err(Errno::INVAL),
+        _ => return None,
     };
     if a.lk.start > a.lk.end {
-        return Err(Errno::INVAL);
+        return None;
     }
     let lock = FileLock { start: a.lk.start, end: a.lk.end, kind, pid: a.lk.pid };
     let flock = abi::LkFlags::from_bits_retain(a.lk_flags).contains(abi::LkFlags::FLOCK);
-    Ok((LockOwner(a.owner), lock, Handle(a.fh), flock))
+    Some((LockOwner(a.owner), lock, Handle(a.fh), flock))
 }

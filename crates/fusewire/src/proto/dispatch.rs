@@ -1,7 +1,7 @@
 //! Operation in, answer out: the whole protocol in a few `match`es, one per family so that each stays readable.
 
 use super::{
-    decode::{self, Decode, Forgets},
+    decode::{Forgets, Refused, read},
     encode,
     message::Message,
     op::*,
@@ -15,27 +15,16 @@ use crate::{
 use fusewire_abi::{self as abi, Opcode};
 use zerocopy::{Immutable, IntoBytes};
 
-/// Why a request is answered with an error: an errno, and whether the filesystem says so or the request is not what the
-/// protocol says, so that no filesystem has seen it. As wide as a length, so that both travel in the same register.
+/// Why there is an error: the errno of the filesystem, or 0 for a request that no filesystem has seen, because it is not what
+/// the protocol says. As wide as a length, so that both travel in the same register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Failure(usize);
 
 impl Failure {
-    const REFUSED: usize = 1 << 16;
-
+    /// Of the filesystem.
     #[inline(always)]
-    fn refused(errno: Errno) -> Self {
-        Self(errno.raw_os_error() as usize | Self::REFUSED)
-    }
-
-    #[inline(always)]
-    pub fn is_refusal(self) -> bool {
-        self.0 & Self::REFUSED != 0
-    }
-
-    #[inline(always)]
-    pub fn errno(self) -> Errno {
-        Errno::from_raw_os_error((self.0 & !Self::REFUSED) as i32)
+    pub fn errno(self) -> Option<Errno> {
+        (self.0 != 0).then(|| Errno::from_raw_os_error(self.0 as i32))
     }
 }
 
@@ -43,6 +32,13 @@ impl From<Errno> for Failure {
     #[inline(always)]
     fn from(errno: Errno) -> Self {
         Self(errno.raw_os_error() as usize)
+    }
+}
+
+impl From<Refused> for Failure {
+    #[inline(always)]
+    fn from(_: Refused) -> Self {
+        Self(0)
     }
 }
 
@@ -145,7 +141,7 @@ async fn namespace<F: FileSystem>(
             fs.readdirplus(cx, op, &mut sink).await?;
             Ok(sink.len())
         }
-        _ => Err(Failure::refused(Errno::NOSYS)),
+        _ => Err(Refused.into()),
     }
 }
 
@@ -215,15 +211,12 @@ async fn others<F: FileSystem>(
             fs.retrieved(cx, read(m)?).await;
             Ok(0)
         }
-        Opcode::Destroy => read::<()>(m).map(|()| 0),
-        _ => Err(Failure::refused(Errno::INVAL)),
+        Opcode::Destroy => {
+            read::<()>(m)?;
+            Ok(0)
+        }
+        _ => Err(Refused.into()),
     }
-}
-
-/// The operation in the message.
-#[inline(always)]
-fn read<'a, T: Decode<'a>>(m: &Message<'a>) -> core::result::Result<T, Failure> {
-    decode::read(m).map_err(Failure::refused)
 }
 
 /// Write `value` at the start of `area`; returns its size. `IO` where the area is too small, which no channel's is.

@@ -267,7 +267,7 @@ impl<F: FileSystem> Session<F> {
     ) -> Answered {
         let began = in_flight.counters.begin();
         let Some(index) = Operation::index_of(message.header.opcode) else {
-            return Err(refused(in_flight, message, Errno::NOSYS)).into();
+            return Err(refused(in_flight, message)).into();
         };
         let row = &OPERATIONS[index];
         // Decoded for whoever looks at them only: an operation of any kind is too long to be made for nothing.
@@ -275,7 +275,7 @@ impl<F: FileSystem> Session<F> {
         tracing::trace!(unique = cx.unique(), op = op(), "request");
         if row.opcode == Opcode::Interrupt {
             let Ok(interrupt) = read::<InterruptIn>(message) else {
-                refused(in_flight, message, Errno::INVAL);
+                refused(in_flight, message);
                 return Answered::NOTHING;
             };
             in_flight.counters.count(index, None, began);
@@ -284,11 +284,13 @@ impl<F: FileSystem> Session<F> {
         let future = pin!(dispatch((&self.fs, cx), row.opcode, message, area));
         let result = match guarded(future).await {
             Some(Ok(len)) => Ok(len),
-            Some(Err(failure)) if failure.is_refusal() => {
-                let errno = refused(in_flight, message, failure.errno());
-                return if row.is_answered() { Err(errno).into() } else { Answered::NOTHING };
-            }
-            Some(Err(failure)) => Err(failure.errno()),
+            Some(Err(failure)) => match failure.errno() {
+                Some(errno) => Err(errno),
+                None => {
+                    let errno = refused(in_flight, message);
+                    return if row.is_answered() { Err(errno).into() } else { Answered::NOTHING };
+                }
+            },
             None => {
                 in_flight.counters.count_panic();
                 tracing::error!(op = op(), "handler panicked; answered EIO");
@@ -321,7 +323,8 @@ impl<F: FileSystem> Session<F> {
 
 /// A request that is not what the protocol says is counted and told of; what it is answered with.
 #[cold]
-fn refused(in_flight: &InFlight, message: &Message<'_>, errno: Errno) -> Errno {
+fn refused(in_flight: &InFlight, message: &Message<'_>) -> Errno {
+    let errno = decode(message).err().unwrap_or(Errno::INVAL);
     in_flight.counters.count_refused();
     // One for all: a guest begins sessions as often as it likes.
     static REFUSED: Seldom = Seldom::new();
