@@ -101,6 +101,7 @@ pub(crate) async fn dispatch<F: FileSystem>(
         | Opcode::Rename
         | Opcode::Rename2
         | Opcode::Tmpfile
+        | Opcode::Readlink
         | Opcode::Opendir
         | Opcode::Releasedir
         | Opcode::Fsyncdir
@@ -126,6 +127,11 @@ async fn namespace<F: FileSystem>(
         Opcode::Rmdir => empty(fs.rmdir(cx, read(m)?).await),
         Opcode::Rename | Opcode::Rename2 => empty(fs.rename(cx, read(m)?).await),
         Opcode::Tmpfile => created((cx, area), fs.tmpfile(cx, read(m)?).await),
+        Opcode::Readlink => {
+            let mut sink = Sink::new(area, crate::limits::TARGET_MAX);
+            fs.readlink(cx, read(m)?, &mut sink).await?;
+            Ok(sink.len())
+        }
         Opcode::Opendir => opened((cx, area), fs.opendir(cx, read(m)?).await),
         Opcode::Releasedir => empty(fs.releasedir(cx, read(m)?).await),
         Opcode::Fsyncdir => empty(fs.fsyncdir(cx, read(m)?).await),
@@ -157,11 +163,6 @@ async fn others<F: FileSystem>(
             let op: Statx = read(m)?;
             let (attr, extended) = fs.statx(cx, op).await?;
             put(area, &encode::statx(op.node, &attr, &extended))
-        }
-        Opcode::Readlink => {
-            let mut sink = Sink::new(area, crate::limits::TARGET_MAX);
-            fs.readlink(cx, read(m)?, &mut sink).await?;
-            Ok(sink.len())
         }
         Opcode::Statfs => put(area, &encode::statfs(&fs.statfs(cx, read(m)?).await?)),
         Opcode::Access => empty(fs.access(cx, read(m)?).await),

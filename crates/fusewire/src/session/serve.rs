@@ -257,7 +257,8 @@ impl<F: FileSystem> Session<F> {
         in_flight
     }
 
-    /// One request: decode and dispatch behind the panic barrier, count. `None`: no answer is due.
+    /// One request: decode and dispatch behind the panic barrier, count. What is not what the protocol says is refused, and not
+    /// counted under its operation.
     async fn answer(
         &self,
         cx: &Context,
