@@ -57,7 +57,7 @@ pub fn dispatch(data: &[u8]) {
     at_once(session.serve(&mut slot));
     assert_eq!(session.stats().panics, 0, "opcode {opcode} panicked");
     let area = session.agreed().reply_area();
-    match slot.answer {
+    match slot.answer() {
         None => assert!(!answered || interrupt, "opcode {opcode} got no answer"),
         Some(Err(errno)) => {
             assert!(answered || interrupt, "opcode {opcode} was answered");

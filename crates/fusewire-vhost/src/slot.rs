@@ -7,9 +7,9 @@ use crate::{
     queue::{Queue, Taken},
 };
 use fusewire::{
-    channel::{Slot, watch::Status},
+    channel::{Answered, Slot, watch::Status},
     proto::{message::Message, negotiate::Agreed},
-    types::{Errno, Result},
+    types::Errno,
 };
 use fusewire_abi::Opcode;
 use memmap2::MmapMut;
@@ -174,7 +174,8 @@ impl Slot for VirtioSlot {
         Some((self.request.message(), &mut self.area))
     }
 
-    async fn finish(&mut self, unique: u64, mut answer: Option<Result<usize>>) {
+    async fn finish(&mut self, unique: u64, answer: Answered) {
+        let mut answer = answer.get();
         if self.request.again
             && let Some(Err(errno)) = answer
         {

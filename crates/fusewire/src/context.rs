@@ -82,27 +82,32 @@ impl Context {
         Self { unique: 0, caller: None, in_flight }
     }
 
+    #[inline]
     pub(crate) fn begin(&mut self, unique: u64, caller: Option<Caller>) {
         self.unique = unique;
         self.caller = caller;
         self.in_flight.unique.store(unique, Ordering::Release);
     }
 
+    #[inline]
     pub(crate) fn end(&self) {
         self.in_flight.unique.store(0, Ordering::Release);
     }
 
     /// What this slot has done.
+    #[inline]
     pub(crate) fn counters(&self) -> &Counters {
         &self.in_flight.counters
     }
 
     /// The request's number, unique among those in flight.
+    #[inline]
     pub fn unique(&self) -> u64 {
         self.unique
     }
 
     /// Who is asking; `None` where the kernel withholds it (idmapped mounts) or nobody in particular is (writeback).
+    #[inline]
     pub fn caller(&self) -> Option<Caller> {
         self.caller
     }

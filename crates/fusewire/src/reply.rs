@@ -19,12 +19,14 @@ pub struct Sink<'a> {
 
 impl<'a> Sink<'a> {
     /// Over a channel's reply area, limited to what was asked for.
+    #[inline]
     pub fn new(buf: &'a mut [u8], limit: usize) -> Self {
         let n = limit.min(buf.len());
         Self { buf: &mut buf[..n], len: 0, pages: None }
     }
 
     /// The bytes have to go into a client's pages, if there are any.
+    #[inline]
     pub(crate) fn into_pages(self, pages: Option<Pages<'a>>) -> Self {
         let Self { buf, len, .. } = self;
         // Nothing goes to `buf`, but it says how much there is room for.
@@ -53,6 +55,7 @@ impl<'a> Sink<'a> {
     }
 
     /// Bytes put so far.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }

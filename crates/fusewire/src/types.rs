@@ -60,6 +60,7 @@ pub struct Name<'a>(&'a CStr);
 
 impl<'a> Name<'a> {
     /// A name, if it is a valid component. `None` for empty, `.`, `..`, and anything with a `/`.
+    #[inline]
     pub fn new(name: &'a CStr) -> Option<Self> {
         match name.to_bytes() {
             b"" | b"." | b".." => None,

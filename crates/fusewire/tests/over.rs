@@ -2,7 +2,7 @@
 
 use fusewire::{
     abi::{self, InHeader, InitFlags, Opcode},
-    channel::Slot,
+    channel::{Answered, Slot},
     proto::{
         message::Message,
         negotiate::{Agreed, Bounds},
@@ -105,8 +105,8 @@ impl Slot for OneByOne {
         Some((Message::new(header, args, name), &mut self.area))
     }
 
-    async fn finish(&mut self, _unique: u64, answer: Option<Result<usize>>) {
-        self.wire.answers.borrow_mut().push(answer);
+    async fn finish(&mut self, _unique: u64, answer: Answered) {
+        self.wire.answers.borrow_mut().push(answer.get());
     }
 }
 

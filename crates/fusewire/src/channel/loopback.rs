@@ -19,7 +19,7 @@ use crate::{
         message::Message,
         negotiate::{Agreed, Bounds},
     },
-    session::{Session, Slot, Stats},
+    session::{Answered, Session, Slot, Stats},
     types::*,
 };
 use fusewire_abi::{self as abi, InHeader, InitFlags, Opcode};
@@ -439,9 +439,9 @@ impl Slot for LoopbackSlot {
         Some((message, &mut self.area))
     }
 
-    async fn finish(&mut self, _unique: u64, answer: Option<Result<usize>>) {
+    async fn finish(&mut self, _unique: u64, answer: Answered) {
         let Some(request) = self.request.take() else { return };
-        request.ticket.set(match answer {
+        request.ticket.set(match answer.get() {
             Some(Ok(len)) => self.area.get(..len).map(<[u8]>::to_vec).ok_or(Errno::PROTO),
             Some(Err(errno)) => Err(errno),
             None => Ok(Vec::new()),

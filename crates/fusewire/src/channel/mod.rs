@@ -14,5 +14,8 @@ pub(crate) mod trial;
 pub mod uring;
 pub mod watch;
 
-pub use crate::{session::Slot, sys::segments::Segments};
+pub use crate::{
+    session::{Answered, Slot},
+    sys::segments::Segments,
+};
 pub use loopback::FakeKernel;

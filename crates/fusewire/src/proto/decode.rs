@@ -1,13 +1,8 @@
 //! Messages into operations. Copies nothing but fixed-size integers; refuses everything that is not exactly right.
 
-use super::{
-    message::Message,
-    op::*,
-    operations::{Operation, Tail},
-};
-use crate::{limits, pages::Pages, reply::Source, types::*};
+use super::{input::Input, message::Message, op::*, operations::Operation};
+use crate::{limits, reply::Source, types::*};
 use fusewire_abi::{self as abi, Opcode, SetattrValid};
-use std::ffi::CStr;
 use zerocopy::FromBytes;
 
 /// Any operation that a filesystem is asked.
@@ -86,251 +81,247 @@ impl std::fmt::Debug for Forgets<'_> {
     }
 }
 
-/// Decode a message.
+/// Decode a message into any operation. A session does not: it reads the one that it is about to dispatch.
 ///
 /// # Errors
 /// `NOSYS` for an opcode that is not known; `INVAL` for node 0, short or surplus arguments, a missing NUL, and names that
 /// are empty, `.`, `..` or hold a `/`; `NAMETOOLONG`; `E2BIG` for data that exceed their bound.
 pub fn decode<'a>(m: &Message<'a>) -> Result<Op<'a>> {
     let row = Operation::of(m.header.opcode).ok_or(Errno::NOSYS)?;
-    let mut input = Input::new(m, row)?;
-    let op = match row.opcode {
-        Opcode::BatchForget => batch_forget(&mut input),
-        Opcode::Interrupt => input.args::<abi::InterruptIn>().map(|a| Op::Interrupt(a.unique)),
-        Opcode::Destroy => Ok(Op::Destroy),
-        Opcode::Init | Opcode::CuseInit => Err(Errno::INVAL),
-        opcode => {
-            let node = NodeId::from_raw(m.header.nodeid).ok_or(Errno::INVAL)?;
-            match opcode {
-                Opcode::Lookup
-                | Opcode::Symlink
-                | Opcode::Mknod
-                | Opcode::Mkdir
-                | Opcode::Unlink
-                | Opcode::Rmdir
-                | Opcode::Rename
-                | Opcode::Rename2
-                | Opcode::Link
-                | Opcode::Create
-                | Opcode::Tmpfile => names(opcode, node, &mut input),
-                Opcode::Read | Opcode::Write | Opcode::Readdir | Opcode::Readdirplus => {
-                    transfer(opcode, node, &mut input)
-                }
-                Opcode::Getattr
-                | Opcode::Statx
-                | Opcode::Setattr
-                | Opcode::Readlink
-                | Opcode::Statfs
-                | Opcode::Forget
-                | Opcode::Access
-                | Opcode::Setxattr
-                | Opcode::Getxattr
-                | Opcode::Listxattr
-                | Opcode::Removexattr => nodes(opcode, node, &mut input),
-                Opcode::Open
-                | Opcode::Opendir
-                | Opcode::Release
-                | Opcode::Releasedir
-                | Opcode::Flush
-                | Opcode::Fsync
-                | Opcode::Fsyncdir => open_files(opcode, node, &mut input),
-                _ => rest(opcode, node, &mut input),
-            }
-        }
-    };
-    if op.is_ok() && !input.rest.is_empty() {
-        return Err(Errno::INVAL);
-    }
-    op
+    let mut input = Input::new(m).ok_or(Errno::INVAL)?;
+    let op = any(row.opcode, &mut input);
+    op.filter(|_| input.is_empty()).ok_or(input.errno)
 }
 
-/// The pieces of a message on their way into an operation.
-struct Input<'a> {
-    header: abi::InHeader,
-    args: &'a [u8],
-    rest: &'a [u8],
-    extensions: &'a [u8],
-    pages: Option<Pages<'a>>,
-}
-
-impl<'a> Input<'a> {
-    fn new(m: &Message<'a>, row: &Operation) -> Result<Self> {
-        let extensions = usize::from(m.header.total_extlen) * 8;
-        let names = matches!(row.tail, Tail::NameAndExtensions | Tail::NameAndTarget);
-        let (rest, extensions) = match m.payload.len().checked_sub(extensions) {
-            Some(border) if names => m.payload.split_at(border),
-            Some(_) if extensions == 0 => (m.payload, &[][..]),
-            _ => return Err(Errno::INVAL),
-        };
-        Ok(Self { header: m.header, args: m.args, rest, extensions, pages: m.pages })
-    }
-
-    /// The fixed arguments: neither short nor long.
-    fn args<T: FromBytes>(&self) -> Result<T> {
-        T::read_from_bytes(self.args).map_err(|_| Errno::INVAL)
-    }
-
-    fn string(&mut self, max: usize) -> Result<&'a CStr> {
-        let string = CStr::from_bytes_until_nul(self.rest).map_err(|_| Errno::INVAL)?;
-        if string.count_bytes() > max {
-            return Err(Errno::NAMETOOLONG);
-        }
-        self.rest = &self.rest[string.count_bytes() + 1..];
-        Ok(string)
-    }
-
-    fn name(&mut self) -> Result<Name<'a>> {
-        Name::new(self.string(limits::NAME_MAX)?).ok_or(Errno::INVAL)
-    }
-
-    fn attribute(&mut self) -> Result<&'a CStr> {
-        let name = self
-            .string(limits::XATTR_NAME_MAX)
-            .map_err(|e| if e == Errno::NAMETOOLONG { Errno::RANGE } else { e })?;
-        if name.is_empty() { Err(Errno::INVAL) } else { Ok(name) }
-    }
-
-    /// Exactly `size` bytes, which are all that is left.
-    fn data(&mut self, size: usize) -> Result<&'a [u8]> {
-        let data = std::mem::take(&mut self.rest);
-        if data.len() == size { Ok(data) } else { Err(Errno::INVAL) }
-    }
-
-    /// The same, wherever they are.
-    fn source(&mut self, size: usize) -> Result<Source<'a>> {
-        match self.pages {
-            Some(pages) if pages.len() == size => Ok(Source::in_pages(pages)),
-            Some(_) => Err(Errno::INVAL),
-            None => self.data(size).map(Source::new),
-        }
-    }
-
-    /// Owner and label of a new node.
-    fn created(&mut self) -> Result<(Owner, Option<SecurityContext<'a>>)> {
-        let mut owner = Owner { uid: self.header.uid, gid: self.header.gid, supplementary: None };
-        let mut security = None;
-        let mut rest = std::mem::take(&mut self.extensions);
-        while !rest.is_empty() {
-            let (head, _) = abi::ExtHeader::read_from_prefix(rest).map_err(|_| Errno::INVAL)?;
-            let size = head.size as usize;
-            if size < size_of::<abi::ExtHeader>() || size > rest.len() {
-                return Err(Errno::INVAL);
-            }
-            let (extension, next) = rest.split_at(size);
-            rest = next;
-            match head.typ {
-                abi::EXT_GROUPS => owner.supplementary = supplementary(extension)?,
-                n if n <= abi::MAX_NR_SECCTX => security = label(extension)?,
-                _ => {}
-            }
-        }
-        Ok((owner, security))
-    }
-}
-
-fn supplementary(extension: &[u8]) -> Result<Option<u32>> {
-    let groups = &extension[size_of::<abi::ExtHeader>()..];
-    let (count, groups) = u32::read_from_prefix(groups).map_err(|_| Errno::INVAL)?;
-    if groups.len() / size_of::<u32>() < count as usize {
-        return Err(Errno::INVAL);
-    }
-    // The kernel sends one at most: the group of the parent directory.
-    Ok((count > 0).then(|| u32::read_from_prefix(groups).ok().map(|(group, _)| group)).flatten())
-}
-
-fn label(extension: &[u8]) -> Result<Option<SecurityContext<'_>>> {
-    let rest = &extension[size_of::<abi::SecctxHeader>()..];
-    if rest.is_empty() {
-        return Ok(None);
-    }
-    let (head, rest) = abi::Secctx::read_from_prefix(rest).map_err(|_| Errno::INVAL)?;
-    let name = CStr::from_bytes_until_nul(rest).map_err(|_| Errno::INVAL)?;
-    let value = rest.get(name.count_bytes() + 1..).and_then(|rest| rest.get(..head.size as usize));
-    Ok(Some(SecurityContext { name, value: value.ok_or(Errno::INVAL)? }))
-}
-
-fn batch_forget<'a>(input: &mut Input<'a>) -> Result<Op<'a>> {
-    let count = input.args::<abi::BatchForgetIn>()?.count as usize;
-    let size = count.checked_mul(size_of::<abi::ForgetOne>()).ok_or(Errno::INVAL)?;
-    input.data(size).map(|entries| Op::BatchForget(Forgets(entries)))
-}
-
-fn names<'a>(opcode: Opcode, node: NodeId, input: &mut Input<'a>) -> Result<Op<'a>> {
-    Ok(match opcode {
-        Opcode::Lookup => Op::Lookup(Lookup { parent: node, name: input.name()? }),
-        Opcode::Unlink => Op::Unlink(Unlink { parent: node, name: input.name()? }),
-        Opcode::Rmdir => Op::Rmdir(Rmdir { parent: node, name: input.name()? }),
-        Opcode::Link => {
-            let a: abi::LinkIn = input.args()?;
-            let linked = NodeId::from_raw(a.oldnodeid).ok_or(Errno::INVAL)?;
-            Op::Link(Link { node: linked, new_parent: node, new_name: input.name()? })
-        }
-        Opcode::Rename => {
-            let a: abi::RenameIn = input.args()?;
-            rename(node, a.newdir, 0, input)?
-        }
-        Opcode::Rename2 => {
-            let a: abi::Rename2In = input.args()?;
-            rename(node, a.newdir, a.flags, input)?
-        }
-        Opcode::Symlink => {
-            let (name, target) = (input.name()?, input.string(limits::TARGET_MAX)?);
-            let (owner, security) = input.created()?;
-            Op::Symlink(Symlink { parent: node, name, target, owner, security })
-        }
-        Opcode::Mknod => {
-            let (a, name): (abi::MknodIn, _) = (input.args()?, input.name()?);
-            let (owner, security) = input.created()?;
-            Op::Mknod(Mknod {
-                parent: node,
-                name,
-                mode: a.mode,
-                rdev: a.rdev,
-                umask: a.umask,
-                owner,
-                security,
-            })
-        }
-        Opcode::Mkdir => {
-            let (a, name): (abi::MkdirIn, _) = (input.args()?, input.name()?);
-            let (owner, security) = input.created()?;
-            Op::Mkdir(Mkdir { parent: node, name, mode: a.mode, umask: a.umask, owner, security })
-        }
-        Opcode::Create => {
-            let (a, name): (abi::CreateIn, _) = (input.args()?, input.name()?);
-            let (owner, security) = input.created()?;
-            let kill_suid_gid = kills(a.open_flags);
-            let abi::CreateIn { flags, mode, umask, .. } = a;
-            Op::Create(Create { parent: node, name, mode, umask, flags, kill_suid_gid, owner, security })
-        }
-        Opcode::Tmpfile => {
-            let a: abi::CreateIn = input.args()?;
-            // The kernel sends a name here (the unnamed file's dentry name); it means nothing.
-            input.string(limits::NAME_MAX)?;
-            let (owner, security) = input.created()?;
-            let abi::CreateIn { flags, mode, umask, .. } = a;
-            Op::Tmpfile(Tmpfile { parent: node, mode, umask, flags, owner, security })
-        }
-        _ => return Err(Errno::NOSYS),
+fn any<'a>(opcode: Opcode, input: &mut Input<'_, 'a>) -> Option<Op<'a>> {
+    Some(match opcode {
+        Opcode::Lookup => Op::Lookup(Decode::decode(input)?),
+        Opcode::Forget => Op::Forget(Decode::decode(input)?),
+        Opcode::BatchForget => Op::BatchForget(Decode::decode(input)?),
+        Opcode::Getattr => Op::Getattr(Decode::decode(input)?),
+        Opcode::Statx => Op::Statx(Decode::decode(input)?),
+        Opcode::Setattr => Op::Setattr(Decode::decode(input)?),
+        Opcode::Readlink => Op::Readlink(Decode::decode(input)?),
+        Opcode::Symlink => Op::Symlink(Decode::decode(input)?),
+        Opcode::Mknod => Op::Mknod(Decode::decode(input)?),
+        Opcode::Mkdir => Op::Mkdir(Decode::decode(input)?),
+        Opcode::Unlink => Op::Unlink(Decode::decode(input)?),
+        Opcode::Rmdir => Op::Rmdir(Decode::decode(input)?),
+        Opcode::Rename | Opcode::Rename2 => Op::Rename(Decode::decode(input)?),
+        Opcode::Link => Op::Link(Decode::decode(input)?),
+        Opcode::Open => Op::Open(Decode::decode(input)?),
+        Opcode::Read => Op::Read(Decode::decode(input)?),
+        Opcode::Write => Op::Write(Decode::decode(input)?),
+        Opcode::Statfs => Op::Statfs(Decode::decode(input)?),
+        Opcode::Release => Op::Release(Decode::decode(input)?),
+        Opcode::Fsync => Op::Fsync(Decode::decode(input)?),
+        Opcode::Flush => Op::Flush(Decode::decode(input)?),
+        Opcode::Setxattr => Op::Setxattr(Decode::decode(input)?),
+        Opcode::Getxattr => Op::Getxattr(Decode::decode(input)?),
+        Opcode::Listxattr => Op::Listxattr(Decode::decode(input)?),
+        Opcode::Removexattr => Op::Removexattr(Decode::decode(input)?),
+        Opcode::Opendir => Op::Opendir(Decode::decode(input)?),
+        Opcode::Readdir => Op::Readdir(Decode::decode(input)?),
+        Opcode::Readdirplus => Op::Readdirplus(Decode::decode(input)?),
+        Opcode::Releasedir => Op::Releasedir(Decode::decode(input)?),
+        Opcode::Fsyncdir => Op::Fsyncdir(Decode::decode(input)?),
+        Opcode::Getlk => Op::Getlk(Decode::decode(input)?),
+        Opcode::Setlk | Opcode::Setlkw => Op::Setlk(Decode::decode(input)?),
+        Opcode::Access => Op::Access(Decode::decode(input)?),
+        Opcode::Create => Op::Create(Decode::decode(input)?),
+        Opcode::Tmpfile => Op::Tmpfile(Decode::decode(input)?),
+        Opcode::Bmap => Op::Bmap(Decode::decode(input)?),
+        Opcode::Ioctl => Op::Ioctl(Decode::decode(input)?),
+        Opcode::Poll => Op::Poll(Decode::decode(input)?),
+        Opcode::Fallocate => Op::Fallocate(Decode::decode(input)?),
+        Opcode::Lseek => Op::Lseek(Decode::decode(input)?),
+        Opcode::CopyFileRange => Op::CopyFileRange(Decode::decode(input)?),
+        Opcode::CopyFileRange64 => Op::CopyFileRange64(Decode::decode(input)?),
+        Opcode::Syncfs => Op::Syncfs(Decode::decode(input)?),
+        Opcode::Setupmapping => Op::Setupmapping(Decode::decode(input)?),
+        Opcode::Removemapping => Op::Removemapping(Decode::decode(input)?),
+        Opcode::NotifyReply => Op::Retrieved(Decode::decode(input)?),
+        Opcode::Interrupt => Op::Interrupt(abi::InterruptIn::decode(input)?.unique),
+        Opcode::Destroy => Op::Destroy,
+        Opcode::Init | Opcode::CuseInit => return None,
     })
 }
 
-fn kills(open_flags: u32) -> bool {
-    abi::OpenInFlags::from_bits_retain(open_flags).contains(abi::OpenInFlags::KILL_SUIDGID)
+/// What is made from a message of its opcode.
+pub(crate) trait Decode<'a>: Sized {
+    /// Take it from the pieces. `None`: they are not what the protocol says, and [`Input::errno`] is the answer.
+    fn decode(input: &mut Input<'_, 'a>) -> Option<Self>;
 }
 
-fn rename<'a>(parent: NodeId, new_parent: u64, flags: u32, input: &mut Input<'a>) -> Result<Op<'a>> {
-    let new_parent = NodeId::from_raw(new_parent).ok_or(Errno::INVAL)?;
-    let (name, new_name) = (input.name()?, input.name()?);
-    let owner = Owner { uid: input.header.uid, gid: input.header.gid, supplementary: None };
-    Ok(Op::Rename(Rename { parent, name, new_parent, new_name, flags, owner }))
+/// A message is not what the protocol says. [`decode`] says with which errno it is answered.
+#[derive(Debug)]
+pub(crate) struct Refused;
+
+/// The operation in a message of its opcode; nothing is left over.
+#[inline(always)]
+pub(crate) fn read<'a, T: Decode<'a>>(m: &Message<'a>) -> std::result::Result<T, Refused> {
+    let mut input = Input::new(m).ok_or(Refused)?;
+    let op = T::decode(&mut input).ok_or(Refused)?;
+    if input.is_empty() { Ok(op) } else { Err(Refused) }
 }
 
-fn transfer<'a>(opcode: Opcode, node: NodeId, input: &mut Input<'a>) -> Result<Op<'a>> {
-    if opcode == Opcode::Write {
-        let a: abi::WriteIn = input.args()?;
+/// `$input` is what the operation is taken from. Inlined into a filesystem's own copy of the dispatch, so that the
+/// operation is made where its handler looks for it: these structs are too long to be moved for nothing.
+macro_rules! decoders { ($($op:ty: |$input:ident| $body:block)*) => {$(
+    impl<'a> Decode<'a> for $op {
+        #[inline(always)]
+        fn decode($input: &mut Input<'_, 'a>) -> Option<Self> $body
+    }
+)*}; }
+
+decoders! {
+    (): |_input| { Some(()) }
+    abi::InterruptIn: |input| { input.args() }
+    Lookup<'a>: |input| { Some(Self { parent: input.node()?, name: input.name()? }) }
+    Unlink<'a>: |input| { Some(Self { parent: input.node()?, name: input.name()? }) }
+    Rmdir<'a>: |input| { Some(Self { parent: input.node()?, name: input.name()? }) }
+    Link<'a>: |input| {
+        let (new_parent, a): (_, abi::LinkIn) = (input.node()?, input.args()?);
+        let node = NodeId::from_raw(a.oldnodeid)?;
+        Some(Self { node, new_parent, new_name: input.name()? })
+    }
+    Rename<'a>: |input| {
+        let parent = input.node()?;
+        let (newdir, flags) = if input.is(Opcode::Rename2) {
+            let a: abi::Rename2In = input.args()?;
+            (a.newdir, a.flags)
+        } else {
+            (input.args::<abi::RenameIn>()?.newdir, 0)
+        };
+        let new_parent = NodeId::from_raw(newdir)?;
+        let (name, new_name) = (input.name()?, input.name()?);
+        Some(Self { parent, name, new_parent, new_name, flags, owner: input.caller() })
+    }
+    Symlink<'a>: |input| {
+        let (parent, name) = (input.node()?, input.name()?);
+        let target = input.string(limits::TARGET_MAX)?;
+        let (owner, security) = input.created()?;
+        Some(Self { parent, name, target, owner, security })
+    }
+    Mknod<'a>: |input| {
+        let (parent, a, name): (_, abi::MknodIn, _) = (input.node()?, input.args()?, input.name()?);
+        let (owner, security) = input.created()?;
+        Some(Self { parent, name, mode: a.mode, rdev: a.rdev, umask: a.umask, owner, security })
+    }
+    Mkdir<'a>: |input| {
+        let (parent, a, name): (_, abi::MkdirIn, _) = (input.node()?, input.args()?, input.name()?);
+        let (owner, security) = input.created()?;
+        Some(Self { parent, name, mode: a.mode, umask: a.umask, owner, security })
+    }
+    Create<'a>: |input| {
+        let (parent, a, name): (_, abi::CreateIn, _) = (input.node()?, input.args()?, input.name()?);
+        let (owner, security) = input.created()?;
+        let kill_suid_gid = kills(a.open_flags);
+        let abi::CreateIn { flags, mode, umask, .. } = a;
+        Some(Self { parent, name, mode, umask, flags, kill_suid_gid, owner, security })
+    }
+    Tmpfile<'a>: |input| {
+        let (parent, a): (_, abi::CreateIn) = (input.node()?, input.args()?);
+        // The kernel sends a name here (the unnamed file's dentry name); it means nothing.
+        input.string(limits::NAME_MAX)?;
+        let (owner, security) = input.created()?;
+        let abi::CreateIn { flags, mode, umask, .. } = a;
+        Some(Self { parent, mode, umask, flags, owner, security })
+    }
+    Opendir: |input| {
+        Some(Self { node: input.node()?, flags: input.args::<abi::OpenIn>()?.flags })
+    }
+    Readdir: |input| {
+        let (node, a): (_, abi::ReadIn) = (input.node()?, input.args()?);
+        Some(Self { node, handle: Handle(a.fh), cookie: a.offset, size: a.size })
+    }
+    Readdirplus: |input| {
+        let (node, a): (_, abi::ReadIn) = (input.node()?, input.args()?);
+        Some(Self { node, handle: Handle(a.fh), cookie: a.offset, size: a.size })
+    }
+    Releasedir: |input| {
+        let (node, a): (_, abi::ReleaseIn) = (input.node()?, input.args()?);
+        Some(Self { node, handle: Handle(a.fh), flags: a.flags })
+    }
+    Fsyncdir: |input| {
+        let (node, a): (_, abi::FsyncIn) = (input.node()?, input.args()?);
+        Some(Self { node, handle: Handle(a.fh), data_only: data_only(a.fsync_flags) })
+    }
+}
+
+// Attributes and lifetime.
+decoders! {
+    Forget: |input| {
+        Some(Self { node: input.node()?, count: input.args::<abi::ForgetIn>()?.nlookup })
+    }
+    Forgets<'a>: |input| {
+        let count = input.args::<abi::BatchForgetIn>()?.count as usize;
+        let size = count.checked_mul(size_of::<abi::ForgetOne>())?;
+        input.data(size).map(Self)
+    }
+    Getattr: |input| {
+        let (node, a): (_, abi::GetattrIn) = (input.node()?, input.args()?);
+        Some(Self { node, handle: open_file(a.getattr_flags, a.fh) })
+    }
+    Statx: |input| {
+        let (node, a): (_, abi::StatxIn) = (input.node()?, input.args()?);
+        Some(Self { node, handle: open_file(a.getattr_flags, a.fh), flags: a.sx_flags, mask: a.sx_mask })
+    }
+    Setattr: |input| {
+        let (node, a): (_, abi::SetattrIn) = (input.node()?, input.args()?);
+        let valid = SetattrValid::from_bits_retain(a.valid);
+        let handle = valid.contains(SetattrValid::FH).then_some(Handle(a.fh));
+        let lock_owner = valid.contains(SetattrValid::LOCKOWNER).then_some(LockOwner(a.lock_owner));
+        Some(Self { node, handle, changes: changes(valid, &a)?, lock_owner })
+    }
+    Readlink: |input| { Some(Self { node: input.node()? }) }
+    Statfs: |input| { Some(Self { node: input.node()? }) }
+    Access: |input| {
+        Some(Self { node: input.node()?, mask: input.args::<abi::AccessIn>()?.mask })
+    }
+    Setxattr<'a>: |input| {
+        let node = input.node()?;
+        let (size, flags, extra) = match input.args::<abi::SetxattrIn>() {
+            Some(a) => (a.size, a.flags, a.setxattr_flags),
+            None => {
+                let a: abi::SetxattrInCompat = input.args()?;
+                (a.size, a.flags, 0)
+            }
+        };
+        if size as usize > limits::XATTR_SIZE_MAX {
+            return input.refuse(Errno::TOOBIG);
+        }
+        let (name, value) = (input.attribute()?, input.data(size as usize)?);
+        let extra = abi::SetxattrFlags::from_bits_retain(extra);
+        let kill_sgid = extra.contains(abi::SetxattrFlags::ACL_KILL_SGID);
+        Some(Self { node, name, value, flags, kill_sgid })
+    }
+    Getxattr<'a>: |input| {
+        let (node, a): (_, abi::GetxattrIn) = (input.node()?, input.args()?);
+        Some(Self { node, name: input.attribute()?, size: a.size })
+    }
+    Listxattr: |input| {
+        Some(Self { node: input.node()?, size: input.args::<abi::GetxattrIn>()?.size })
+    }
+    Removexattr<'a>: |input| { Some(Self { node: input.node()?, name: input.attribute()? }) }
+}
+
+// Content of open files.
+decoders! {
+    Open: |input| {
+        let (node, a): (_, abi::OpenIn) = (input.node()?, input.args()?);
+        Some(Self { node, flags: a.flags, kill_suid_gid: kills(a.open_flags) })
+    }
+    Read: |input| {
+        let (node, a): (_, abi::ReadIn) = (input.node()?, input.args()?);
+        let owned = abi::ReadFlags::from_bits_retain(a.read_flags).contains(abi::ReadFlags::LOCKOWNER);
+        let lock_owner = owned.then_some(LockOwner(a.lock_owner));
+        Some(Self { node, handle: Handle(a.fh), offset: a.offset, size: a.size, flags: a.flags, lock_owner })
+    }
+    Write<'a>: |input| {
+        let (node, a): (_, abi::WriteIn) = (input.node()?, input.args()?);
         let flags = abi::WriteFlags::from_bits_retain(a.write_flags);
-        return Ok(Op::Write(Write {
+        Some(Self {
             node,
             handle: Handle(a.fh),
             offset: a.offset,
@@ -339,82 +330,123 @@ fn transfer<'a>(opcode: Opcode, node: NodeId, input: &mut Input<'a>) -> Result<O
             cached: flags.contains(abi::WriteFlags::CACHE),
             kill_suid_gid: flags.contains(abi::WriteFlags::KILL_SUIDGID),
             lock_owner: flags.contains(abi::WriteFlags::LOCKOWNER).then_some(LockOwner(a.lock_owner)),
-        }));
+        })
     }
-    let a: abi::ReadIn = input.args()?;
-    let (handle, cookie, size) = (Handle(a.fh), a.offset, a.size);
-    let owned = abi::ReadFlags::from_bits_retain(a.read_flags).contains(abi::ReadFlags::LOCKOWNER);
-    Ok(match opcode {
-        Opcode::Readdir => Op::Readdir(Readdir { node, handle, cookie, size }),
-        Opcode::Readdirplus => Op::Readdirplus(Readdirplus { node, handle, cookie, size }),
-        _ => Op::Read(Read {
+    Flush: |input| {
+        let (node, a): (_, abi::FlushIn) = (input.node()?, input.args()?);
+        Some(Self { node, handle: Handle(a.fh), lock_owner: LockOwner(a.lock_owner) })
+    }
+    Release: |input| {
+        let (node, a): (_, abi::ReleaseIn) = (input.node()?, input.args()?);
+        let flags = abi::ReleaseFlags::from_bits_retain(a.release_flags);
+        let unlock = flags.contains(abi::ReleaseFlags::FLOCK_UNLOCK);
+        let flock_owner = unlock.then_some(LockOwner(a.lock_owner));
+        Some(Self { node, handle: Handle(a.fh), flags: a.flags, flock_owner })
+    }
+    Fsync: |input| {
+        let (node, a): (_, abi::FsyncIn) = (input.node()?, input.args()?);
+        Some(Self { node, handle: Handle(a.fh), data_only: data_only(a.fsync_flags) })
+    }
+    Fallocate: |input| {
+        let (node, a): (_, abi::FallocateIn) = (input.node()?, input.args()?);
+        let abi::FallocateIn { fh, offset, length, mode, .. } = a;
+        Some(Self { node, handle: Handle(fh), offset, length, mode })
+    }
+    Lseek: |input| {
+        let (node, a): (_, abi::LseekIn) = (input.node()?, input.args()?);
+        Some(Self { node, handle: Handle(a.fh), offset: a.offset, whence: a.whence })
+    }
+    CopyFileRange: |input| {
+        let (node, a): (_, abi::CopyFileRangeIn) = (input.node()?, input.args()?);
+        let to_node = NodeId::from_raw(a.nodeid_out)?;
+        Some(Self {
             node,
-            handle,
-            offset: a.offset,
-            size,
+            handle: Handle(a.fh_in),
+            offset: a.off_in,
+            to_node,
+            to_handle: Handle(a.fh_out),
+            to_offset: a.off_out,
+            length: a.len,
             flags: a.flags,
-            lock_owner: owned.then_some(LockOwner(a.lock_owner)),
-        }),
-    })
-}
-
-fn nodes<'a>(opcode: Opcode, node: NodeId, input: &mut Input<'a>) -> Result<Op<'a>> {
-    let has_handle = |flags: u32| abi::GetattrFlags::from_bits_retain(flags).contains(abi::GetattrFlags::FH);
-    Ok(match opcode {
-        Opcode::Getattr => {
-            let a: abi::GetattrIn = input.args()?;
-            Op::Getattr(Getattr { node, handle: has_handle(a.getattr_flags).then_some(Handle(a.fh)) })
-        }
-        Opcode::Statx => {
-            let a: abi::StatxIn = input.args()?;
-            let handle = has_handle(a.getattr_flags).then_some(Handle(a.fh));
-            Op::Statx(Statx { node, handle, flags: a.sx_flags, mask: a.sx_mask })
-        }
-        Opcode::Setattr => Op::Setattr(setattr(node, &input.args()?)?),
-        Opcode::Readlink => Op::Readlink(Readlink { node }),
-        Opcode::Statfs => Op::Statfs(Statfs { node }),
-        Opcode::Forget => Op::Forget(Forget { node, count: input.args::<abi::ForgetIn>()?.nlookup }),
-        Opcode::Access => Op::Access(Access { node, mask: input.args::<abi::AccessIn>()?.mask }),
-        Opcode::Setxattr => setxattr(node, input)?,
-        Opcode::Getxattr => {
-            let a: abi::GetxattrIn = input.args()?;
-            Op::Getxattr(Getxattr { node, name: input.attribute()?, size: a.size })
-        }
-        Opcode::Listxattr => Op::Listxattr(Listxattr { node, size: input.args::<abi::GetxattrIn>()?.size }),
-        Opcode::Removexattr => Op::Removexattr(Removexattr { node, name: input.attribute()? }),
-        _ => return Err(Errno::NOSYS),
-    })
-}
-
-fn setxattr<'a>(node: NodeId, input: &mut Input<'a>) -> Result<Op<'a>> {
-    let (size, flags, extra) = if input.args.len() == size_of::<abi::SetxattrInCompat>() {
-        let a: abi::SetxattrInCompat = input.args()?;
-        (a.size, a.flags, 0)
-    } else {
-        let a: abi::SetxattrIn = input.args()?;
-        (a.size, a.flags, a.setxattr_flags)
-    };
-    if size as usize > limits::XATTR_SIZE_MAX {
-        return Err(Errno::TOOBIG);
+        })
     }
-    let name = input.attribute()?;
-    let value = input.data(size as usize)?;
-    let kill_sgid = abi::SetxattrFlags::from_bits_retain(extra).contains(abi::SetxattrFlags::ACL_KILL_SGID);
-    Ok(Op::Setxattr(Setxattr { node, name, value, flags, kill_sgid }))
+    Getlk: |input| {
+        let (node, (owner, lock, handle, _)) = (input.node()?, file_lock(input)?);
+        Some(Self { node, handle, owner, lock })
+    }
+    Setlk: |input| {
+        let (node, (owner, lock, handle, flock)) = (input.node()?, file_lock(input)?);
+        Some(Self { node, handle, owner, lock, flock, wait: input.is(Opcode::Setlkw) })
+    }
 }
 
-fn setattr(node: NodeId, a: &abi::SetattrIn) -> Result<Setattr> {
-    let valid = SetattrValid::from_bits_retain(a.valid);
+// What few filesystems have.
+decoders! {
+    Bmap: |input| {
+        let (node, a): (_, abi::BmapIn) = (input.node()?, input.args()?);
+        Some(Self { node, block: a.block, block_size: a.blocksize })
+    }
+    Ioctl<'a>: |input| {
+        let (node, a): (_, abi::IoctlIn) = (input.node()?, input.args()?);
+        let abi::IoctlIn { fh, flags, cmd, arg, in_size, out_size } = a;
+        let input = input.data(in_size as usize)?;
+        Some(Self { node, handle: Handle(fh), command: cmd, argument: arg, flags, input, out_size })
+    }
+    Poll: |input| {
+        let (node, a): (_, abi::PollIn) = (input.node()?, input.args()?);
+        let flags = abi::PollFlags::from_bits_retain(a.flags);
+        let schedule = flags.contains(abi::PollFlags::SCHEDULE_NOTIFY);
+        Some(Self { node, handle: Handle(a.fh), events: a.events, kernel_handle: a.kh, schedule })
+    }
+    Retrieved<'a>: |input| {
+        let (node, a): (_, abi::NotifyRetrieveIn) = (input.node()?, input.args()?);
+        let data = Source::new(input.data(a.size as usize)?);
+        Some(Self { node, unique: input.unique(), offset: a.offset, data })
+    }
+    Syncfs: |input| {
+        let (node, _): (_, abi::SyncfsIn) = (input.node()?, input.args()?);
+        Some(Self { node })
+    }
+    Setupmapping: |input| {
+        let (node, a): (_, abi::SetupmappingIn) = (input.node()?, input.args()?);
+        let (handle, file_offset, length) = (Handle(a.fh), a.foffset, a.len);
+        Some(Self { node, handle, file_offset, length, flags: a.flags, window_offset: a.moffset })
+    }
+    Removemapping<'a>: |input| {
+        let node = input.node()?;
+        let count = input.args::<abi::RemovemappingIn>()?.count as usize;
+        let size = count.checked_mul(size_of::<abi::RemovemappingOne>())?;
+        Some(Self { node, ranges: MappingRanges(input.data(size)?) })
+    }
+}
+
+#[inline]
+fn open_file(flags: u32, fh: u64) -> Option<Handle> {
+    abi::GetattrFlags::from_bits_retain(flags).contains(abi::GetattrFlags::FH).then_some(Handle(fh))
+}
+
+#[inline]
+fn kills(open_flags: u32) -> bool {
+    abi::OpenInFlags::from_bits_retain(open_flags).contains(abi::OpenInFlags::KILL_SUIDGID)
+}
+
+#[inline]
+fn data_only(flags: u32) -> bool {
+    abi::FsyncFlags::from_bits_retain(flags).contains(abi::FsyncFlags::FDATASYNC)
+}
+
+#[inline(always)]
+fn changes(valid: SetattrValid, a: &abi::SetattrIn) -> Option<Changes> {
     let set = |flag: SetattrValid| valid.contains(flag);
     let stamp = |seconds: u64, nanos: u32| {
-        if nanos > 999_999_999 { Err(Errno::INVAL) } else { Ok(Timestamp { seconds: seconds as i64, nanos }) }
+        (nanos <= 999_999_999).then_some(Timestamp { seconds: seconds as i64, nanos })
     };
     let time = |to: SetattrValid, now: SetattrValid, seconds: u64, nanos: u32| match (set(now), set(to)) {
-        (true, _) => Ok(Some(SetTime::Now)),
+        (true, _) => Some(Some(SetTime::Now)),
         (_, true) => stamp(seconds, nanos).map(|t| Some(SetTime::To(t))),
-        _ => Ok(None),
+        _ => Some(None),
     };
-    let changes = Changes {
+    Some(Changes {
         mode: set(SetattrValid::MODE).then_some(a.mode & 0o7777),
         uid: set(SetattrValid::UID).then_some(a.uid),
         gid: set(SetattrValid::GID).then_some(a.gid),
@@ -423,137 +455,21 @@ fn setattr(node: NodeId, a: &abi::SetattrIn) -> Result<Setattr> {
         mtime: time(SetattrValid::MTIME, SetattrValid::MTIME_NOW, a.mtime, a.mtimensec)?,
         ctime: if set(SetattrValid::CTIME) { Some(stamp(a.ctime, a.ctimensec)?) } else { None },
         kill_suid_gid: set(SetattrValid::KILL_SUIDGID),
-    };
-    let handle = set(SetattrValid::FH).then_some(Handle(a.fh));
-    let lock_owner = set(SetattrValid::LOCKOWNER).then_some(LockOwner(a.lock_owner));
-    Ok(Setattr { node, handle, changes, lock_owner })
-}
-
-fn open_files<'a>(opcode: Opcode, node: NodeId, input: &mut Input<'a>) -> Result<Op<'a>> {
-    let data_only =
-        |flags: u32| abi::FsyncFlags::from_bits_retain(flags).contains(abi::FsyncFlags::FDATASYNC);
-    Ok(match opcode {
-        Opcode::Open => {
-            let a: abi::OpenIn = input.args()?;
-            Op::Open(Open { node, flags: a.flags, kill_suid_gid: kills(a.open_flags) })
-        }
-        Opcode::Opendir => Op::Opendir(Opendir { node, flags: input.args::<abi::OpenIn>()?.flags }),
-        Opcode::Release => {
-            let a: abi::ReleaseIn = input.args()?;
-            let flags = abi::ReleaseFlags::from_bits_retain(a.release_flags);
-            let flock_owner =
-                flags.contains(abi::ReleaseFlags::FLOCK_UNLOCK).then_some(LockOwner(a.lock_owner));
-            Op::Release(Release { node, handle: Handle(a.fh), flags: a.flags, flock_owner })
-        }
-        Opcode::Releasedir => {
-            let a: abi::ReleaseIn = input.args()?;
-            Op::Releasedir(Releasedir { node, handle: Handle(a.fh), flags: a.flags })
-        }
-        Opcode::Flush => {
-            let a: abi::FlushIn = input.args()?;
-            Op::Flush(Flush { node, handle: Handle(a.fh), lock_owner: LockOwner(a.lock_owner) })
-        }
-        Opcode::Fsync => {
-            let a: abi::FsyncIn = input.args()?;
-            Op::Fsync(Fsync { node, handle: Handle(a.fh), data_only: data_only(a.fsync_flags) })
-        }
-        Opcode::Fsyncdir => {
-            let a: abi::FsyncIn = input.args()?;
-            Op::Fsyncdir(Fsyncdir { node, handle: Handle(a.fh), data_only: data_only(a.fsync_flags) })
-        }
-        _ => return Err(Errno::NOSYS),
     })
 }
 
-fn rest<'a>(opcode: Opcode, node: NodeId, input: &mut Input<'a>) -> Result<Op<'a>> {
-    Ok(match opcode {
-        Opcode::Getlk => {
-            let (owner, lock, handle, _) = lock(input)?;
-            Op::Getlk(Getlk { node, handle, owner, lock })
-        }
-        Opcode::Setlk | Opcode::Setlkw => {
-            let (owner, lock, handle, flock) = lock(input)?;
-            Op::Setlk(Setlk { node, handle, owner, lock, flock, wait: opcode == Opcode::Setlkw })
-        }
-        Opcode::Fallocate => {
-            let a: abi::FallocateIn = input.args()?;
-            let abi::FallocateIn { fh, offset, length, mode, .. } = a;
-            Op::Fallocate(Fallocate { node, handle: Handle(fh), offset, length, mode })
-        }
-        Opcode::Lseek => {
-            let a: abi::LseekIn = input.args()?;
-            Op::Lseek(Lseek { node, handle: Handle(a.fh), offset: a.offset, whence: a.whence })
-        }
-        Opcode::CopyFileRange => Op::CopyFileRange(copy(node, &input.args()?)?),
-        Opcode::CopyFileRange64 => Op::CopyFileRange64(copy(node, &input.args()?)?),
-        Opcode::Bmap => {
-            let a: abi::BmapIn = input.args()?;
-            Op::Bmap(Bmap { node, block: a.block, block_size: a.blocksize })
-        }
-        Opcode::Ioctl => {
-            let a: abi::IoctlIn = input.args()?;
-            let abi::IoctlIn { fh, flags, cmd, arg, in_size, out_size } = a;
-            let input = input.data(in_size as usize)?;
-            Op::Ioctl(Ioctl { node, handle: Handle(fh), command: cmd, argument: arg, flags, input, out_size })
-        }
-        Opcode::Poll => {
-            let a: abi::PollIn = input.args()?;
-            let schedule =
-                abi::PollFlags::from_bits_retain(a.flags).contains(abi::PollFlags::SCHEDULE_NOTIFY);
-            Op::Poll(Poll { node, handle: Handle(a.fh), events: a.events, kernel_handle: a.kh, schedule })
-        }
-        Opcode::NotifyReply => {
-            let a: abi::NotifyRetrieveIn = input.args()?;
-            let data = Source::new(input.data(a.size as usize)?);
-            Op::Retrieved(Retrieved { node, unique: input.header.unique, offset: a.offset, data })
-        }
-        Opcode::Syncfs => input.args::<abi::SyncfsIn>().map(|_| Op::Syncfs(Syncfs { node }))?,
-        Opcode::Setupmapping => {
-            let a: abi::SetupmappingIn = input.args()?;
-            let (handle, file_offset, length) = (Handle(a.fh), a.foffset, a.len);
-            Op::Setupmapping(Setupmapping {
-                node,
-                handle,
-                file_offset,
-                length,
-                flags: a.flags,
-                window_offset: a.moffset,
-            })
-        }
-        Opcode::Removemapping => {
-            let count = input.args::<abi::RemovemappingIn>()?.count as usize;
-            let size = count.checked_mul(size_of::<abi::RemovemappingOne>()).ok_or(Errno::INVAL)?;
-            Op::Removemapping(Removemapping { node, ranges: MappingRanges(input.data(size)?) })
-        }
-        _ => return Err(Errno::NOSYS),
-    })
-}
-
-fn lock(input: &Input<'_>) -> Result<(LockOwner, FileLock, Handle, bool)> {
+fn file_lock(input: &Input<'_, '_>) -> Option<(LockOwner, FileLock, Handle, bool)> {
     let a: abi::LkIn = input.args()?;
     let kind = match a.lk.typ {
         0 => LockKind::Read,
         1 => LockKind::Write,
         2 => LockKind::Unlock,
-        _ => return Err(Errno::INVAL),
+        _ => return None,
     };
     if a.lk.start > a.lk.end {
-        return Err(Errno::INVAL);
+        return None;
     }
     let lock = FileLock { start: a.lk.start, end: a.lk.end, kind, pid: a.lk.pid };
     let flock = abi::LkFlags::from_bits_retain(a.lk_flags).contains(abi::LkFlags::FLOCK);
-    Ok((LockOwner(a.owner), lock, Handle(a.fh), flock))
-}
-
-fn copy(node: NodeId, a: &abi::CopyFileRangeIn) -> Result<CopyFileRange> {
-    Ok(CopyFileRange {
-        node,
-        handle: Handle(a.fh_in),
-        offset: a.off_in,
-        to_node: NodeId::from_raw(a.nodeid_out).ok_or(Errno::INVAL)?,
-        to_handle: Handle(a.fh_out),
-        to_offset: a.off_out,
-        length: a.len,
-        flags: a.flags,
-    })
+    Some((LockOwner(a.owner), lock, Handle(a.fh), flock))
 }

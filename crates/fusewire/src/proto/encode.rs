@@ -1,16 +1,10 @@
-//! Answers into the channel's memory.
+//! Replies as the wire has them. Those of the hot path are inlined, so that they are made where they are to stand.
 
 use crate::types::*;
 use fusewire_abi as abi;
 use zerocopy::{Immutable, IntoBytes};
 
-/// Write `value` at the start of `area`; returns its size. `IO` where the area is too small, which no channel's is.
-pub(crate) fn put<T: IntoBytes + Immutable>(area: &mut [u8], value: &T) -> Result<usize> {
-    let bytes = value.as_bytes();
-    area.get_mut(..bytes.len()).ok_or(Errno::IO)?.copy_from_slice(bytes);
-    Ok(bytes.len())
-}
-
+#[inline(always)]
 fn wire_attr(node: u64, a: &Attr) -> abi::Attr {
     abi::Attr {
         ino: a.ino.unwrap_or(node),
@@ -32,6 +26,7 @@ fn wire_attr(node: u64, a: &Attr) -> abi::Attr {
     }
 }
 
+#[inline(always)]
 pub(crate) fn attr(node: NodeId, a: &Attr) -> abi::AttrOut {
     abi::AttrOut {
         attr_valid: a.ttl.as_secs(),
@@ -41,6 +36,7 @@ pub(crate) fn attr(node: NodeId, a: &Attr) -> abi::AttrOut {
     }
 }
 
+#[inline(always)]
 pub(crate) fn entry(e: &Entry) -> abi::EntryOut {
     let nodeid = e.node.map_or(0, NodeId::raw);
     abi::EntryOut {
@@ -54,8 +50,22 @@ pub(crate) fn entry(e: &Entry) -> abi::EntryOut {
     }
 }
 
+#[inline(always)]
 pub(crate) fn opened(o: &Opened) -> abi::OpenOut {
     abi::OpenOut { fh: o.handle.0, open_flags: o.flags.bits(), backing_id: o.backing_id }
+}
+
+/// Reply to CREATE and TMPFILE.
+#[derive(Immutable, IntoBytes)]
+#[repr(C)]
+pub(crate) struct Created {
+    entry: abi::EntryOut,
+    opened: abi::OpenOut,
+}
+
+#[inline(always)]
+pub(crate) fn created(e: &Entry, o: &Opened) -> Created {
+    Created { entry: entry(e), opened: opened(o) }
 }
 
 pub(crate) fn statfs(s: &StatFs) -> abi::StatfsOut {

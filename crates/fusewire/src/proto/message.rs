@@ -39,6 +39,7 @@ impl<'a> Message<'a> {
     /// The pieces of a request that came as one run of bytes. Nothing is copied but the header.
     ///
     /// `INVAL` where the bytes are not a whole request, or its arguments are short.
+    #[inline]
     pub fn split(bytes: &'a [u8], agreed: InitFlags) -> Result<Self> {
         let (header, rest) = InHeader::read_from_prefix(bytes).map_err(|_| Errno::INVAL)?;
         if header.len as usize != bytes.len() {
@@ -53,6 +54,7 @@ impl<'a> Message<'a> {
     }
 
     /// How long the fixed arguments are: before `SETXATTR_EXT` those of SETXATTR were shorter.
+    #[inline]
     pub fn args_len(row: &Operation, agreed: InitFlags) -> usize {
         if row.opcode == Opcode::Setxattr && !agreed.contains(InitFlags::SETXATTR_EXT) {
             return size_of::<SetxattrInCompat>();
@@ -61,6 +63,7 @@ impl<'a> Message<'a> {
     }
 
     /// Who asks; `None` where the kernel withholds it.
+    #[inline]
     pub fn caller(&self) -> Option<Caller> {
         let InHeader { uid, gid, pid, .. } = self.header;
         (uid != u32::MAX && gid != u32::MAX).then_some(Caller { uid, gid, pid })

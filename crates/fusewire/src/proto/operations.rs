@@ -177,17 +177,20 @@ const NO_ROW: u8 = u8::MAX;
 
 impl Operation {
     /// The row of an opcode as it stands in a request's header; `None` for what is not known.
+    #[inline]
     pub fn of(opcode: u32) -> Option<&'static Self> {
         Self::index_of(opcode).map(|index| &OPERATIONS[index])
     }
 
     /// The row's place in [`OPERATIONS`].
+    #[inline]
     pub(crate) fn index_of(opcode: u32) -> Option<usize> {
         let &index = INDEX.get(opcode as usize)?;
         (index != NO_ROW).then_some(index as usize)
     }
 
     /// Most bytes an answer can have, without its header; `usize::MAX` where that depends on the request.
+    #[inline]
     pub fn answer_size(&self) -> usize {
         match self.answer {
             Answer::None | Answer::Empty => 0,
@@ -197,6 +200,7 @@ impl Operation {
     }
 
     /// Is there an answer?
+    #[inline]
     pub fn is_answered(&self) -> bool {
         self.answer != Answer::None
     }

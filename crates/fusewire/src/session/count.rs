@@ -72,11 +72,13 @@ impl Counters {
     }
 
     /// Now, if requests are timed.
+    #[inline]
     pub fn begin(&self) -> Option<Instant> {
         self.times.as_ref().map(|_| Instant::now())
     }
 
     /// A request of the operation in row `index` of the table was served.
+    #[inline]
     pub fn count(&self, index: usize, error: Option<Errno>, began: Option<Instant>) {
         let row = &self.rows[index];
         add(&row.requests, 1);
@@ -102,16 +104,19 @@ impl Counters {
     }
 
     /// READ was answered with so many bytes.
+    #[inline]
     pub fn count_read(&self, bytes: usize) {
         add(&self.read_bytes, bytes as u64);
     }
 
     /// WRITE took so many bytes.
+    #[inline]
     pub fn count_written(&self, bytes: u32) {
         add(&self.written_bytes, u64::from(bytes));
     }
 
     /// A lookup was answered.
+    #[inline]
     pub fn count_entry(&self, entry: &Entry) {
         if entry.node.is_none() {
             add(&self.negative_entries, 1);
@@ -119,6 +124,7 @@ impl Counters {
     }
 
     /// A file or directory was opened.
+    #[inline]
     pub fn count_opened(&self, opened: &Opened) {
         add(&self.opens, 1);
         let mut left = opened.flags.bits() & ((1 << OPEN_FLAGS) - 1);

@@ -1,11 +1,13 @@
 //! What was negotiated, and the life of one mount's conversation with the kernel.
 
+mod answered;
 mod count;
 mod latency;
 mod seldom;
 mod serve;
 mod stats;
 
+pub use answered::Answered;
 pub(crate) use count::Counters;
 pub use latency::Latency;
 pub use seldom::Seldom;

@@ -1,13 +1,13 @@
 //! Slots: one request's memory and one task each, allocated once. `loop { next; dispatch; finish }`.
 
-use super::{Config, Seldom, Started, Stats};
+use super::{Answered, Config, Seldom, Started, Stats};
 use crate::{
     backing::Backings,
     context::{Context, InFlight},
     fs::FileSystem,
     notify::{Notifier, Queue},
     proto::{
-        decode::{Op, decode},
+        decode::{decode, read},
         dispatch::dispatch,
         message::Message,
         negotiate::{Agreed, Bounds, Negotiation, negotiate},
@@ -16,7 +16,7 @@ use crate::{
     types::*,
     window::Window,
 };
-use fusewire_abi::{InitFlags, InitOut, Opcode};
+use fusewire_abi::{InitFlags, InitOut, InterruptIn, Opcode};
 use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
@@ -43,9 +43,9 @@ pub trait Slot {
     /// their way to [`finish`](Self::finish).
     fn area(&mut self) -> &mut [u8];
 
-    /// Send the answer to request `unique`: as many bytes of the area, or an errno. `None`: there is no answer to this
-    /// kind of request, the slot is merely free again.
-    async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>);
+    /// Send the answer to request `unique`: as many bytes of the area, or an errno. [`Answered::NOTHING`]: there is no answer
+    /// to this kind of request, the slot is merely free again.
+    async fn finish(&mut self, unique: u64, answer: Answered);
 }
 
 /// Interrupts of requests that no slot had begun with when they came.
@@ -70,6 +70,7 @@ impl EarlyInterrupts {
     }
 
     /// Was this request, which begins, interrupted before?
+    #[inline]
     fn has(&self, unique: u64) -> bool {
         if self.count.load(Ordering::Acquire) == 0 {
             return false;
@@ -256,65 +257,82 @@ impl<F: FileSystem> Session<F> {
         in_flight
     }
 
-    /// One request: decode, dispatch behind the panic barrier, count. `None`: no answer is due.
+    /// One request: decode and dispatch behind the panic barrier, count. What is not what the protocol says is refused, and not
+    /// counted under its operation.
     async fn answer(
         &self,
         cx: &Context,
         in_flight: &InFlight,
         message: &Message<'_>,
         area: &mut [u8],
-    ) -> Option<Result<usize>> {
+    ) -> Answered {
         let began = in_flight.counters.begin();
-        let index = Operation::index_of(message.header.opcode);
-        let answered = index.is_none_or(|index| OPERATIONS[index].is_answered());
-        // Looked at where it stands: an operation is too long to be moved for nothing.
-        let decoded = decode(message);
-        let op = match &decoded {
-            Ok(Op::Interrupt(target)) => {
-                index.into_iter().for_each(|index| in_flight.counters.count(index, None, began));
-                return self.interrupted(*target);
-            }
-            Ok(op) => op,
-            Err(errno) => {
-                in_flight.counters.count_refused();
-                // One for all: a guest begins sessions as often as it likes.
-                static REFUSED: Seldom = Seldom::new();
-                if let Some(times) = REFUSED.happened() {
-                    tracing::warn!(header = ?message.header, %errno, times, "request refused");
+        let Some(index) = Operation::index_of(message.header.opcode) else {
+            return Err(refused(in_flight, message)).into();
+        };
+        let row = &OPERATIONS[index];
+        // Decoded for whoever looks at them only: an operation of any kind is too long to be made for nothing.
+        let op = || decode(message).ok().map(tracing::field::debug);
+        tracing::trace!(unique = cx.unique(), op = op(), "request");
+        if row.opcode == Opcode::Interrupt {
+            let Ok(interrupt) = read::<InterruptIn>(message) else {
+                refused(in_flight, message);
+                return Answered::NOTHING;
+            };
+            in_flight.counters.count(index, None, began);
+            return self.interrupted(interrupt.unique);
+        }
+        let future = pin!(dispatch((&self.fs, cx), row.opcode, message, area));
+        let result = match guarded(future).await {
+            Some(Ok(len)) => Ok(len),
+            Some(Err(failure)) => match failure.errno() {
+                Some(errno) => Err(errno),
+                None => {
+                    let errno = refused(in_flight, message);
+                    return if row.is_answered() { Err(errno).into() } else { Answered::NOTHING };
                 }
-                return answered.then_some(Err(*errno));
+            },
+            None => {
+                in_flight.counters.count_panic();
+                tracing::error!(op = op(), "handler panicked; answered EIO");
+                Err(Errno::IO)
             }
         };
-        tracing::trace!(unique = cx.unique(), ?op, "request");
-        let future = pin!(dispatch(&self.fs, cx, (op, message.pages), area));
-        let result = guarded(future).await.unwrap_or_else(|| {
-            in_flight.counters.count_panic();
-            tracing::error!(?op, "handler panicked; answered EIO");
-            Err(Errno::IO)
-        });
-        if let Some(index) = index {
-            in_flight.counters.count(index, result.err(), began);
-        }
+        in_flight.counters.count(index, result.err(), began);
         tracing::trace!(unique = cx.unique(), ?result, "answer");
-        answered.then_some(result)
+        if row.is_answered() { result.into() } else { Answered::NOTHING }
     }
 
     /// The kernel says that the caller of request `target` was interrupted.
-    fn interrupted(&self, target: u64) -> Option<Result<usize>> {
+    #[cold]
+    fn interrupted(&self, target: u64) -> Answered {
         // Not found: whoever read the request has not begun yet, or is done. The kernel knows which: told to
         // try again, it repeats the interrupt only while the request is not answered.
         if self.interrupt(target) {
-            return None;
+            return Answered::NOTHING;
         }
         if self.agreed.flags.contains(InitFlags::OVER_IO_URING) {
             // The kernel does not repeat it for a request that went over the ring.
             self.early.keep(target);
             // It may have begun before that was kept.
             self.interrupt(target);
-            return None;
+            return Answered::NOTHING;
         }
-        Some(Err(Errno::AGAIN))
+        Err(Errno::AGAIN).into()
     }
+}
+
+/// A request that is not what the protocol says is counted and told of; what it is answered with.
+#[cold]
+fn refused(in_flight: &InFlight, message: &Message<'_>) -> Errno {
+    let errno = decode(message).err().unwrap_or(Errno::INVAL);
+    in_flight.counters.count_refused();
+    // One for all: a guest begins sessions as often as it likes.
+    static REFUSED: Seldom = Seldom::new();
+    if let Some(times) = REFUSED.happened() {
+        tracing::warn!(header = ?message.header, %errno, times, "request refused");
+    }
+    errno
 }
 
 /// Poll `future` behind a barrier: `None` if it panicked. It is pinned by the caller: moving it costs more than most

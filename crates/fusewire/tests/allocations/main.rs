@@ -9,7 +9,7 @@ mod sys;
 use fusewire::{
     abi::Opcode,
     channel::{
-        Slot,
+        Answered, Slot,
         layer::{Layer, Trace},
     },
     proto::{
@@ -56,7 +56,7 @@ impl<S: Slot> Slot for Meter<S> {
         self.inner.area()
     }
 
-    async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>) {
+    async fn finish(&mut self, unique: u64, answer: Answered) {
         self.inner.finish(unique, answer).await;
     }
 }

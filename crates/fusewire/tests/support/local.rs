@@ -3,7 +3,7 @@
 use fusewire::{
     Errno, InitFlags, Result,
     abi::{InHeader, InitIn, Opcode},
-    channel::Slot,
+    channel::{Answered, Slot},
     fs::FileSystem,
     proto::{
         Message,
@@ -45,8 +45,7 @@ pub struct LocalSlot<'a> {
     left: u64,
     next: usize,
     area: Vec<u8>,
-    /// Of the last answer.
-    pub answer: Option<Result<usize>>,
+    answer: Answered,
     /// How many answers were errors.
     pub errors: u64,
 }
@@ -61,7 +60,7 @@ impl<'a> LocalSlot<'a> {
             left: rounds * requests.len() as u64,
             next: 0,
             area: vec![0; agreed.reply_area()],
-            answer: None,
+            answer: Answered::NOTHING,
             errors: 0,
         }
     }
@@ -71,9 +70,14 @@ impl<'a> LocalSlot<'a> {
         self.left = rounds * self.messages.len() as u64;
     }
 
+    /// The last answer.
+    pub fn answer(&self) -> Option<Result<usize>> {
+        self.answer.get()
+    }
+
     /// The bytes of the last answer.
     pub fn bytes(&self) -> Result<&[u8]> {
-        match self.answer {
+        match self.answer.get() {
             Some(Ok(len)) => Ok(&self.area[..len]),
             Some(Err(errno)) => Err(errno),
             None => Err(Errno::NOMSG),
@@ -100,8 +104,8 @@ impl Slot for LocalSlot<'_> {
         &mut self.area
     }
 
-    async fn finish(&mut self, _unique: u64, answer: Option<Result<usize>>) {
-        self.errors += u64::from(matches!(answer, Some(Err(_))));
+    async fn finish(&mut self, _unique: u64, answer: Answered) {
+        self.errors += u64::from(matches!(answer.get(), Some(Err(_))));
         self.answer = answer;
     }
 }

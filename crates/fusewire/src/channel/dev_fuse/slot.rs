@@ -3,7 +3,7 @@
 use super::{buffer::Buffer, reader::Reader};
 use crate::{
     proto::{message::Message, negotiate::Agreed, operations::Operation},
-    session::Slot,
+    session::{Answered, Slot},
     sys,
     types::*,
 };
@@ -95,8 +95,8 @@ impl Slot for DevFuseSlot {
         Some((message, answer_area(self.is_small, &mut self.small, &mut self.answer, reply)))
     }
 
-    async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>) {
-        let Some(answer) = answer else { return };
+    async fn finish(&mut self, unique: u64, answer: Answered) {
+        let Some(answer) = answer.get() else { return };
         if unique == 0 {
             tracing::error!("the kernel sent what is not a request; ignored");
             return;

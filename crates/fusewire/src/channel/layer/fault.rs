@@ -7,7 +7,7 @@ use crate::{
         negotiate::Agreed,
         operations::{Answer, Operation},
     },
-    session::Slot,
+    session::{Answered, Slot},
     types::*,
 };
 use fusewire_abi::{Opcode, WriteIn, WriteOut};
@@ -233,12 +233,12 @@ impl<S: Slot> Slot for FaultSlot<S> {
         self.inner.area()
     }
 
-    async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>) {
+    async fn finish(&mut self, unique: u64, answer: Answered) {
         let answer = match self.effect {
             None => answer,
-            Some(Effect::Refuse(errno)) => self.answered.then_some(Err(errno)),
-            Some(Effect::Fail(errno)) => answer.map(|_| Err(errno)),
-            Some(Effect::Lose) => Some(self.pretend()),
+            Some(Effect::Refuse(errno)) => self.answered.then_some(Err(errno)).into(),
+            Some(Effect::Fail(errno)) => answer.get().map(|_| Err(errno)).into(),
+            Some(Effect::Lose) => self.pretend().into(),
             Some(Effect::Delay(time)) => {
                 blocking::unblock(move || std::thread::sleep(time)).await;
                 answer

@@ -6,8 +6,7 @@ use super::{
 };
 use crate::{
     proto::{message::Message, negotiate::Agreed},
-    session::Slot,
-    types::*,
+    session::{Answered, Slot},
 };
 use std::{
     fs::File,
@@ -62,12 +61,12 @@ pub struct Record {
 
 impl Record {
     /// Record to a new file; one that exists is overwritten.
-    pub fn create(path: &Path) -> std::result::Result<Self, RecordError> {
+    pub fn create(path: &Path) -> Result<Self, RecordError> {
         Self::with(path, RecordOptions::default())
     }
 
     /// The same with these limits.
-    pub fn with(path: &Path, options: RecordOptions) -> std::result::Result<Self, RecordError> {
+    pub fn with(path: &Path, options: RecordOptions) -> Result<Self, RecordError> {
         let file = File::create(path).map_err(|source| RecordError { path: path.to_owned(), source })?;
         let state = State {
             out: BufWriter::with_capacity(256 << 10, file),
@@ -88,7 +87,7 @@ impl Record {
 
     /// Write out what is still buffered, and say what the file holds. It is written out as well when the mount ends and
     /// when the last clone is dropped; an error is then in the log only.
-    pub fn finish(&self) -> std::result::Result<Recorded, RecordError> {
+    pub fn finish(&self) -> Result<Recorded, RecordError> {
         let mut state = self.file.lock();
         let flushed = state.out.flush();
         match state.error.take().map_or(flushed, Err) {
@@ -224,8 +223,8 @@ impl<S: Slot> Slot for RecordSlot<S> {
         self.inner.area()
     }
 
-    async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>) {
-        let (kind, error, len) = match answer {
+    async fn finish(&mut self, unique: u64, answer: Answered) {
+        let (kind, error, len) = match answer.get() {
             None => (RecordKind::Served, 0, 0),
             Some(Ok(len)) => (RecordKind::Answer, 0, len),
             Some(Err(errno)) => (RecordKind::Answer, -errno.raw_os_error(), 0),

@@ -3,14 +3,10 @@
 use super::Layer;
 use crate::{
     proto::{message::Message, negotiate::Agreed},
-    session::Slot,
-    types::*,
+    session::{Answered, Slot},
 };
 use fusewire_abi::{InHeader, Opcode};
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Emits a [`tracing`] event at `INFO`, target `fusewire::request`, for each request once it was answered: which
 /// operation, on which node, by whom, how long it took in microseconds, and what came of it.
@@ -64,7 +60,7 @@ impl<S: Slot> Slot for TraceSlot<S> {
         self.inner.area()
     }
 
-    async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>) {
+    async fn finish(&mut self, unique: u64, answer: Answered) {
         // The caller need not wait until the event is written.
         let took = self.began.elapsed();
         self.inner.finish(unique, answer).await;
@@ -74,19 +70,6 @@ impl<S: Slot> Slot for TraceSlot<S> {
         let InHeader { opcode, nodeid: node, uid, gid, pid, .. } = self.header;
         let op = Opcode::from_raw(opcode).map_or("unknown", Opcode::name);
         let micros = took.as_micros() as u64;
-        tracing::info!(target: "fusewire::request", op, node, uid, gid, pid, unique, micros, result = %Outcome(answer));
-    }
-}
-
-/// What came of a request, in words.
-struct Outcome(Option<Result<usize>>);
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            None => f.write_str("no answer"),
-            Some(Ok(len)) => write!(f, "{len} bytes"),
-            Some(Err(errno)) => errno.fmt(f),
-        }
+        tracing::info!(target: "fusewire::request", op, node, uid, gid, pid, unique, micros, result = %answer);
     }
 }

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     pages::{Lent, Pages},
     proto::{message::Message, negotiate::Agreed, operations::Operation},
-    session::Slot,
+    session::{Answered, Slot},
     sys::uring::Entry,
     types::*,
 };
@@ -207,13 +207,13 @@ impl UringSlot {
 
 impl UringSlot {
     /// What is to go into the client's pages and is not there yet.
-    async fn put_back(&self, answer: Option<Result<usize>>) -> Option<Result<usize>> {
+    async fn put_back(&self, answer: Answered) -> Answered {
         let Phase::Work(_, Request { pages: Some((index, len)), area: Area::Pages, .. }) = self.phase else {
             return answer;
         };
-        let Some(Ok(length)) = answer else { return answer };
+        let Some(Ok(length)) = answer.get() else { return answer };
         let put = Lent::again(index, len, &self.kept).put_back(&self.keep[..length]).await;
-        Some(put.map(|()| length))
+        put.map(|()| length).into()
     }
 }
 
@@ -264,8 +264,8 @@ impl Slot for UringSlot {
         Some((Message { pages, ..message(head, sent, self.agreed) }, area))
     }
 
-    async fn finish(&mut self, unique: u64, answer: Option<Result<usize>>) {
-        let answer = self.put_back(answer).await;
+    async fn finish(&mut self, unique: u64, answer: Answered) {
+        let answer = self.put_back(answer).await.get();
         let Phase::Work(mut entry, request) = std::mem::replace(&mut self.phase, Phase::Ended) else {
             return;
         };
