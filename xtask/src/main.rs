@@ -23,7 +23,7 @@ cargo xtask TASK
   fsx [...]         the file exerciser, ten seeds with 100,000 operations
   posix [...]       the project's POSIX suite on mem and passthrough
   programs [...]    git, sqlite, PostgreSQL, overlayfs, cargo, ... on a mount
-  coherent [...]    caches that others change under, a million operations and a million changes
+  coherent [...]    caches that others change under, of a whole filesystem and file by file: a million operations, a million changes
   faults [...]      killed, stopped and full: the tests of faults
   guest [...]       tests on the newest kernel in a virtual machine; `guest --help` tells of options
   fuzz [SECONDS] [TARGET...]   the fuzz targets, or those named, a minute each if not told otherwise; takes cargo-fuzz

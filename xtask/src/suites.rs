@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 pub fn run(suite: &str, words: &[&str]) -> Result<()> {
     let filter = match suite {
         "pjdfstest" | "fsx" => format!("test(/^suites::.*::{suite}_/)"),
+        "coherent" => "test(/^(coherent|by_file)::/)".to_owned(),
         "faults" => "test(/^(faults|limits|lower)::/)".to_owned(),
         suite => format!("test(/^{suite}::/)"),
     };

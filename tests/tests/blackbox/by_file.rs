@@ -260,6 +260,106 @@ fn what_the_user_may_not_read_is_kept_for_a_moment() {
     ends_whole(mount);
 }
 
+/// A directory served by this process, file by file, with so few watches that half of it takes all. Only other processes may use it.
+#[test]
+fn what_is_asked_for_takes_the_watches_of_what_is_not() {
+    need!("diff", "find");
+    let Some(sandbox) = enter() else { return };
+    let [source, point] = ["source", "point"].map(|name| sandbox.make_dir(name));
+    let options = Lower {
+        cache: CacheProfile::Coherent,
+        file_handles: FileHandles::Never,
+        fd_limit: Some(400),
+        ..Lower::default()
+    };
+    let fs = Passthrough::new(&source, options).expect("a passthrough");
+    let caching = fs.caching();
+    let mount = MountOptions { default_permissions: true, ..MountOptions::default() };
+    let server = Server::mount(fs, &point, &Options { mount, ..Options::default() }).expect("a mount");
+    let handle = server.handle();
+    let halves = ["one", "two"];
+    for half in halves {
+        fs::create_dir(source.join(half)).unwrap();
+        tree::many(&source.join(half), 10, 12);
+    }
+    let rounds = if is_full() { 40 } else { 3 };
+    let outcome = (0..rounds).try_for_each(|round| {
+        let [asked, other] = if round % 2 == 0 { halves } else { [halves[1], halves[0]] };
+        let stats = || caching.feed_stats().expect("a feed");
+        let before = stats();
+        // Also that there is no such name is remembered.
+        let ask = || {
+            let line = r#"cd "$1/$2"; find . -type f -exec cat {} + ; find . -newer . ; for d in d*; do [ ! -e $d/none ] || exit 1; done"#;
+            shell(line, &[&point, Path::new(asked)]).limit(60).run().code()
+        };
+        let all = 10 * 12 + 10;
+        let moved = wait::until(Duration::from_secs(30), || {
+            let code = ask();
+            std::thread::sleep(Duration::from_millis(1100));
+            let is_done = round == 0 && stats().watched > 100 || stats().given_up >= before.given_up + all / 2;
+            (code != Some(0) || is_done).then_some(code)
+        });
+        if moved != Some(Some(0)) {
+            return Err(format!("round {round}: {moved:?}, {before:?}, then {:?}", stats()));
+        }
+        // What has given up its watches, some of it at least: nothing that was remembered by them may be left.
+        change_half(&source.join(other), round);
+        change_half(&source.join(asked), round);
+        std::thread::sleep(UNWATCHED);
+        let compare = r#"diff -r --no-dereference "$1" "$2" && cd "$1" && find . | sort | xargs stat -c '%n %s %h %Y %F %a' > "$1.list" &&
+            cd "$2" && find . | sort | xargs stat -c '%n %s %h %Y %F %a' | diff "$1.list" - "#;
+        let compared = shell(compare, &[&source, &point]).limit(60).run();
+        if compared.code() != Some(0) {
+            return Err(format!("round {round}: {compared:?}, {:?}", stats()));
+        }
+        // So that the next round begins as this one.
+        let back = r#"cd "$1"; rm -f */d*/none; for f in */d*/gone; do mv $f ${f%gone}f0; done"#;
+        if shell(back, &[&source]).run().code() != Some(0) {
+            return Err(format!("round {round}: the directory is not as before"));
+        }
+        std::thread::sleep(UNWATCHED);
+        Ok(())
+    });
+    let stats = caching.feed_stats().expect("a feed");
+    handle.unmount(Unmount::Lazy).expect("unmounted");
+    server.join().expect("served");
+    outcome.unwrap();
+    eprintln!("{stats:?}");
+    assert!(stats.given_up > 50 && stats.watched <= 150, "{stats:?}");
+}
+
+/// Each kind of thing that may be remembered: names and that there are none, attributes, data, and listings.
+fn change_half(half: &Path, round: usize) {
+    for dir in fs::read_dir(half).unwrap().map(|entry| entry.unwrap().path()) {
+        fs::write(dir.join("none"), "now there is one").unwrap();
+        fs::rename(dir.join("f0"), dir.join("gone")).unwrap();
+        fs::write(dir.join("f1"), format!("of round {round}")).unwrap();
+        sandbox::chmod(&dir.join("f2"), if round.is_multiple_of(2) { 0o600 } else { 0o640 });
+        fs::remove_file(dir.join("f3")).unwrap();
+        std::os::unix::fs::symlink(round.to_string(), dir.join("f3")).unwrap();
+    }
+}
+
+/// The kernel moves what it remembers of a name with the time for which it is to remember it, also to where nobody hears of changes.
+#[test]
+fn a_name_moved_to_where_nothing_is_watched_is_kept_for_a_moment() {
+    need!("fusermount3", "setpriv");
+    let Some(sandbox) = sandbox::enter() else { return };
+    let mount = start(of_user(&sandbox));
+    let (from, to) = (mount.below("from"), mount.below("to"));
+    [&from, &to].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    // The user may change names there, and not list it.
+    sandbox::chmod(&to, 0o333);
+    fs::write(from.join("name"), "x").unwrap();
+    let above = |name: &str| mount.join(name);
+    (0..3).for_each(|_| assert!(above("from/name").exists() && !above("to/name").exists()));
+    fs::rename(above("from/name"), above("to/name")).unwrap();
+    (0..3).for_each(|_| assert!(above("to/name").exists()));
+    fs::remove_file(to.join("name")).unwrap();
+    wait::assert_within(UNWATCHED, "no such name", || !above("to/name").exists());
+    ends_whole(mount);
+}
+
 #[test]
 fn a_storm_of_changes_leaves_the_mount_of_a_user_right() {
     need!("fusermount3", "setpriv");
@@ -269,6 +369,7 @@ fn a_storm_of_changes_leaves_the_mount_of_a_user_right() {
     let walk = || program("find").arg(mount.path()).args(["-ls"]).ok();
     walk();
     walk();
+    let before = mount.resident_kib();
     mount.signal(rustix::process::Signal::STOP);
     storm(mount.source(), 40_000);
     mount.signal(rustix::process::Signal::CONT);
@@ -276,6 +377,9 @@ fn a_storm_of_changes_leaves_the_mount_of_a_user_right() {
     wait::assert_within(Duration::from_secs(20), "the mount is as the directory", || {
         tree::difference(mount.source(), mount.path()).is_empty()
     });
+    let grown = mount.resident_kib().saturating_sub(before);
+    eprintln!("the server grew by {grown} KiB");
+    assert!(grown < 48 << 10, "the server grew by {grown} KiB");
     assert!(mount.log().contains("forgets everything"), "events were lost: {}", mount.log());
     ends_whole(mount);
 }

@@ -108,6 +108,7 @@ impl Passthrough {
     }
 
     pub(super) fn extended(&self, node: NodeId, handle: Option<Handle>) -> Result<(Attr, Extended)> {
+        self.watch_again(node);
         let reading = self.reading();
         let stat = self.stat_node(node, handle)?;
         let has_btime = stat.stx_mask & StatxFlags::BTIME.bits() != 0;

@@ -3,7 +3,7 @@
 use super::{
     Passthrough, attr,
     fds::explain,
-    feed::{Feed, FeedStats, Lower, Own, Refusal, Since, Subject},
+    feed::{Asker, Cover, Feed, FeedStats, Lower, Own, Refusal, Since, Subject},
     folded::Folded,
     inode::Found,
     lease::Tenant,
@@ -306,25 +306,61 @@ impl Passthrough {
 
     fn is_reached(&self, node: NodeId) -> bool {
         let ino = self.nodes.ino_on_root_device(node);
-        ino.is_some_and(|ino| self.coherent.feed().is_none_or(|feed| feed.reaches(ino)))
+        let is_covered = |feed: &Arc<Feed>, ino| feed.covers(ino, feed.since(), None) == Cover::Full;
+        ino.is_some_and(|ino| self.coherent.feed().is_none_or(|feed| is_covered(feed, ino)))
     }
 
     /// Have a file watched that the kernel is about to learn of, where files are watched one by one. What was read of it before is not to be
     /// remembered.
     pub(super) fn watch(&self, found: &Found) {
-        let ino = found.stat.stx_ino;
         let Some(feed) = self.coherent.feed().filter(|feed| feed.is_by_file()) else { return };
-        if self.nodes.mounts.device(&found.stat) != 0 || !feed.can_watch(ino) || self.nodes.budget.is_over() {
+        let asker = if found.is_new { Asker::New } else { Asker::Again };
+        if self.nodes.mounts.device(&found.stat) != 0 || !feed.can_watch(found.stat.stx_ino, asker) {
             return;
         }
-        let Ok(fd) = self.nodes.fd(found.node) else { return };
         let is_dir = FileType::from_mode(found.stat.stx_mode.into()) == Some(FileType::Directory);
+        self.set_watch(feed, (found.node, found.stat.stx_ino), (is_dir, asker));
+    }
+
+    fn set_watch(&self, feed: &Feed, (node, ino): (NodeId, u64), (is_dir, asker): (bool, Asker)) {
+        if self.nodes.budget.is_over() {
+            return;
+        }
+        let Ok(fd) = self.nodes.fd(node) else { return };
         // The kernel may have pages of it from the time before, of a mapping. If it cannot be told now, then when it is looked up next.
-        let drop_pages = || match self.notifier.get().filter(|_| !found.is_new) {
-            Some(notifier) => notifier.inval_inode(found.node, 0, 0).is_ok(),
+        let drop_pages = || match self.notifier.get().filter(|_| asker == Asker::Again) {
+            Some(notifier) => notifier.inval_inode(node, 0, 0).is_ok(),
             None => true,
         };
         feed.watch(ino, (fd, is_dir), drop_pages);
+    }
+
+    /// Attributes are about to be read of a node that may have no watch, or has given it up: it may have one now. (What the kernel knows by
+    /// its name is not looked up again.)
+    pub(super) fn watch_again(&self, node: NodeId) {
+        let Some(feed) = self.coherent.feed().filter(|feed| feed.is_by_file()) else { return };
+        let Some(ino) = self.nodes.ino_on_root_device(node).filter(|&ino| feed.can_watch(ino, Asker::Again))
+        else {
+            return;
+        };
+        let is_dir = self.nodes.kind(node) == Some(FileType::Directory);
+        self.set_watch(feed, (node, ino), (is_dir, Asker::Again));
+    }
+
+    /// `name` in `dir` is what had another name until now. The kernel will remember it for as long as it was to remember that: if nobody would
+    /// tell it of changes here, it is told to ask again.
+    pub(super) fn brought(&self, dir: NodeId, name: &CStr) {
+        let Some(feed) = self.coherent.feed() else { return };
+        // On other filesystems names are remembered for a moment in any case.
+        let Some(ino) = self.nodes.ino_on_root_device(dir) else { return };
+        let is_covered = feed.covers(ino, feed.since(), Some(name)) == Cover::Full;
+        if let Some(notifier) = self.notifier.get()
+            && (!is_covered || self.coherent.folded.has(ino))
+        {
+            // It waits until the kernel has moved the name, which holds the directory's lock. At the end of the connection nothing is
+            // remembered any more.
+            _ = notifier.expire_entry(dir, name);
+        }
     }
 
     /// See what kind of directory the kernel is about to learn of.
@@ -390,11 +426,12 @@ impl Passthrough {
             return self.timeouts.attr;
         }
         match self.trusted() {
-            Some(feed) if self.nodes.mounts.device(stat) == 0 && feed.reaches(stat.stx_ino) => {
-                let is_fresh = feed.has_reached(stat.stx_ino, reading.since);
-                match is_fresh && feed.is_fresh(reading.since, &[Subject::file(stat.stx_ino)]) {
-                    true => self.timeouts.attr,
-                    false => Duration::ZERO,
+            Some(feed) if self.nodes.mounts.device(stat) == 0 => {
+                let is_fresh = || feed.is_fresh(reading.since, &[Subject::file(stat.stx_ino)]);
+                match feed.covers(stat.stx_ino, reading.since, None) {
+                    Cover::None => self.coherent.short.attr,
+                    Cover::Full if is_fresh() => self.timeouts.attr,
+                    Cover::Full | Cover::Later => Duration::ZERO,
                 }
             }
             _ => self.coherent.short.attr,
@@ -432,12 +469,14 @@ impl Passthrough {
         let Some(feed) = self.trusted() else { return short };
         // A file without a name is under none in the kernel either.
         let Some((dir, name)) = reading.under else { return long };
-        match self.nodes.ino_on_root_device(dir) {
-            None => short,
-            Some(ino) if !feed.reaches(ino) || self.coherent.folded.has(ino) => short,
-            Some(ino) if !feed.has_reached(ino, reading.since) => Duration::ZERO,
-            Some(ino) if feed.is_fresh(reading.since, &[Subject::name(ino, name)]) => long,
-            Some(_) => Duration::ZERO,
+        let Some(ino) = self.nodes.ino_on_root_device(dir).filter(|&ino| !self.coherent.folded.has(ino))
+        else {
+            return short;
+        };
+        match feed.covers(ino, reading.since, Some(name)) {
+            Cover::None => short,
+            Cover::Full if feed.is_fresh(reading.since, &[Subject::name(ino, name)]) => long,
+            Cover::Full | Cover::Later => Duration::ZERO,
         }
     }
 }

@@ -47,7 +47,7 @@ use clock::Clock;
 use fusewire::{Generation, NodeId, table::NodeTable};
 use habit::Habit;
 use moves::Latest;
-pub use proc::{Proc, by_path};
+pub use proc::{Proc, by_number};
 use rustix::{
     fs::{AtFlags, Mode, OFlags, Statx, Timespec},
     io::{Errno, Result},
@@ -197,7 +197,7 @@ impl Nodes {
         let holding_limit = if need_none { (limit / 2).min(ENOUGH) } else { limit / 4 * 3 };
         if let Some(feed) = &feed {
             feed.bound_watches(holding_limit / 2);
-            feed.watch(key.ino(), (root.clone(), true), || true);
+            feed.watch_root(key.ino(), root.clone());
         }
         Ok(Self {
             table: NodeTable::new(key, node),

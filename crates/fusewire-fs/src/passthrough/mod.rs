@@ -351,6 +351,7 @@ impl FileSystem for Passthrough {
     }
 
     async fn getattr(&self, _cx: &Context, op: Getattr) -> Result<Attr> {
+        self.watch_again(op.node);
         let reading = self.reading();
         let stat = self.stat_node(op.node, op.handle)?;
         Ok(self.attr(op.node, &stat, &reading))

@@ -261,8 +261,10 @@ impl Passthrough {
         }
         self.nodes.removed(replaced);
         self.nodes.moved(new);
+        self.brought(op.new_parent, new_name);
         if flags.contains(RenameFlags::EXCHANGE) {
             self.nodes.moved(old);
+            self.brought(op.parent, name);
         }
         Ok(())
     }

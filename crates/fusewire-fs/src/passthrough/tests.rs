@@ -4,6 +4,7 @@ mod bounds;
 mod coherent;
 mod keep;
 mod overflow;
+mod room;
 mod underneath;
 
 use super::*;

@@ -1,7 +1,8 @@
 //! The kernel remembers everything, and is told when somebody else changes it: `--cache coherent`.
 //!
 //! * `source.rs`: fanotify tells of each change to the lower filesystem, by file handle and name; `event.rs` takes that apart.
-//! * `watches.rs`: where it does not, because that takes rights, of each file and directory that the kernel knows.
+//! * `watches.rs`: where it does not, because that takes rights, of each file and directory that the kernel knows; `seats.rs`: of which of
+//!   them, if they are too many.
 //! * `index.rs`: which nodes have the inode numbers that are in a handle.
 //! * `actors.rs`: what a thread that serves this mount changes is no news to its kernel.
 //! * `news.rs`: what the kernel is to be told, now and once more later.
@@ -13,6 +14,7 @@ mod actors;
 mod event;
 mod index;
 mod news;
+mod seats;
 mod source;
 mod stamps;
 mod watches;
@@ -28,8 +30,10 @@ use fusewire::{Errno, NodeId, Result, notify::Notifier};
 use index::Index;
 use news::{Later, Name, News, What};
 use rustix::fs::Statx;
+use seats::Leaving;
 use stamps::Stamps;
 use std::{
+    ffi::CStr,
     os::fd::AsFd,
     sync::{
         Arc,
@@ -38,7 +42,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use watches::Watches;
+pub use watches::Asker;
+use watches::{Room, Watches};
 
 /// A name is there or is not.
 const NAMES: u64 = libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
@@ -53,6 +58,9 @@ const GATHER: Duration = Duration::from_micros(500);
 
 /// As many reads take more than the kernel's queue holds.
 const READS: usize = 64;
+
+/// How often it is looked who makes room for other watches, while all are in use.
+const ROOM_TICK: Duration = Duration::from_millis(500);
 
 /// So many nodes are told of before it is heard what has changed meanwhile.
 const AT_ONCE: usize = 1024;
@@ -70,6 +78,8 @@ pub struct FeedStats {
     pub overflows: u64,
     /// Files and directories that are watched one by one, now.
     pub watched: u64,
+    /// How often one of these was given up for another that was asked for.
+    pub given_up: u64,
     /// The longest time from reading of a change to the kernel's having been told, in microseconds.
     pub longest_us: u64,
 }
@@ -164,7 +174,7 @@ pub fn watch(root: impl AsFd, stat: &Statx, handle: Option<&[u8]>) -> std::resul
 
 /// Hear of changes to the directory `root` itself, and of those that are added. It takes no rights. `refusal` is that of the whole filesystem.
 fn watch_files(root: impl AsFd, refusal: Refusal) -> std::result::Result<Source, Refusal> {
-    let source = Source::of_files().and_then(|source| source.add_directory(root).map(|()| source));
+    let source = Source::of_files().and_then(|source| source.add((root, c"."), true).map(|()| source));
     source.map_err(|errno| Refusal { by_file: Some(ByFileRefusal::Failed(errno)), ..refusal })
 }
 
@@ -204,6 +214,17 @@ pub struct Feed {
     is_deaf: AtomicBool,
 }
 
+/// Are changes to something heard of?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cover {
+    /// They are not.
+    None,
+    /// They are, but were not yet when it was read.
+    Later,
+    /// They are, and were.
+    Full,
+}
+
 /// What is watched, and why not the whole filesystem.
 #[derive(Debug)]
 struct ByFile {
@@ -233,8 +254,9 @@ impl Feed {
                 if !is_known {
                     return Err(Refusal { by_file: Some(ByFileRefusal::Unknown), ..refusal });
                 }
-                let source = watch_files(root, refusal)?;
-                (source, Some(ByFile { watches: Watches::new(descriptors), refusal, own }))
+                let failed = |errno| Refusal { by_file: Some(ByFileRefusal::Failed(errno)), ..refusal };
+                let watches = Watches::new(descriptors).map_err(failed)?;
+                (watch_files(root, refusal)?, Some(ByFile { watches, refusal, own }))
             }
         };
         let feed = Self {
@@ -273,6 +295,10 @@ impl Feed {
         }
     }
 
+    fn is_room_wanted(&self) -> bool {
+        self.by_file.as_ref().is_some_and(|by_file| by_file.watches.is_wanted())
+    }
+
     /// Are files watched one by one, and not the whole filesystem?
     pub fn is_by_file(&self) -> bool {
         self.by_file.is_some()
@@ -290,28 +316,53 @@ impl Feed {
         }
     }
 
-    /// Could [`watch`](Self::watch) do something for the file with this number?
-    pub fn can_watch(&self, ino: u64) -> bool {
-        self.by_file.as_ref().is_some_and(|by_file| by_file.watches.can_watch(ino))
+    /// Could [`watch`](Self::watch) do something for the file with this number? If there is no room, some is made for those who are asked for
+    /// again.
+    pub fn can_watch(&self, ino: u64, asker: Asker) -> bool {
+        let Some(ByFile { watches, .. }) = &self.by_file else { return false };
+        match watches.can_watch(ino, asker) {
+            Room::Free => true,
+            Room::None => false,
+            Room::Wanted => {
+                self.source.wake();
+                false
+            }
+        }
     }
 
-    /// Watch the file with this number, which is known as a node and which `fd` is of, until that is forgotten. What is not watched, the kernel may
-    /// remember for a moment only. `prepare` is called when changes are heard of; if it fails, the file is not watched.
+    /// Watch the file with this number, which is known as a node and which `fd` is of, until that is forgotten, or what is asked for again takes its
+    /// place. What is not watched, the kernel may remember for a moment only. `prepare` is called when changes are heard of; if it fails, the file
+    /// is not watched.
     pub fn watch(&self, ino: u64, of: (Arc<Fd>, bool), prepare: impl FnOnce() -> bool) {
+        self.set_watch((ino, false), of, prepare);
+    }
+
+    /// The same for the root, which keeps its watch.
+    pub fn watch_root(&self, ino: u64, fd: Arc<Fd>) {
+        self.set_watch((ino, true), (fd, true), || true);
+    }
+
+    fn set_watch(&self, ino: (u64, bool), of: (Arc<Fd>, bool), prepare: impl FnOnce() -> bool) {
         let Some(ByFile { watches, .. }) = &self.by_file else { return };
         if let Err(error) = watches.watch((&self.source, &self.stamps), ino, of, prepare) {
             watches.refused(error);
         }
     }
 
-    /// Is the file with this number watched by itself?
-    pub fn is_watched_by_itself(&self, ino: u64) -> bool {
-        self.by_file.as_ref().is_some_and(|by_file| by_file.watches.since(ino).is_some())
+    /// May the kernel remember something of the file with this number that was read after `since`, and what if there is a `name`: what that
+    /// leads to in it? Then it will be told of changes until it has forgotten it.
+    pub fn covers(&self, ino: u64, since: Since, name: Option<&CStr>) -> Cover {
+        let Some(ByFile { watches, .. }) = &self.by_file else { return Cover::Full };
+        match watches.asked(ino, self.stamps.era(), name) {
+            None => Cover::None,
+            Some(begin) if begin <= since => Cover::Full,
+            Some(_) => Cover::Later,
+        }
     }
 
-    /// Is every change heard of to the file with this number?
-    pub fn reaches(&self, ino: u64) -> bool {
-        self.by_file.is_none() || self.is_watched_by_itself(ino)
+    /// Is the file with this number watched by itself?
+    pub fn is_watched_by_itself(&self, ino: u64) -> bool {
+        self.by_file.as_ref().is_some_and(|by_file| by_file.watches.has(ino))
     }
 
     /// Was it since before that?
@@ -343,6 +394,7 @@ impl Feed {
     /// Listing of the directory with this number begins or ends; what the kernel remembers of that has no time of its own.
     pub fn listing(&self, ino: u64) {
         self.stamps.is_fresh(self.since(), &[Subject::file(ino)]);
+        self.covers(ino, Since::default(), None);
     }
 
     /// What it has done so far.
@@ -355,6 +407,7 @@ impl Feed {
             notifications: read(notifications),
             overflows: read(overflows),
             watched: self.by_file.as_ref().map_or(0, |by_file| by_file.watches.len() as u64),
+            given_up: self.by_file.as_ref().map_or(0, |by_file| by_file.watches.given_up()),
             longest_us: read(longest_us),
         }
     }
@@ -368,6 +421,7 @@ impl Feed {
             buffer: Vec::new(),
             era: Instant::now(),
             gathers: false,
+            room: None,
         };
         let spawned = thread::Builder::new().name("changes".into()).spawn(move || reader.run());
         if let Err(error) = spawned {
@@ -396,6 +450,8 @@ struct Reader {
     era: Instant,
     /// The last events concerned nobody.
     gathers: bool,
+    /// Since when room for other watches is to be made, and when to look again who makes it.
+    room: Option<(Instant, Instant)>,
 }
 
 impl Reader {
@@ -415,7 +471,8 @@ impl Reader {
 
     fn listen(&mut self) -> Result<()> {
         loop {
-            match self.feed.source.wait(self.later.next())? {
+            let next = [self.later.next(), self.feed.is_room_wanted().then_some(ROOM_TICK)];
+            match self.feed.source.wait(next.into_iter().flatten().min())? {
                 Waited::Stopped => return Ok(()),
                 Waited::Events => {
                     if std::mem::take(&mut self.gathers) {
@@ -426,6 +483,7 @@ impl Reader {
                 Waited::Nothing => {}
             }
             self.catch_up()?;
+            self.make_room()?;
         }
     }
 
@@ -498,6 +556,46 @@ impl Reader {
             watches.renew_all((&feed.source, &feed.stamps), meanwhile)?;
         }
         self.later.everything_now();
+        Ok(())
+    }
+
+    /// Have those files give up their watches that nobody asked for longest, if others are to have them. First the kernel forgets what they
+    /// guard. What is answered about them meanwhile is not to be remembered, and all that was answered before has arrived: they are not in use.
+    fn make_room(&mut self) -> Result<()> {
+        let feed = self.feed.clone();
+        let Some(ByFile { watches, .. }) = feed.by_file.as_ref().filter(|_| feed.is_room_wanted()) else {
+            self.room = None;
+            return Ok(());
+        };
+        let now = Instant::now();
+        let (since, next) = *self.room.get_or_insert((now, now));
+        if now < next {
+            return Ok(());
+        }
+        self.room = Some((since, now + ROOM_TICK));
+        feed.stamps.turn(&mut self.era);
+        let leaving = watches.leave(feed.stamps.era(), AT_ONCE);
+        if leaving.is_empty() {
+            // All are in use, or there is room by now. Whoever asks once more in vain will say so.
+            if watches.has_room() || now.duration_since(since) > stamps::ERA * 3 {
+                watches.is_served();
+            }
+            return Ok(());
+        }
+        let mut news = News::default();
+        for Leaving { ino, names } in &leaving {
+            feed.index.each(*ino, |nodes| {
+                for &node in nodes {
+                    names.iter().for_each(|name| news.name(node, name, Name::Expired));
+                    news.node(node, What::Content);
+                }
+            });
+        }
+        self.tell(news)?;
+        self.notifier.flush();
+        leaving.iter().for_each(|Leaving { ino, .. }| watches.gone(&feed.source, *ino));
+        watches.is_served();
+        self.room = None;
         Ok(())
     }
 
@@ -584,7 +682,7 @@ impl Feed {
 
     fn name_changed(
         &self,
-        (number, name, how): (u64, &std::ffi::CStr, Name),
+        (number, name, how): (u64, &CStr, Name),
         is_own: bool,
         news: &mut News,
         later: &mut Later,

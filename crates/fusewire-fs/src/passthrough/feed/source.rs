@@ -4,12 +4,12 @@ use super::event::{Event, events};
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
-    fs::CWD,
     io::{Errno, Result},
 };
 use std::{
     ffi::CStr,
     os::fd::{AsFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -49,15 +49,17 @@ const BUFFER: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Source {
     group: Fanotify,
-    /// Wakes the reader, to end.
-    stop: OwnedFd,
+    /// Wakes the reader.
+    wake: OwnedFd,
+    /// It is to end.
+    is_stopped: AtomicBool,
 }
 
 /// What came of waiting.
 pub enum Waited {
     /// There are events.
     Events,
-    /// Time is up.
+    /// Time is up, or somebody [woke](Source::wake) the reader.
     Nothing,
     /// [`Source::stop`] was called.
     Stopped,
@@ -93,32 +95,25 @@ impl Source {
             | libc::FAN_REPORT_DFID_NAME_TARGET;
         let init = InitFlags::from_bits_retain(flags);
         let group = Fanotify::init(init, EventFFlags::O_RDONLY).map_err(errno)?;
-        Ok(Self { group, stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { group, wake, is_stopped: AtomicBool::new(false) })
     }
 
-    /// Hear of changes to the file that `path` leads to from now on; of a directory, also of those to the names in it.
+    /// Hear of changes to the file that a name in a directory leads to from now on; if `is_dir`, also of those to the names in it.
     ///
     /// # Errors
     /// `ACCESS` if this process may not read it; `NOSPC` if the user has as many already as he may; `NODEV`, `OPNOTSUPP`, `XDEV` where files have
     /// no handles.
-    pub fn add(&self, path: &CStr, is_dir: bool) -> Result<()> {
-        self.mark(MarkFlags::FAN_MARK_ADD, changes_of(is_dir), (CWD, path))
-    }
-
-    /// The same for a directory at hand.
-    ///
-    /// # Errors
-    /// As for [`add`](Self::add).
-    pub fn add_directory(&self, dir: impl AsFd) -> Result<()> {
-        self.mark(MarkFlags::FAN_MARK_ADD, changes_of(true), (dir, c"."))
+    pub fn add(&self, at: (impl AsFd, &CStr), is_dir: bool) -> Result<()> {
+        self.mark(MarkFlags::FAN_MARK_ADD, changes_of(is_dir), at)
     }
 
     /// No more.
     ///
     /// # Errors
     /// `NOENT` if it was not added, `ACCESS` if this process may not read it any more.
-    pub fn remove(&self, path: &CStr, is_dir: bool) -> Result<()> {
-        self.mark(MarkFlags::FAN_MARK_REMOVE, changes_of(is_dir), (CWD, path))
+    pub fn remove(&self, at: (impl AsFd, &CStr), is_dir: bool) -> Result<()> {
+        self.mark(MarkFlags::FAN_MARK_REMOVE, changes_of(is_dir), at)
     }
 
     fn mark(&self, how: MarkFlags, mask: u64, (dir, path): (impl AsFd, &CStr)) -> Result<()> {
@@ -128,17 +123,21 @@ impl Source {
 
     /// Wait for events, for `limit` at most.
     pub fn wait(&self, limit: Option<Duration>) -> Result<Waited> {
-        let mut fds = [PollFd::new(&self.group, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
+        let mut fds = [PollFd::new(&self.group, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
         let limit = limit
             .map(|limit| Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() });
         match poll(&mut fds, limit.as_ref()) {
             Err(Errno::INTR) | Ok(0) => return Ok(Waited::Nothing),
             polled => polled?,
         };
-        if !fds[1].revents().is_empty() {
-            return Ok(Waited::Stopped);
+        let (has_events, is_woken) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if is_woken {
+            if self.is_stopped.load(Ordering::Acquire) {
+                return Ok(Waited::Stopped);
+            }
+            _ = rustix::io::read(&self.wake, &mut [0u8; 8][..]);
         }
-        Ok(Waited::Events)
+        Ok(if has_events { Waited::Events } else { Waited::Nothing })
     }
 
     /// Pass the events that are there to `take`, as many as are read at once. Answers whether there were any.
@@ -154,8 +153,14 @@ impl Source {
 
     /// Have the reader end.
     pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Have the reader look around.
+    pub fn wake(&self) {
         // It can only fail when it was called 2^64 times.
-        _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+        _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 }
 

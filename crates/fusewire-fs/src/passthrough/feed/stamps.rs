@@ -92,6 +92,11 @@ impl Stamps {
         }
     }
 
+    /// Which era this is.
+    pub fn era(&self) -> u32 {
+        self.era.load(SeqCst)
+    }
+
     /// Was there no news of `subjects` since? The answer is noted to be on its way.
     pub fn is_fresh(&self, since: Since, subjects: &[Subject]) -> bool {
         let era = self.era.load(SeqCst);

@@ -45,6 +45,12 @@ pub fn by_path<R>(descriptors: Descriptors, fd: &impl AsFd, act: impl FnOnce(&CS
     act(CStr::from_bytes_until_nul(&path).unwrap_or(c"/proc/self/fd/-"))
 }
 
+/// Do something to the name that `fd` has in the directory of the process's descriptors: with that at hand it is found
+/// sooner than by its path.
+pub fn by_number<R>(fd: &impl AsFd, act: impl FnOnce(&CStr) -> R) -> R {
+    act(Decimal::new(fd.as_fd().as_raw_fd()).as_c_str())
+}
+
 /// A number as text, without asking for memory.
 struct Decimal {
     text: [u8; Self::ROOM],
