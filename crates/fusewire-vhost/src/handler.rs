@@ -399,6 +399,8 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         self.ring(index)?.vring.set_queue_ready(false);
         self.listen(index)?;
         self.device.stop(&self.device.shared.queues[index as usize..][..1]);
+        // Its thread may only be about to tell the guest of the last answers, and could not any more.
+        self.device.shared.queues[index as usize].signal();
         let vring = &self.ring(index)?.vring;
         let next = vring.queue_next_avail();
         vring.set_kick(None);
