@@ -384,7 +384,8 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         // A ring that is served is told only where it is logged; answers are put into it meanwhile.
         if !queue.ready() {
             // What the device has written last is in the guest's memory; the monitor says what it has read last.
-            let next = queue.used_idx(&*memory, Ordering::Relaxed).map_err(|_| Error::BackendInternalError)?;
+            let next =
+                queue.used_idx(&*memory, Ordering::Relaxed).map_err(|_| Error::BackendInternalError)?;
             queue.set_next_used(next.0);
         }
         Ok(())
@@ -548,13 +549,16 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     }
 
     fn set_log_base(&mut self, place: &VhostUserLog, file: File) -> Result<()> {
-        let log =
-            Log::open(file, (place.mmap_size, place.mmap_offset)).map_err(Error::ReqHandlerError)?;
+        let log = Log::open(file, (place.mmap_size, place.mmap_offset)).map_err(Error::ReqHandlerError)?;
         let memory = self.device.memory.memory();
         let end = memory.last_addr().0.saturating_add(1);
         if memory.num_regions() > 0 && !log.covers(end) {
             let len = place.mmap_size;
-            tracing::error!(len, end, "the monitor gave a log that is too short for the guest's memory: refused");
+            tracing::error!(
+                len,
+                end,
+                "the monitor gave a log that is too short for the guest's memory: refused"
+            );
             return Err(refused("the log of written pages is too short for the guest's memory"));
         }
         self.device.shared.dirty.replace(Some(log));

@@ -130,12 +130,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Put an answer into the used ring, and have it noted that it is there.
-fn give_back(
-    state: &mut State,
-    kept: Option<&Kept>,
-    head: u16,
-    len: u32,
-) -> Result<(), virtio_queue::Error> {
+fn give_back(state: &mut State, kept: Option<&Kept>, head: u16, len: u32) -> Result<(), virtio_queue::Error> {
     let track = kept.and_then(|kept| kept.track.as_ref());
     track.iter().for_each(|track| track.answered(head, len));
     state.add_used(head, len)?;

@@ -6,9 +6,7 @@ use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
-use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryLoadGuard, GuestMemoryMmap, GuestMemoryRegion,
-};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryLoadGuard, GuestMemoryMmap, GuestMemoryRegion};
 
 /// A copy of the descriptor of this number, which somebody else here has open.
 ///

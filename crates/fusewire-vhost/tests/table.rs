@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{Guest, passthrough};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, vhost_user::VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vm_memory::GuestMemoryBackend;
 
 const ROOT: u64 = 1;
@@ -50,8 +50,7 @@ fn memory_changes_while_queues_poll() {
     for event_idx in [true, false] {
         let poll = Poll::Fixed(Duration::from_micros(50));
         let options = Options { queues: 2, poll, ..Options::default() };
-        let layout =
-            Layout { queues: 2, data: 65536, event_idx, window: Maps::Nothing, ..Layout::default() };
+        let layout = Layout { queues: 2, data: 65536, event_idx, window: Maps::Nothing, ..Layout::default() };
         let mut guest = Guest::start(passthrough(dir.path()), options, layout);
         guest.monitor.driver().init().expect("init");
         let table = guest.monitor.memory.iter().next().expect("memory");

@@ -138,7 +138,9 @@ impl Place<'_> {
         ensure!(sums.len() == 2 * files, "the guest told of {} files", sums.len());
         device::check_sums(&sums, &share.join("data"))?;
         let seconds = start.elapsed().as_secs();
-        eprintln!("xtask: guest: {MOVES} moves, {files} files, {reads} rounds of reading; done in {seconds} s");
+        eprintln!(
+            "xtask: guest: {MOVES} moves, {files} files, {reads} rounds of reading; done in {seconds} s"
+        );
         Ok(())
     }
 }
@@ -228,7 +230,9 @@ fn cancelled(machine: &mut Machine) -> Result<()> {
 
 /// Bytes that do not shrink, the same each time.
 fn noise() -> impl Iterator<Item = u8> {
-    let next = |seed: &u64| Some(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+    let next = |seed: &u64| {
+        Some(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
+    };
     std::iter::successors(Some(1), next).flat_map(|seed| (seed >> 32).to_le_bytes().into_iter().take(4))
 }
 
