@@ -35,7 +35,7 @@ pub(crate) fn check(region: &MmapRegion, alone: bool) -> io::Result<()> {
 }
 
 /// Have nobody make the file shorter. `false` if that cannot be: it is no file of memory, or the monitor wants no more seals on it.
-fn keep_long(file: &File) -> bool {
+pub(crate) fn keep_long(file: &File) -> bool {
     let is_sealed = |seals: SealFlags| seals.contains(SealFlags::SHRINK);
     fcntl_get_seals(file).is_ok_and(is_sealed) || fcntl_add_seals(file, SealFlags::SHRINK).is_ok()
 }

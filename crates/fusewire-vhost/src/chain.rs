@@ -1,6 +1,7 @@
 //! A request as it lies in the guest's memory: a chain of descriptors, which may say anything.
 
 use crate::{
+    dirty::Log,
     limits::{LONGEST_REQUEST, PIECES, QUEUE_SIZE},
     sys::{Mapped, Memory, Side},
 };
@@ -26,6 +27,8 @@ pub(crate) struct Request {
     pub epoch: u64,
     /// Whether somebody may have carried it out already, all of it or a part.
     pub again: bool,
+    /// It has failed, and may have written data for the guest all the same.
+    pub failed: bool,
     /// A copy: the guest cannot change it any more.
     pub header: InHeader,
     /// Copies of arguments, and of what follows them if that is not data.
@@ -76,7 +79,7 @@ impl Request {
         chain: impl Iterator<Item = Descriptor>,
         memory: &Memory,
     ) -> Result<(), Fault> {
-        (self.head, self.again) = (head, again);
+        (self.head, self.again, self.failed) = (head, again, false);
         self.header = InHeader::default();
         self.bytes.clear();
         (self.args, self.data) = (0, 0);
@@ -192,6 +195,13 @@ impl Request {
         outgoing.copy_in(OUT, body);
         outgoing.copy_in(0, header.as_bytes());
         len as u32
+    }
+
+    /// Have the pages marked that an answer of `len` bytes was written to.
+    pub(crate) fn mark(&self, len: u32, log: &Log) {
+        // Of data that came before a READ failed nobody knows how much it was.
+        let len = if self.failed && self.is_read() { usize::MAX } else { len as usize };
+        self.mapped.places(len, |address, len| log.mark(address, len));
     }
 
     /// It is answered: give back what is more than `len` bytes of copies and room for `pieces` of the guest's memory.

@@ -1,6 +1,7 @@
 //! The device: what the monitor asks of it, and the session of its guest.
 
 use crate::{
+    dirty::Dirty,
     handover::{Given, Handed},
     keeper::{Beginning, Keeper},
     limits::{GRACE, MAX_QUEUES, SLOTS, SPARES, WINDOW, cpus},
@@ -111,6 +112,8 @@ pub(crate) struct Shared<F: FileSystem> {
     pub boards: Vec<Arc<Board>>,
     pub spares: Spares,
     watch: Arc<Watch>,
+    /// What is written into the guest's memory is logged there.
+    pub dirty: Arc<Dirty>,
     pub monitor: Arc<Monitor>,
     current: Mutex<Current<F>>,
     /// Whoever begins a session; the next one waits.
@@ -468,7 +471,8 @@ impl<F: FileSystem> Device<F> {
         }
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let (watch, generation) = (Arc::<Watch>::default(), Arc::new(AtomicU64::new(1)));
-        let shared = || (watch.clone(), generation.clone());
+        let dirty = Arc::<Dirty>::default();
+        let shared = || (watch.clone(), generation.clone(), dirty.clone());
         let queues = (0..=options.queues)
             .map(|index| Ok(Arc::new(Queue::new(index, waker()?, shared(), memory.clone()))))
             .collect::<io::Result<Vec<_>>>()?;
@@ -479,6 +483,7 @@ impl<F: FileSystem> Device<F> {
             boards: boards(&options),
             queues,
             watch,
+            dirty,
             monitor: Arc::new(Monitor::new(options.window)),
             current: Mutex::new(Current {
                 generation: 1,
@@ -534,10 +539,22 @@ impl<F: FileSystem> Drop for Device<F> {
 /// What the monitor asks of it; see `handler.rs`.
 impl<F: FileSystem> Device<F> {
     pub(crate) fn features(&self) -> u64 {
-        1 << VIRTIO_F_VERSION_1
+        let features = 1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
             | 1 << VIRTIO_RING_F_EVENT_IDX
-            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        match self.shared.options.window {
+            0 => features | VhostUserVirtioFeatures::LOG_ALL.bits(),
+            // What is mapped in a window is not moved, and a monitor that is not offered this does not begin.
+            _ => features,
+        }
+    }
+
+    /// What is written into the guest's memory from now on is logged, or not.
+    pub(crate) fn log(&self, on: bool) {
+        self.shared.dirty.switch(on);
+        // Who has seen that it is not has come to an end then.
+        self.shared.queues.iter().for_each(|queue| queue.settle());
     }
 
     pub(crate) fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -549,7 +566,10 @@ impl<F: FileSystem> Device<F> {
         let window = VhostUserProtocolFeatures::SHMEM
             | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::BACKEND_SEND_FD;
-        let features = if self.shared.options.window > 0 { features | window } else { features };
+        let features = match self.shared.options.window {
+            0 => features | VhostUserProtocolFeatures::LOG_SHMFD,
+            _ => features | window,
+        };
         let features = match self.shared.keeper {
             // What is mapped in a window is not moved.
             Some(_) if self.shared.options.window == 0 => features | VhostUserProtocolFeatures::DEVICE_STATE,

@@ -8,6 +8,7 @@ pub(crate) mod handed;
 use crate::{
     backed, bell,
     device::Device,
+    dirty::Log,
     inflight::{self, Region},
     limits::QUEUE_SIZE,
     queue::Queue,
@@ -40,7 +41,9 @@ use vhost::{
 use vhost_user_backend::{VringMutex, VringT};
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
-use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
+};
 use vmm_sys_util::{
     epoll::{ControlOperation, Epoll, EpollEvent, EventSet},
     event::EventConsumer,
@@ -212,8 +215,18 @@ impl<F: FileSystem> Handler<F> {
         found.map(|mapping| there - mapping.there + mapping.guest).ok_or(refused("no such memory"))
     }
 
-    fn replace_memory(&self, memory: GuestMemoryMmap) {
+    fn replace_memory(&self, memory: GuestMemoryMmap) -> Result<()> {
+        let dirty = &self.device.shared.dirty;
+        if dirty.is_too_short(memory.last_addr().0.saturating_add(1)) {
+            let is_served = |ring: &Ring| ring.vring.get_ref().get_queue().ready();
+            if dirty.is_on() && self.rings.iter().any(is_served) {
+                return Err(refused("memory that the log of written pages has no place for"));
+            }
+            // It is of another time; the monitor gives another one before it starts the rings.
+            dirty.replace(None);
+        }
         self.device.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).replace(memory);
+        Ok(())
     }
 
     /// Have no more requests taken: those that are in the rings are for whoever serves the guest next.
@@ -279,6 +292,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
 
     fn reset_owner(&mut self) -> Result<()> {
         (self.owned, self.features, self.protocol) = (false, 0, 0);
+        self.device.log(false);
         Ok(())
     }
 
@@ -299,6 +313,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
             ring.vring.set_err(None);
         }
         self.features = 0;
+        self.device.log(false);
         self.device.reset_device();
         Ok(())
     }
@@ -312,6 +327,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
             return Err(Error::InvalidParam);
         }
         self.features = features;
+        self.device.log(features & VhostUserVirtioFeatures::LOG_ALL.bits() != 0);
         for index in 0..self.rings.len() as u32 {
             let vring = &self.ring(index)?.vring;
             vring.set_queue_event_idx(features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0);
@@ -341,7 +357,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
                 guest: region.guest_phys_addr,
             });
         }
-        self.replace_memory(GuestMemoryMmap::from_regions(pieces).map_err(failed)?);
+        self.replace_memory(GuestMemoryMmap::from_regions(pieces).map_err(failed)?)?;
         self.mappings = mappings;
         Ok(None)
     }
@@ -356,18 +372,29 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
     fn set_vring_addr(
         &mut self,
         index: u32,
-        _flags: VhostUserVringAddrFlags,
+        flags: VhostUserVringAddrFlags,
         descriptor: u64,
         used: u64,
         available: u64,
-        _log: u64,
+        log: u64,
     ) -> Result<()> {
-        let [table, available, used] = [descriptor, available, used].map(|there| self.guest_address(there));
-        let vring = &self.ring(index)?.vring;
-        vring.set_queue_info(table?, available?, used?).map_err(|_| Error::InvalidParam)?;
-        // What the device has written last is in the guest's memory; the monitor says what it has read last.
-        let next = vring.queue_used_idx().map_err(|_| Error::BackendInternalError)?;
-        vring.set_queue_next_used(next);
+        let [table, available, used] =
+            [descriptor, available, used].map(|there| self.guest_address(there).map(GuestAddress));
+        let memory = self.device.memory.memory();
+        let mut state = self.ring(index)?.vring.get_mut();
+        let is_logged = flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG);
+        self.device.shared.queues[index as usize].log_at(is_logged.then_some(log));
+        let queue = state.get_queue_mut();
+        queue.try_set_desc_table_address(table?).map_err(|_| Error::InvalidParam)?;
+        queue.try_set_avail_ring_address(available?).map_err(|_| Error::InvalidParam)?;
+        queue.try_set_used_ring_address(used?).map_err(|_| Error::InvalidParam)?;
+        // A ring that is served is told only where it is logged; answers are put into it meanwhile.
+        if !queue.ready() {
+            // What the device has written last is in the guest's memory; the monitor says what it has read last.
+            let next =
+                queue.used_idx(&*memory, Ordering::Relaxed).map_err(|_| Error::BackendInternalError)?;
+            queue.set_next_used(next.0);
+        }
         Ok(())
     }
 
@@ -380,6 +407,8 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         self.ring(index)?.vring.set_queue_ready(false);
         self.listen(index)?;
         self.device.stop(&self.device.shared.queues[index as usize..][..1]);
+        // Its thread may only be about to tell the guest of the last answers, and could not any more.
+        self.device.shared.queues[index as usize].signal();
         let vring = &self.ring(index)?.vring;
         let next = vring.queue_next_avail();
         vring.set_kick(None);
@@ -488,7 +517,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         }
         let piece = Arc::new(self.piece(region.mmap_region(file)?, region.guest_phys_addr)?);
         let memory = self.device.memory.memory().insert_region(piece).map_err(failed)?;
-        self.replace_memory(memory);
+        self.replace_memory(memory)?;
         self.mappings.push(Mapping {
             there: region.user_addr,
             size: region.memory_size,
@@ -501,7 +530,7 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         let address = GuestAddress(region.guest_phys_addr);
         let memory = self.device.memory.memory();
         let (memory, _) = memory.remove_region(address, region.memory_size).map_err(failed)?;
-        self.replace_memory(memory);
+        self.replace_memory(memory)?;
         self.mappings.retain(|mapping| mapping.guest != region.guest_phys_addr);
         Ok(())
     }
@@ -526,8 +555,21 @@ impl<F: FileSystem> VhostUserBackendReqHandlerMut for Handler<F> {
         Ok(self.device.get_shmem_config())
     }
 
-    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
-        Err(refused("what is written is not logged"))
+    fn set_log_base(&mut self, place: &VhostUserLog, file: File) -> Result<()> {
+        let log = Log::open(file, (place.mmap_size, place.mmap_offset)).map_err(Error::ReqHandlerError)?;
+        let memory = self.device.memory.memory();
+        let end = memory.last_addr().0.saturating_add(1);
+        if memory.num_regions() > 0 && !log.covers(end) {
+            let len = place.mmap_size;
+            tracing::error!(
+                len,
+                end,
+                "the monitor gave a log that is too short for the guest's memory: refused"
+            );
+            return Err(refused("the log of written pages is too short for the guest's memory"));
+        }
+        self.device.shared.dirty.replace(Some(log));
+        Ok(())
     }
 }
 

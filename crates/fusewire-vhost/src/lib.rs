@@ -17,6 +17,7 @@ mod backed;
 mod bell;
 mod chain;
 mod device;
+mod dirty;
 mod handler;
 mod handover;
 mod inflight;

@@ -2,6 +2,7 @@
 
 use crate::{
     chain::{Fault, Request},
+    dirty::Dirty,
     inflight::{Left, Track},
     sys::Memory,
 };
@@ -28,6 +29,21 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, Guest
 /// How often requests are interrupted while they are waited for.
 const INTERVAL: Duration = Duration::from_millis(20);
 
+/// No address.
+const NOWHERE: u64 = u64::MAX;
+
+/// Parts of a used ring: its flags, its index, its entries; behind these stands from which request on the device wants to be told.
+const FLAGS: (u64, u64) = (0, 2);
+const INDEX: (u64, u64) = (2, 2);
+const ENTRIES: u64 = 4;
+const ENTRY: u64 = 8;
+
+/// The locked ring of a queue.
+type State = VringState<GuestMemoryAtomic<GuestMemoryMmap>>;
+
+/// What the queues of a device share: the watch, the number of the session, and where it is logged what they write.
+pub(crate) type Common = (Arc<Watch>, Arc<AtomicU64>, Arc<Dirty>);
+
 /// One queue of a device.
 pub(crate) struct Queue {
     /// Its number.
@@ -43,6 +59,10 @@ pub(crate) struct Queue {
     generation: Arc<AtomicU64>,
     vring: OnceLock<VringMutex>,
     memory: GuestMemoryAtomic<GuestMemoryMmap>,
+    dirty: Arc<Dirty>,
+    /// Where the used ring lies in the log of what is written, as the monitor says; `NOWHERE`: where it lies in the guest's memory.
+    /// Written to with the ring locked.
+    logged: AtomicU64,
     /// The driver broke its rules: nothing is taken until the device is reset.
     broken: AtomicBool,
     /// The guest was found to have an event index, since the queue was stopped last. One that gives it up without that kicks more often
@@ -110,12 +130,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Put an answer into the used ring, and have it noted that it is there.
-fn give_back(
-    state: &mut VringState<GuestMemoryAtomic<GuestMemoryMmap>>,
-    kept: Option<&Kept>,
-    head: u16,
-    len: u32,
-) -> Result<(), virtio_queue::Error> {
+fn give_back(state: &mut State, kept: Option<&Kept>, head: u16, len: u32) -> Result<(), virtio_queue::Error> {
     let track = kept.and_then(|kept| kept.track.as_ref());
     track.iter().for_each(|track| track.answered(head, len));
     state.add_used(head, len)?;
@@ -154,7 +169,7 @@ impl Queue {
     pub(crate) fn new(
         index: u16,
         wake: OwnedFd,
-        (watch, generation): (Arc<Watch>, Arc<AtomicU64>),
+        (watch, generation, dirty): Common,
         memory: GuestMemoryAtomic<GuestMemoryMmap>,
     ) -> Self {
         Self {
@@ -166,6 +181,8 @@ impl Queue {
             generation,
             vring: OnceLock::new(),
             memory,
+            dirty,
+            logged: AtomicU64::new(NOWHERE),
             broken: AtomicBool::new(false),
             has_index: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
@@ -364,9 +381,7 @@ impl Queue {
                 match left.answered {
                     // It is only to be given back.
                     Some(len) => {
-                        if let Err(error) = give_back(&mut state, kept.as_deref(), left.head, len) {
-                            self.lost(&error);
-                        }
+                        self.give_back(&mut state, kept.as_deref(), left.head, len);
                         _ = state.signal_used_queue();
                     }
                     None => {
@@ -410,9 +425,11 @@ impl Queue {
             let mut state = vring.get_mut();
             if request.epoch == self.epoch.load(Ordering::Relaxed) {
                 let len = answer(request);
-                if let Err(error) = give_back(&mut state, self.kept().as_deref(), request.head, len) {
-                    self.lost(&error);
-                }
+                self.mark(request, len);
+                self.give_back(&mut state, self.kept().as_deref(), request.head, len);
+            } else {
+                request.failed = true;
+                self.mark(request, 0);
             }
         }
         request.end();
@@ -440,6 +457,39 @@ impl Queue {
             drop(lock(&self.emptied.0));
             self.emptied.1.notify_all();
         }
+    }
+
+    /// With the ring locked, see [`give_back`]; what is written is logged.
+    fn give_back(&self, state: &mut State, kept: Option<&Kept>, head: u16, len: u32) {
+        if let Err(error) = give_back(state, kept, head, len) {
+            self.lost(&error);
+        }
+        if self.dirty.is_on() {
+            let queue = state.get_queue();
+            let last = u64::from(queue.next_used().wrapping_sub(1) % queue.size());
+            self.mark_used(queue, &[INDEX, (ENTRIES + ENTRY * last, ENTRY)]);
+        }
+    }
+
+    /// With the ring locked: so much of the request's answer was written.
+    fn mark(&self, request: &Request, len: u32) {
+        if self.dirty.is_on() {
+            self.dirty.with(|log| request.mark(len, log));
+        }
+    }
+
+    /// With the ring locked: parts of its used ring were written to.
+    fn mark_used(&self, queue: &virtio_queue::Queue, parts: &[(u64, u64)]) {
+        let base = match self.logged.load(Ordering::Relaxed) {
+            NOWHERE => queue.used_ring(),
+            there => there,
+        };
+        self.dirty.with(|log| parts.iter().for_each(|(at, len)| log.mark(base.saturating_add(*at), *len)));
+    }
+
+    /// With the ring locked: where its used ring lies in the log, if the monitor says so.
+    pub(crate) fn log_at(&self, address: Option<u64>) {
+        self.logged.store(address.unwrap_or(NOWHERE), Ordering::Relaxed);
     }
 
     /// The used ring cannot be written to.
@@ -473,6 +523,7 @@ impl Queue {
             let mut state = vring.get_mut();
             self.has_index.store(state.get_queue().event_idx_enabled(), Ordering::Relaxed);
             _ = state.disable_notification();
+            self.mark_wishes(&state);
         }
     }
 
@@ -480,10 +531,21 @@ impl Queue {
     pub(crate) fn listen(&self) -> bool {
         let Some(vring) = self.vring.get() else { return false };
         let mut state = vring.get_mut();
-        state.is_enabled()
-            && state.get_queue().ready()
-            && !self.broken.load(Ordering::Relaxed)
-            && state.enable_notification().unwrap_or(false)
+        if !state.is_enabled() || !state.get_queue().ready() || self.broken.load(Ordering::Relaxed) {
+            return false;
+        }
+        let there = state.enable_notification().unwrap_or(false);
+        self.mark_wishes(&state);
+        there
+    }
+
+    /// With the ring locked: it was written there whether the guest is to tell of requests.
+    fn mark_wishes(&self, state: &State) {
+        if self.dirty.is_on() {
+            let queue = state.get_queue();
+            let event = (ENTRIES + ENTRY * u64::from(queue.size()), 2);
+            self.mark_used(queue, &[if queue.event_idx_enabled() { event } else { FLAGS }]);
+        }
     }
 
     /// It takes no more requests: have those that it took `interrupt`ed until they are answered, but not for longer than until `deadline`.

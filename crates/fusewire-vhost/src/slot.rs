@@ -192,6 +192,7 @@ impl Slot for VirtioSlot {
             self.local.queue.leave(&mut self.request);
             return;
         }
+        self.request.failed = !matches!(answer, Some(Ok(_)));
         // Made in the area, whether or not the guest has room for it.
         let used = answer.filter(|_| !self.request.is_read()).and_then(Result::ok).unwrap_or(0);
         let area = &self.area;

@@ -6,7 +6,7 @@ use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryLoadGuard, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryLoadGuard, GuestMemoryMmap, GuestMemoryRegion};
 
 /// A copy of the descriptor of this number, which somebody else here has open.
 ///
@@ -103,6 +103,21 @@ impl Mapped {
     pub(crate) fn outgoing(&self) -> &Segments {
         &self.outgoing
     }
+
+    /// Tell `each` where the first `len` bytes of the answer lie in the guest's memory: addresses of the guest, and lengths.
+    pub(crate) fn places(&self, len: usize, mut each: impl FnMut(u64, u64)) {
+        let Some(memory) = &self.memory else { return };
+        for (start, len) in self.outgoing.places(0, len) {
+            // Regions that lie side by side here may not do so there.
+            for region in memory.iter() {
+                let base = region.as_ptr().addr();
+                let (from, to) = (start.max(base), (start + len).min(base + region.size()));
+                if from < to {
+                    each(region.start_addr().0 + (from - base) as u64, (to - from) as u64);
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -125,6 +140,17 @@ mod tests {
         assert_eq!(mapped.outgoing().copy_out(0, &mut out), 2);
         assert_eq!(mapped.incoming().copy_out(0, &mut out), 4);
         assert_eq!(&out[..4], b"abcd");
+        let mut places = Vec::new();
+        for len in [0, 1, 2, 3] {
+            mapped.places(len, |address, len| places.push((address, len)));
+        }
+        places.sort_unstable();
+        assert_eq!(places, [(0x1ffd, 1), (0x1ffd, 2), (0x1ffd, 2)]);
+        assert!(mapped.push(Side::Outgoing, GuestAddress(0x1fff), 3));
+        places.clear();
+        mapped.places(usize::MAX, |address, len| places.push((address, len)));
+        places.sort_unstable();
+        assert_eq!(places, [(0x1ffd, 3), (0x2000, 2)]);
         for (address, len) in
             [(0, 1), (0xfff, 2), (0x2fff, 2), (0x3000, 1), (u64::MAX, 1), (0x1000, usize::MAX)]
         {

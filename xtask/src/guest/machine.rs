@@ -75,31 +75,63 @@ impl Guest {
 
 /// Start a machine, show what its guest says, line by line, to `hear` as well, and insist on a job that succeeds.
 pub fn watch(command: &mut Command, seconds: u64, hear: impl FnMut(&str)) -> Result<()> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let deadline = Instant::now() + Duration::from_secs(seconds);
-    let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-    let outcome = follow(&mut child, deadline, hear);
-    // Does nothing to one that has ended.
-    _ = child.kill();
-    _ = child.wait();
-    outcome?.judge()
+    Running::start(command)?.follow(seconds, hear)
 }
 
-fn follow(child: &mut Child, deadline: Instant, mut hear: impl FnMut(&str)) -> Result<Report> {
-    let output = child.stdout.take().context("a pipe")?;
-    let (sender, lines) = mpsc::channel();
-    std::thread::spawn(move || read(output, &sender));
-    let mut report = Report::default();
-    loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(line) => {
-                println!("guest| {line}");
-                report.read(&line);
-                hear(&line);
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(report),
-            Err(mpsc::RecvTimeoutError::Timeout) => bail!("the guest did not end in time: see --timeout"),
+/// A machine that runs, until this is dropped.
+pub struct Running {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Running {
+    /// Start it.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let output = child.stdout.take().context("a pipe")?;
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || read(output, &sender));
+        Ok(Self { child, lines })
+    }
+
+    /// Show what its guest says until it ends, and insist on a job that succeeds.
+    pub fn follow(self, seconds: u64, hear: impl FnMut(&str)) -> Result<()> {
+        self.listen(seconds, hear)?.judge()
+    }
+
+    /// The same where the guest has gone to another machine, and its job with it.
+    pub fn left(self, seconds: u64) -> Result<()> {
+        match self.listen(seconds, |_| {})? {
+            Report { fault: Some(fault), .. } => bail!("the guest's kernel is at fault: {fault}"),
+            Report { status: Some(status), .. } => bail!("the job ended too early, with status {status}"),
+            Report { .. } => Ok(()),
         }
+    }
+
+    fn listen(&self, seconds: u64, mut hear: impl FnMut(&str)) -> Result<Report> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let mut report = Report::default();
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    println!("guest| {line}");
+                    report.read(&line);
+                    hear(&line);
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(report),
+                Err(mpsc::RecvTimeoutError::Timeout) => bail!("the guest did not end in time: see --timeout"),
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Does nothing to one that has ended.
+        _ = self.child.kill();
+        _ = self.child.wait();
+        self.lines.iter().for_each(|line| println!("guest| {line}"));
     }
 }
 

@@ -10,8 +10,10 @@ mod dax;
 mod device;
 mod image;
 mod machine;
+mod migrate;
 mod packages;
 mod pair;
+mod qmp;
 mod queues;
 mod replace;
 mod sight;
@@ -61,6 +63,10 @@ cargo xtask guest --replace
 
 Boots User Mode Linux and QEMU, whose daemon is upgraded several times while they work.
 
+cargo xtask guest --migrate
+
+Boots QEMU, moves the guest to other QEMUs with daemons of their own while it works, and looks at its files afterwards.
+
 cargo xtask guest --dax [--all | --two]
 
 Boots QEMU with a DAX window and a directory that `fusewire vhost` shares: what each side sees of what the other writes, a file larger
@@ -103,6 +109,9 @@ pub fn run(words: &[&str]) -> Result<()> {
     }
     if let ["--replace", rest @ ..] = words {
         return replace::run(rest);
+    }
+    if let ["--migrate", rest @ ..] = words {
+        return migrate::run(rest);
     }
     if let ["--dax", rest @ ..] = words {
         return dax::run(rest);

@@ -159,6 +159,10 @@ impl<F: FileSystem> Handler<F> {
     /// # Errors
     /// If memory has no file, or descriptors run out.
     pub(crate) fn describe(&self) -> io::Result<Describing> {
+        if self.device.shared.dirty.is_on() {
+            let why = "the virtual machine is being moved to another machine: try again when that is over";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+        }
         let mut out = Describing::default();
         [MAGIC, u64::from(self.owned), self.features, self.protocol]
             .into_iter()
@@ -226,7 +230,8 @@ impl<F: FileSystem> Handler<F> {
             pieces.push(self.piece(region, guest).map_err(io::Error::other)?);
             mappings.push(Mapping { there, size, guest });
         }
-        self.replace_memory(GuestMemoryMmap::from_regions(pieces).map_err(io::Error::other)?);
+        let memory = GuestMemoryMmap::from_regions(pieces).map_err(io::Error::other)?;
+        self.replace_memory(memory).map_err(io::Error::other)?;
         self.mappings = mappings;
         let rings = from.count()?;
         if rings != self.rings.len() {

@@ -67,7 +67,7 @@ impl Monitor {
         let queues = self.drivers.len() as u64;
         self.frontend = Frontend::from_stream(stream, queues);
         self.frontend.set_owner().map_err(other)?;
-        negotiate(&mut self.frontend, self.layout)?;
+        self.features = negotiate(&mut self.frontend, self.layout)?;
         let region = self.memory.iter().next().ok_or_else(|| other("no memory"))?;
         let region = VhostUserMemoryRegionInfo::from_guest_region(region).map_err(other)?;
         self.frontend.set_mem_table(&[region]).map_err(other)?;
@@ -92,7 +92,7 @@ impl Monitor {
     /// Whatever the device refuses.
     pub fn reset(&mut self) -> io::Result<()> {
         self.frontend.reset_device().map_err(other)?;
-        negotiate(&mut self.frontend, self.layout)?;
+        self.features = negotiate(&mut self.frontend, self.layout)?;
         self.reboot()?;
         (0..self.drivers.len()).try_for_each(|queue| self.attach(queue, 0))
     }

@@ -8,12 +8,14 @@ mod driver;
 pub mod ring;
 mod send;
 mod window;
+mod written;
 
 pub use again::{Inflight, send};
 pub use driver::{Driver, Reply};
 pub use ring::Ring;
 pub use send::FORGETS;
 pub use window::{Hold, Mapped, Window};
+pub use written::{PAGE, Written};
 
 use ring::Used;
 use std::{io, os::fd::AsRawFd, os::unix::net::UnixStream, path::Path, sync::Arc};
@@ -95,6 +97,10 @@ pub struct Monitor {
     /// What the device wants kept.
     pub inflight: Option<Inflight>,
     layout: Layout,
+    /// What was agreed on.
+    features: u64,
+    /// Where the rings are.
+    places: Vec<VringConfigData>,
 }
 
 fn other(error: impl std::fmt::Display) -> io::Error {
@@ -117,7 +123,7 @@ impl Monitor {
     pub fn start(stream: UnixStream, layout: Layout) -> io::Result<Self> {
         let mut frontend = Frontend::from_stream(stream, u64::from(layout.queues) + 1);
         frontend.set_owner().map_err(other)?;
-        negotiate(&mut frontend, layout)?;
+        let features = negotiate(&mut frontend, layout)?;
         let layout = fit(&mut frontend, layout)?;
         let queues = u64::from(layout.queues) + 1;
         let window = window(&mut frontend, layout.window == Maps::Exact)?;
@@ -136,7 +142,8 @@ impl Monitor {
             let ring = Ring::new(memory.clone(), base, layout.size, layout.event_idx)?;
             drivers.push(Driver::new(ring, GuestAddress(base.0 + Ring::bytes(layout.size)), &layout));
         }
-        let mut monitor = Self { frontend, memory, drivers, window, inflight, layout };
+        let places = vec![VringConfigData::default(); drivers.len()];
+        let mut monitor = Self { frontend, memory, drivers, window, inflight, layout, features, places };
         for queue in 0..monitor.drivers.len() {
             monitor.attach(queue, 0)?;
         }
@@ -144,11 +151,11 @@ impl Monitor {
     }
 
     /// Hand a queue over.
-    fn attach(&mut self, queue: usize, base: u16) -> io::Result<()> {
+    fn attach(&mut self, queue: usize, next: u16) -> io::Result<()> {
         let ring = &self.drivers[queue].ring;
-        let region = self.memory.iter().next().ok_or_else(|| other("no memory"))?;
+        let base = self.base()?;
         // The device is told of rings by the addresses that they have here.
-        let here = |address: GuestAddress| region.as_ptr() as u64 + address.0;
+        let here = |address: GuestAddress| base + address.0;
         let config = VringConfigData {
             queue_max_size: ring.size,
             queue_size: ring.size,
@@ -158,9 +165,10 @@ impl Monitor {
             used_ring_addr: here(ring.used()),
             log_addr: None,
         };
+        self.places[queue] = config;
         self.frontend.set_vring_num(queue, ring.size).map_err(other)?;
         self.frontend.set_vring_addr(queue, &config).map_err(other)?;
-        self.frontend.set_vring_base(queue, base).map_err(other)?;
+        self.frontend.set_vring_base(queue, next).map_err(other)?;
         self.frontend.set_vring_call(queue, &ring.call).map_err(other)?;
         self.frontend.set_vring_kick(queue, &ring.kick).map_err(other)?;
         self.frontend.set_vring_enable(queue, true).map_err(other)
@@ -215,7 +223,8 @@ impl std::fmt::Debug for Monitor {
     }
 }
 
-fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<()> {
+/// What was agreed on.
+fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<u64> {
     let offered = frontend.get_features().map_err(other)?;
     let mut wanted = 1 << VIRTIO_F_VERSION_1 | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
     if layout.event_idx {
@@ -228,11 +237,13 @@ fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<()> {
         return Err(other(format!("the device offers {offered:#x} and not all of {wanted:#x}")));
     }
     frontend.set_features(wanted).map_err(other)?;
+    let features = wanted;
     let wanted = VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::RESET_DEVICE
         | VhostUserProtocolFeatures::DEVICE_STATE
+        | VhostUserProtocolFeatures::LOG_SHMFD
         | match layout.inflight {
             true => VhostUserProtocolFeatures::INFLIGHT_SHMFD,
             false => VhostUserProtocolFeatures::empty(),
@@ -246,7 +257,7 @@ fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<()> {
     if offered.contains(VhostUserProtocolFeatures::REPLY_ACK) {
         frontend.set_hdr_flags(vhost::vhost_user::message::VhostUserHeaderFlag::NEED_REPLY);
     }
-    Ok(())
+    Ok(features)
 }
 
 /// The same with no more queues than the device has, if it may have fewer.

@@ -23,7 +23,7 @@ use std::{
 pub struct Guest {
     pub monitor: Monitor,
     pub server: Option<JoinHandle<std::result::Result<(), fusewire_vhost::Error>>>,
-    _dir: tempfile::TempDir,
+    pub _dir: tempfile::TempDir,
 }
 
 impl Guest {

@@ -76,6 +76,11 @@ impl Segments {
         })
     }
 
+    /// Where at most `len` bytes from byte `at` on lie: addresses and lengths.
+    pub fn places(&self, at: usize, len: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.range(at, len).map(|piece| (piece.iov_base.addr(), piece.iov_len)).filter(|&(_, len)| len > 0)
+    }
+
     /// Copy out from byte `at` on, as far as there is anything and `to` has room; returns how many bytes that were.
     pub fn copy_out(&self, at: usize, to: &mut [u8]) -> usize {
         let mut done = 0;
