@@ -100,10 +100,12 @@ struct {
     TYPE(value, struct closed);
 } closed SEC(".maps");
 
-// The value: until when, CLOCK_MONOTONIC.
+// The value: until when, CLOCK_MONOTONIC. What is in it is counted and taken out by the one who puts it there, so that a tree that
+// fits is remembered whole, and memory is taken as it is needed: a map that forgets by itself takes all of it at once.
 struct {
-    NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
-    NUMBER(max_entries, 65536);
+    NUMBER(type, BPF_MAP_TYPE_HASH);
+    NUMBER(max_entries, 262144);
+    NUMBER(map_flags, BPF_F_NO_PREALLOC);
     TYPE(key, struct absent_key);
     TYPE(value, u64);
 } absent SEC(".maps");
