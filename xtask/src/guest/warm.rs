@@ -71,7 +71,7 @@ pub(super) fn run(order: Order) -> Result<()> {
     let share = place.0.join("share");
     let start = Instant::now();
     let device = Device::start(&share, &["sock"], &["none"])?;
-    let board = Board { kernel: &kernel, initrd: &initrd, cpus: order.cpus, memory: "3G", word: "" };
+    let board = Board { kernel: &kernel, initrd: &initrd, cpus: order.cpus, memory: "2G", word: "" };
     let plugs = [(device.sockets[0].as_path(), Plug::Fs { tag: TAG, queues: order.cpus })];
     eprintln!("xtask: guest with {}, which measures a tree that is known already", kernel.display());
     let ran = machine::watch(&mut board.command(&qemu, &plugs), 3 * 3600, |_| ());

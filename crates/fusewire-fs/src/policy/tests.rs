@@ -307,7 +307,7 @@ impl fusewire::FileSystem for Opener {}
 
 #[test]
 fn the_kernel_may_open_without_asking_only_where_there_are_never_rules() {
-    let open = |kernel: &FakeKernel| {
+    let open = |kernel: &FakeKernel<Policed<Opener>>| {
         kernel.call(abi::Opcode::Opendir, NodeId::ROOT.raw(), &abi::OpenIn::default(), &[]).map(drop)
     };
     let none = Policed::without_rules(Opener);
