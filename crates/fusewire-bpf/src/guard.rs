@@ -48,8 +48,10 @@ const DENYING: [(&str, &str); 3] = [
     ("guard_getattr", "inode_getattr"),
     ("guard_open", "file_open"),
 ];
-/// The hook of absent attributes and its program.
-const ABSENT: (&str, &str) = ("guard_getxattr", "inode_getxattr");
+/// The hooks of absent attributes and their programs.
+const ABSENT: [(&str, &str); 2] = [("guard_getxattr", "inode_getxattr"), ("guard_get_acl", GET_ACL)];
+/// Not there before Linux 6.2, where the one before it was called for access control lists, too.
+const GET_ACL: &str = "inode_get_acl";
 
 /// Which answers the kernel is to give. What it need not give costs the machine nothing: its hooks have no program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +65,7 @@ pub enum Scope {
 impl Scope {
     fn programs(self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let denying = DENYING.into_iter().filter(move |_| self == Self::All);
-        denying.chain([ABSENT])
+        denying.chain(ABSENT)
     }
 }
 
@@ -152,12 +154,14 @@ impl Guard {
         for (name, hook) in scope.programs() {
             let program = bpf.program_mut(name).expect("the object file has the program");
             let program: &mut Lsm = program.try_into().expect("a security module");
-            program.load(hook, &types).map_err(|error| match error {
-                ProgramError::Btf(_) => {
-                    Refused::new(Reason::Unsupported, hook, "the kernel has no such hook")
+            match program.load(hook, &types) {
+                Ok(()) => {}
+                Err(ProgramError::Btf(_)) if hook == GET_ACL => continue,
+                Err(ProgramError::Btf(_)) => {
+                    return Err(Refused::new(Reason::Unsupported, hook, "the kernel has no such hook"));
                 }
-                error => Refused::by(hook, &error),
-            })?;
+                Err(error) => return Err(Refused::by(hook, &error)),
+            }
             program.attach().map_err(|error| Refused::by(hook, &error))?;
         }
         let maps = Maps::take(&mut bpf).expect("the object file has the maps");

@@ -229,15 +229,7 @@ int guard_open(u64 *context) {
     return judge(inode, wanted);
 }
 
-SEC("lsm/inode_getxattr")
-int guard_getxattr(u64 *context) {
-    struct dentry *dentry = (void *)context[0];
-    const char *name = (void *)context[1];
-    struct inode *inode = dentry->d_inode;
-    if (is_test(inode))
-        return -ENODATA;
-    if (!is_guarded(inode))
-        return 0;
+INLINE int judge_absence(struct inode *inode, const char *name) {
     struct absent_key key = {
         .node = node_of(inode),
         .generation = inode->i_generation,
@@ -251,6 +243,26 @@ int guard_getxattr(u64 *context) {
         return 0;
     count(ABSENT_COUNT);
     return -ENODATA;
+}
+
+SEC("lsm/inode_getxattr")
+int guard_getxattr(u64 *context) {
+    struct dentry *dentry = (void *)context[0];
+    const char *name = (void *)context[1];
+    struct inode *inode = dentry->d_inode;
+    if (is_test(inode))
+        return -ENODATA;
+    return is_guarded(inode) ? judge_absence(inode, name) : 0;
+}
+
+// Since Linux 6.2 access control lists are asked for by a hook of their own. The kernel caches them, but forgets those of directories
+// over and over.
+SEC("lsm/inode_get_acl")
+int guard_get_acl(u64 *context) {
+    struct dentry *dentry = (void *)context[1];
+    const char *name = (void *)context[2];
+    struct inode *inode = dentry->d_inode;
+    return is_guarded(inode) ? judge_absence(inode, name) : 0;
 }
 
 LICENSE;
