@@ -74,8 +74,8 @@ type Keys = (&'static str, &'static [&'static str], &'static [&'static str]);
 /// Keys that operations take beside `name`, `about`, `op`, `threads`, `passes`, `sampled`, `counted`, `warm` and `busy-others`.
 pub const KEYS: [Keys; 18] = [
     ("stat", &["ops"], &[]),
-    ("stat-at", &["ops"], &[]),
     ("open", &["ops"], &[]),
+    ("stat-at", &["ops"], &[]),
     ("missing", &["ops"], &[]),
     ("readlink", &["ops"], &[]),
     ("create", &["ops"], &["size"]),
