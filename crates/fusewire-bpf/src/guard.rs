@@ -58,7 +58,8 @@ const GET_ACL: &str = "inode_get_acl";
 pub enum Scope {
     /// «Not allowed», and «there is no such attribute».
     All,
-    /// The second alone. [`Guard::deny`] and [`Guard::close`] have no effect.
+    /// The second alone: attributes, and access control lists, which are attributes to those who ask. [`Guard::deny`] and
+    /// [`Guard::close`] have no effect.
     Absent,
 }
 
