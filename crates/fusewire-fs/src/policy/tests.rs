@@ -317,12 +317,10 @@ fn the_kernel_may_open_without_asking_only_where_there_are_never_rules() {
     // Were they put in force, whoever has opened would not be kept to them.
     switch.put_in_force(parse("default = \"deny\"").expect("parses"));
     assert_eq!(open(&kernel), Err(fusewire::Errno::NOSYS));
-    let some = Policed::new(Opener, parse("").expect("no rules yet"));
-    let switch = some.switch();
-    let kernel = FakeKernel::start(some).expect("a session");
-    assert_eq!(open(&kernel), Ok(()));
-    switch.put_in_force(parse("default = \"deny\"").expect("parses"));
-    assert_eq!(open(&kernel), Err(fusewire::Errno::ACCESS));
+    for (rules, expected) in [("", Ok(())), ("default = \"deny\"", Err(fusewire::Errno::ACCESS))] {
+        let some = Policed::new(Opener, parse(rules).expect("parses"));
+        assert_eq!(open(&FakeKernel::start(some).expect("a session")), expected, "{rules}");
+    }
 }
 
 /// What the kernel would answer again.
