@@ -22,6 +22,9 @@ pub struct Goal {
     pub subject: String,
     /// Name of the one it is compared with, turn by turn; without it, the number itself counts.
     pub baseline: Option<String>,
+    /// Whether it is by how much more than the baseline's that counts, and not how many times as much.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub difference: bool,
     /// Which number.
     pub metric: Metric,
     /// The largest value that is good.
@@ -83,6 +86,10 @@ impl Goal {
             "keys \"at-most\" and \"at-least\": one of them is needed and not both"
         );
         ensure!(self.bound() > 0.0 && self.bound().is_finite(), "the bound must be above 0");
+        ensure!(
+            !self.difference || self.baseline.is_some(),
+            "key \"difference\": it needs a \"baseline\" to differ from"
+        );
         for name in &self.workloads {
             ensure!(
                 workloads.contains(&name.as_str()),
@@ -100,7 +107,10 @@ impl Goal {
     /// What is measured, with its unit.
     pub fn what(&self) -> String {
         match &self.baseline {
-            Some(baseline) => format!("{}/{}, {}", self.subject, baseline, self.metric.title()),
+            Some(baseline) => {
+                let sign = if self.difference { " − " } else { "/" };
+                format!("{}{sign}{baseline}, {}", self.subject, self.metric.title())
+            }
             None => format!("{}, {}", self.subject, self.metric.title()),
         }
     }
@@ -159,6 +169,7 @@ impl Goal {
         let Some(subject) = row.cell(&self.subject) else { return Vec::new() };
         match &self.baseline {
             None => subject.slices.iter().map(|slice| (slice.rep, self.metric.of(slice))).collect(),
+            Some(baseline) if self.difference => row.differences(subject, baseline, self.metric),
             Some(baseline) => row.ratios(subject, baseline, self.metric),
         }
     }
@@ -237,6 +248,7 @@ pub(crate) mod tests {
             threads: vec![],
             subject: "a".into(),
             baseline: Some("b".into()),
+            difference: false,
             metric: Metric::Cpu,
             at_most: Some(at_most),
             at_least: None,
@@ -308,6 +320,19 @@ pub(crate) mod tests {
             (goal.bound_text().as_str(), goal.what().as_str()),
             ("≥ 150000", "a, operations per second")
         );
+    }
+
+    #[test]
+    fn how_much_more_it_takes_can_be_a_goal() {
+        let goal = Goal { subject: "b".into(), baseline: Some("a".into()), difference: true, ..goal(4.5) };
+        let measured = goal.measured(&suite());
+        // 10 − 5 each time; 10 − 7, 20 − 16 and 10 − 9.
+        assert_eq!(measured[0].summary.median, 5.0);
+        assert_eq!((measured[0].verdict, measured[1].verdict), (Verdict::Missed, Verdict::Reached));
+        assert_eq!(measured[1].summary.median, 3.0);
+        assert!(goal.what().starts_with("b − a, "), "{}", goal.what());
+        let alone = Goal { baseline: None, ..goal };
+        assert!(alone.check(&[]).unwrap_err().to_string().contains("\"baseline\""));
     }
 
     #[test]

@@ -222,13 +222,28 @@ impl Row {
     /// Turns of the same repetition were neighbours: load of the machine that lasts longer than one pair falls out of the
     /// ratio. It would not fall out of a ratio of two medians.
     pub fn ratios(&self, cell: &Cell, baseline: &str, metric: Metric) -> Vec<(u32, f64)> {
+        self.beside(cell, baseline, metric, |number, base| if base > 0.0 { number / base } else { f64::NAN })
+    }
+
+    /// By how much more a number of a cell is than that of the target `baseline` in the same repetition.
+    pub fn differences(&self, cell: &Cell, baseline: &str, metric: Metric) -> Vec<(u32, f64)> {
+        self.beside(cell, baseline, metric, |number, base| number - base)
+    }
+
+    fn beside(
+        &self,
+        cell: &Cell,
+        baseline: &str,
+        metric: Metric,
+        compared: impl Fn(f64, f64) -> f64,
+    ) -> Vec<(u32, f64)> {
         let Some(baseline) = self.cell(baseline) else { return Vec::new() };
         let of_rep = |rep| baseline.slices.iter().find(|slice| slice.rep == rep).map(|s| metric.of(s));
-        let ratio = |slice: &Slice| {
-            let base = of_rep(slice.rep).filter(|base| *base > 0.0)?;
-            Some((slice.rep, metric.of(slice) / base)).filter(|(_, ratio)| ratio.is_finite())
-        };
-        cell.slices.iter().filter_map(ratio).collect()
+        let pairs = cell.slices.iter().filter_map(|slice| {
+            let compared = compared(metric.of(slice), of_rep(slice.rep)?);
+            Some((slice.rep, compared)).filter(|(_, number)| number.is_finite())
+        });
+        pairs.collect()
     }
 
     /// Share of the machine's CPU time that others used during this row.

@@ -72,9 +72,10 @@ const PRESETS: [(&str, &str); 20] = [
 type Keys = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 /// Keys that operations take beside `name`, `about`, `op`, `threads`, `passes`, `sampled`, `counted`, `warm` and `busy-others`.
-pub const KEYS: [Keys; 17] = [
+pub const KEYS: [Keys; 18] = [
     ("stat", &["ops"], &[]),
     ("open", &["ops"], &[]),
+    ("stat-at", &["ops"], &[]),
     ("missing", &["ops"], &[]),
     ("readlink", &["ops"], &[]),
     ("create", &["ops"], &["size"]),
@@ -389,6 +390,7 @@ impl Entry {
         ensure!(size <= MAX_BLOCK, "key \"size\": it must be at most {MAX_BLOCK} bytes");
         Ok(match self.op.as_str() {
             "stat" => Op::Stat,
+            "stat-at" => Op::StatAt,
             "missing" => Op::Missing,
             "readlink" => Op::Readlink,
             "open" => Op::Open,

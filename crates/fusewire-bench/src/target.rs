@@ -436,6 +436,9 @@ impl TargetArgs {
         {
             return Err(error.context(format!("{program} mount does not take --cache {cache} either")));
         }
+        if spec.value("kernel-answers") == Some("always") {
+            answers_in_kernel(&program)?;
+        }
         let mut command = vec![program];
         command.extend(["mount", src, "{mnt}", "--cache", cache].map(String::from));
         if fs != "passthrough" {
@@ -518,6 +521,19 @@ fn takes(program: &str, option: &str, value: &str) -> bool {
     let mut command = Command::new(program);
     command.args(["mount", option, value, "--help"]).stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Whether this kernel can be had to give answers by itself, which `fusewire mount` finds out by trying.
+fn answers_in_kernel(program: &str) -> Result<()> {
+    let dir = tempfile::tempdir().context("cannot make a directory to try it on")?;
+    let mut command = Command::new(program);
+    command
+        .args(["mount", "--dry-run", "--kernel-answers", "always", "--fs", "null", "none"])
+        .arg(dir.path());
+    let tried = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {program}"))?;
+    let said = String::from_utf8_lossy(&tried.stderr);
+    ensure!(tried.status.success(), "{}", said.lines().next().unwrap_or("kernel-answers=always is refused"));
+    Ok(())
 }
 
 fn custom(text: &str) -> Result<Target> {

@@ -144,7 +144,10 @@ impl Tree {
     pub fn require(&self, workload: &Workload, threads: usize) -> Result<()> {
         let inner = || -> std::io::Result<()> {
             match &workload.op {
-                Op::Stat | Op::Open | Op::Device(DeviceLoad { request: DeviceRequest::Lookup, .. }) => {
+                Op::Stat
+                | Op::StatAt
+                | Op::Open
+                | Op::Device(DeviceLoad { request: DeviceRequest::Lookup, .. }) => {
                     make_files(&self.root.join(META_DIR), workload.ops.div_ceil(META_FILES), META_FILES)?;
                 }
                 Op::List => make_files(&self.root.join("list"), workload.ops, LIST_FILES)?,
@@ -278,7 +281,12 @@ pub fn make_files(parent: &Path, dirs: u64, files: u64) -> std::io::Result<()> {
 
 /// The `index`-th of the files that are looked at.
 pub fn meta_file(root: &Path, index: u64) -> PathBuf {
-    root.join(META_DIR).join(dir_name(index / META_FILES)).join(file_name(index % META_FILES))
+    meta_dir(root, index / META_FILES).join(file_name(index % META_FILES))
+}
+
+/// The directory of the files `number` × [`META_FILES`] and following.
+pub fn meta_dir(root: &Path, number: u64) -> PathBuf {
+    root.join(META_DIR).join(dir_name(number))
 }
 
 /// The `index`-th of the directories that are listed.

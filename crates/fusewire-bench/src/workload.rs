@@ -50,6 +50,8 @@ pub struct Workload {
 pub enum Op {
     /// `stat` of a name the kernel does not know.
     Stat,
+    /// `fstatat` of one name in a directory that is open.
+    StatAt,
     /// `stat` of a name that is not there.
     Missing,
     /// `readlink` of a symbolic link the kernel does not know.
@@ -221,6 +223,19 @@ pub struct Sources {
     pub headers: u32,
 }
 
+impl Sources {
+    /// A tree so many times as large.
+    pub fn scaled(self, factor: f64) -> Self {
+        let some = |number: u32| (f64::from(number) * factor).round().max(1.0) as u32;
+        Self { dirs: some(self.dirs), headers: some(self.headers), ..self }
+    }
+
+    /// All files: those in the directories, of which one says how to configure it, the headers, and one that says how to build them.
+    pub fn count(&self) -> u64 {
+        u64::from(self.dirs) * (u64::from(self.files) + 1) + u64::from(self.headers) + 1
+    }
+}
+
 /// Files of the same size for data to be read from and written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataFiles {
@@ -255,6 +270,14 @@ impl Workload {
             | Op::Device(DeviceLoad { request: DeviceRequest::Read { block }, .. }) => Some(*block <= 4096),
             Op::Fio(job) => Some(job.block() <= 4096),
             _ => Some(true),
+        }
+    }
+
+    /// The source tree it works on, if it does on one.
+    pub fn tree(&self) -> Option<Sources> {
+        match &self.op {
+            Op::Command(command) => command.sources,
+            _ => None,
         }
     }
 
@@ -357,6 +380,14 @@ mod tests {
         assert_eq!(sorted, (0..1000).collect::<Vec<_>>());
         assert_ne!(order, sorted);
         assert_eq!(shuffled_blocks(4, 10, 1)[4..8], shuffled_blocks(4, 4, 1)[..]);
+    }
+
+    #[test]
+    fn a_smaller_tree_has_fewer_directories_of_the_same_size() {
+        let whole = Sources { dirs: 500, files: 29, headers: 500 };
+        assert_eq!(whole.count(), 15_501);
+        assert_eq!(whole.scaled(0.2), Sources { dirs: 100, files: 29, headers: 100 });
+        assert_eq!(whole.scaled(0.0001).count(), 32, "never nothing");
     }
 
     #[test]

@@ -42,13 +42,33 @@ enum Word {
     TestInode,
 }
 
-/// The hooks and their programs.
-const PROGRAMS: [(&str, &str); 4] = [
+/// The hooks of refusals and their programs.
+const DENYING: [(&str, &str); 3] = [
     ("guard_permission", "inode_permission"),
     ("guard_getattr", "inode_getattr"),
     ("guard_open", "file_open"),
-    ("guard_getxattr", "inode_getxattr"),
 ];
+/// The hooks of absent attributes and their programs.
+const ABSENT: [(&str, &str); 2] = [("guard_getxattr", "inode_getxattr"), ("guard_get_acl", GET_ACL)];
+/// Not there before Linux 6.2, where the one before it was called for access control lists, too.
+const GET_ACL: &str = "inode_get_acl";
+
+/// Which answers the kernel is to give. What it need not give costs the machine nothing: its hooks have no program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// «Not allowed», and «there is no such attribute».
+    All,
+    /// The second alone: attributes, and access control lists, which are attributes to those who ask. [`Guard::deny`] and
+    /// [`Guard::close`] have no effect.
+    Absent,
+}
+
+impl Scope {
+    fn programs(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let denying = DENYING.into_iter().filter(move |_| self == Self::All);
+        denying.chain(ABSENT)
+    }
+}
 
 /// A node of the guarded mount: its number and, as the number is used again, which use of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,27 +145,29 @@ impl Guard {
     /// # Errors
     /// When the kernel does not load them, or what they return has no effect. That `bpf` stands in the list of security modules
     /// says neither.
-    pub fn start() -> Result<Self, Refused> {
+    pub fn start(scope: Scope) -> Result<Self, Refused> {
         let types = load::kernel_types()?;
         let object = include_bytes_aligned!("bpf/guard.bpf.o");
         let mut bpf = EbpfLoader::new()
             .btf(Some(&types))
             .load(object)
             .map_err(|error| Refused::by("loading the guard", &error))?;
-        for (name, hook) in PROGRAMS {
+        for (name, hook) in scope.programs() {
             let program = bpf.program_mut(name).expect("the object file has the program");
             let program: &mut Lsm = program.try_into().expect("a security module");
-            program.load(hook, &types).map_err(|error| match error {
-                ProgramError::Btf(_) => {
-                    Refused::new(Reason::Unsupported, hook, "the kernel has no such hook")
+            match program.load(hook, &types) {
+                Ok(()) => {}
+                Err(ProgramError::Btf(_)) if hook == GET_ACL => continue,
+                Err(ProgramError::Btf(_)) => {
+                    return Err(Refused::new(Reason::Unsupported, hook, "the kernel has no such hook"));
                 }
-                error => Refused::by(hook, &error),
-            })?;
+                Err(error) => return Err(Refused::by(hook, &error)),
+            }
             program.attach().map_err(|error| Refused::by(hook, &error))?;
         }
         let maps = Maps::take(&mut bpf).expect("the object file has the maps");
         let guard = Self { _bpf: bpf, maps: Mutex::new(maps) };
-        guard.test()?;
+        guard.test(scope)?;
         Ok(guard)
     }
 
@@ -154,7 +176,7 @@ impl Guard {
     }
 
     /// On a file without a name, which nobody else can reach.
-    fn test(&self) -> Result<(), Refused> {
+    fn test(&self, scope: Scope) -> Result<(), Refused> {
         const WHAT: &str = "trying the guard";
         let failed = |error: rustix::io::Errno| Refused::by(WHAT, &io::Error::from(error));
         let file = rustix::fs::memfd_create("fusewire-guard", MemfdFlags::CLOEXEC).map_err(failed)?;
@@ -173,13 +195,18 @@ impl Guard {
         // Of this kind the kernel asks no other hook before; and without the guard it says that it knows none such.
         let asked = rustix::fs::fgetxattr(&file, "system.fusewire", &mut [0_u8; 1][..]);
         self.maps().set(Word::TestProcess, 0);
-        let denies = opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+        let denies = match scope {
+            Scope::All => opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied),
+            Scope::Absent => opened.is_ok(),
+        };
         match (denies, asked) {
             (true, Err(rustix::io::Errno::NODATA)) => Ok(()),
             (true, _) => Err(Refused::new(Reason::Unsupported, WHAT, "attributes are not found absent")),
-            (false, _) => {
-                Err(Refused::new(Reason::Unsupported, WHAT, "what it denies is allowed all the same"))
-            }
+            (false, _) => Err(Refused::new(
+                Reason::Unsupported,
+                WHAT,
+                "what it denies is allowed, or the other way round",
+            )),
         }
     }
 
@@ -196,7 +223,7 @@ impl Guard {
     }
 
     /// Whoever has these ids may not do these actions (bits as in the programs) to a node, as of this version of what is
-    /// known. Adds to what was said before.
+    /// known. Adds to what was said before. Of no effect in the scope of absent attributes.
     pub fn deny(&self, node: Node, (uid, gid): (u32, u32), actions: u16, version: u64) {
         let key = denied_key(node, (uid, gid), version);
         let mut maps = self.maps();

@@ -11,5 +11,5 @@ pub mod guard;
 pub mod load;
 pub mod requests;
 
-pub use guard::Guard;
+pub use guard::{Guard, Scope};
 pub use load::{Reason, Refused, with_causes};

@@ -416,3 +416,57 @@ fn the_kernel_says_again_which_attributes_are_absent() {
         wait::assert_within(wait::SOON, "it is seen", || get(&file, "user.y").as_deref() == Ok("1"));
     });
 }
+
+/// Looks at each file as `ls -l` does, and lists the directories; answers how many files that is.
+fn look_at_all(root: &Path) -> usize {
+    use rustix::io::Errno;
+    let absent = |path: &Path, name: &std::ffi::CStr| {
+        let asked = rustix::fs::lgetxattr(path, name, &mut [0_u8; 64][..]);
+        // There are filesystems without access control lists.
+        assert!(matches!(asked, Err(Errno::NODATA | Errno::OPNOTSUPP)), "{}: {asked:?}", path.display());
+    };
+    let mut files = 0;
+    for dir in std::fs::read_dir(root).unwrap() {
+        let dir = dir.unwrap().path();
+        for name in [c"security.selinux", c"system.posix_acl_access", c"system.posix_acl_default"] {
+            absent(&dir, name);
+        }
+        for file in std::fs::read_dir(&dir).unwrap() {
+            let path = file.unwrap().path();
+            assert!(path.symlink_metadata().unwrap().is_file());
+            absent(&path, c"security.selinux");
+            files += 1;
+        }
+    }
+    files
+}
+
+/// With nobody there who could answer, and also where nothing is asked when something is opened.
+#[test]
+fn what_is_absent_is_known_of_a_tree_as_large_as_people_work_in() {
+    const DIRS: usize = 200;
+    const FILES: usize = 20_000;
+    let Some(sandbox) = sandbox::enter() else { return };
+    if fusewire_tests::command::other_server().is_some() {
+        return fusewire_tests::skip::report("the stand-in server answers everything itself");
+    }
+    if let Some(why) = why_not_in_kernel(&sandbox) {
+        return fusewire_tests::skip::report(&why);
+    }
+    let source = sandbox.make_dir("a.src");
+    for dir in (0..DIRS).map(|number| source.join(format!("d{number}"))) {
+        std::fs::create_dir(&dir).unwrap();
+        (0..FILES / DIRS).for_each(|file| std::fs::write(dir.join(format!("f{file}")), "").unwrap());
+    }
+    let mount = mount::stateless(&sandbox).source(&source).option("kernel_answers=always").start();
+    wait::assert_within(wait::SOON, "it says that it is ready", || mount.log().contains("Ctrl-C unmounts"));
+    // Once for what is absent, and once more for the attributes of directories, which listing has changed.
+    for _ in 0..2 {
+        assert_eq!(look_at_all(mount.path()), FILES);
+    }
+    mount.pause();
+    let seen = look_at_all(mount.path());
+    mount.signal(Signal::CONT);
+    assert_eq!(seen, FILES);
+    mount.stop();
+}

@@ -9,6 +9,7 @@ use super::{
     image::{self, Program},
     machine,
     packages::Store,
+    warm,
 };
 use crate::run;
 use anyhow::{Context, Result, bail, ensure};
@@ -29,7 +30,7 @@ const WINDOW: &str = "64M";
 /// The version that comparisons are about.
 const VIRTIOFSD: &str = "1.14.0";
 /// The result, in the first of the mounts.
-const RESULT: &str = "bench.json";
+pub(super) const RESULT: &str = "bench.json";
 
 /// What the guest does. The bench takes the guest for the namespace of its own that it asks for.
 const JOB: &str = "\
@@ -47,14 +48,16 @@ exit $status";
 
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
-struct Order {
+pub(super) struct Order {
     presets: Vec<String>,
     modes: Vec<&'static str>,
-    cpus: usize,
+    pub cpus: usize,
+    /// Mounts in the guest are served over the ring.
+    pub ring: bool,
     /// Where to keep the result.
-    json: Option<PathBuf>,
+    pub json: Option<PathBuf>,
     /// For the bench.
-    words: Vec<String>,
+    pub words: Vec<String>,
 }
 
 /// A directory as the guest has it.
@@ -67,6 +70,9 @@ enum Share {
 /// `cargo xtask guest --bench`.
 pub fn run(words: &[&str]) -> Result<()> {
     let order = parse(words)?;
+    if order.presets == [warm::PRESET] {
+        return warm::run(order);
+    }
     let store = Store::open(&run::target_dir()?.join("guest"))?;
     let (kernel, qemu) = (store.kernel(super::KERNEL)?, store.qemu()?);
     let virtiofsd = virtiofsd()?;
@@ -183,10 +189,10 @@ fn owned(words: &[&str]) -> Vec<OsString> {
 }
 
 /// A directory in memory, where nothing else happens. It goes away with this value.
-struct Place(PathBuf);
+pub(super) struct Place(pub PathBuf);
 
 impl Place {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let shm = Path::new("/dev/shm");
         let base = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
         let dir = base.join(format!("fusewire-bench-{}", std::process::id()));
@@ -214,9 +220,15 @@ fn virtiofsd() -> Result<Option<PathBuf>> {
     Ok(dirs.map(|dir| dir.join("virtiofsd")).find(|program| program.is_file()))
 }
 
-fn parse(words: &[&str]) -> Result<Order> {
-    let mut order =
-        Order { presets: Vec::new(), modes: MODES.to_vec(), cpus: 1, json: None, words: Vec::new() };
+pub(super) fn parse(words: &[&str]) -> Result<Order> {
+    let mut order = Order {
+        presets: Vec::new(),
+        modes: MODES.to_vec(),
+        cpus: 1,
+        ring: false,
+        json: None,
+        words: Vec::new(),
+    };
     let mut words = words.iter();
     while let Some(&word) = words.next() {
         let mut value = || words.next().copied().with_context(|| format!("{word} needs a value"));
@@ -234,10 +246,11 @@ fn parse(words: &[&str]) -> Result<Order> {
                 ensure!((1..=64).contains(&order.cpus), "--cpus: from 1 to 64 are possible");
             }
             "--json" => order.json = Some(value()?.into()),
+            "--ring" => order.ring = true,
             "--" => order.words = words.by_ref().map(|word| (*word).to_owned()).collect(),
             word if word.starts_with('-') => {
                 bail!(
-                    "unknown option {word}: there are --modes, --cpus and --json; those of the bench stand behind --"
+                    "unknown option {word}: there are --modes, --ring, --cpus and --json; those of the bench stand behind --"
                 )
             }
             preset => order.presets.push(preset.into()),
@@ -246,6 +259,14 @@ fn parse(words: &[&str]) -> Result<Order> {
     if order.presets.is_empty() {
         order.presets = PRESETS.map(String::from).to_vec();
     }
+    let is_warm = order.presets == [warm::PRESET];
+    ensure!(
+        is_warm || !order.presets.iter().any(|preset| preset == warm::PRESET),
+        "{} has mounts of its own: it runs alone",
+        warm::PRESET
+    );
+    ensure!(!is_warm || order.modes == MODES, "--modes is about directories that are shared with the guest");
+    ensure!(is_warm || !order.ring, "--ring is about mounts in the guest, which only {} has", warm::PRESET);
     Ok(order)
 }
 
@@ -271,7 +292,17 @@ mod tests {
         assert_eq!((order.modes, order.words.join(" ").as_str()), (vec!["none", "always"], "--reps 3"));
         assert_eq!(order.presets, ["virtiofs-mmap"]);
         assert_eq!(parse(&[]).expect("parses").presets, PRESETS);
-        for words in [&["--modes"][..], &["--modes", "never"], &["--cpus", "0"], &["--reps", "3"]] {
+        let warm = parse(&["warm", "--ring"]).expect("parses");
+        assert!(warm.ring && warm.presets == [warm::PRESET]);
+        for words in [
+            &["--modes"][..],
+            &["--modes", "never"],
+            &["--cpus", "0"],
+            &["--reps", "3"],
+            &["warm", "virtiofs-mmap"],
+            &["warm", "--modes", "none"],
+            &["--ring"],
+        ] {
             assert!(parse(words).is_err(), "{words:?}");
         }
     }

@@ -19,6 +19,7 @@ mod replace;
 mod sight;
 mod twice;
 mod virtio;
+mod warm;
 mod writeback;
 
 use crate::{ci, run};
@@ -77,6 +78,11 @@ cargo xtask guest --bench [PRESET...] [--modes LIST] [--cpus N] [--json FILE] [-
 Boots QEMU with a directory for each caching profile, with a DAX window and without, and one for each that virtiofsd has, and has
 fusewire-bench take them in turn there: virtiofs-mmap and virtiofs-smallfile unless presets are named. --modes none,auto,always,shared
 leaves out those that are not named; WORDs go to fusewire-bench, such as --reps 3.
+
+cargo xtask guest --bench warm [--ring] [--cpus N] [--json FILE] [-- WORD...]
+
+Boots QEMU, whose kernel takes BPF security modules, and measures a tree that is known already there, with mounts whose kernel says by itself
+which attributes are absent: over /dev/fuse, with --ring over io_uring.
 
   --kernel VERSION   a kernel of Debian 13 or its backports, such as 7.3, 7.2 or 6.12   [7.3]
   --cpus N           CPUs that are there                                               [2]

@@ -15,6 +15,7 @@ use crate::results::{Pair, Results, SuiteResult};
 use crate::run::Plan;
 use crate::suite::Suite;
 use crate::target::{Profile, Target};
+use crate::workload::{CommandLine, Op, Workload};
 
 /// What stands below the options.
 pub const NOTES: &str = crate::target::GRAMMAR;
@@ -54,6 +55,9 @@ pub struct MeasureArgs {
     /// Factor on the work of one turn
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     scale: f64,
+    /// Factor on the number of directories of generated source trees: a smaller tree where the whole takes too long
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    tree: f64,
     /// How often a turn is done again if others used the machine meanwhile; the quietest counts
     #[arg(long, value_name = "N", default_value_t = 0)]
     retries: u32,
@@ -179,7 +183,7 @@ impl MeasureArgs {
     fn prepare(&self, suite: Suite) -> Result<Prepared> {
         let preset = suite.cpu.map_or(Pin::Free, Pin::One);
         let plan = Plan {
-            workloads: suite.workloads.clone(),
+            workloads: self.with_trees(&suite.workloads)?,
             threads: self.threads.clone(),
             reps: self.reps,
             warmup: self.warmup,
@@ -194,6 +198,18 @@ impl MeasureArgs {
         let targets = self.place.targets.resolve(&suite.targets, profile)?;
         let pairs = self.pairs(&targets, &suite.goals)?;
         Ok(Prepared { suite, plan, profile, targets, pairs })
+    }
+
+    /// The workloads, with source trees as large as was asked for.
+    fn with_trees(&self, workloads: &[Workload]) -> Result<Vec<Workload>> {
+        ensure!(self.tree > 0.0 && self.tree <= 100.0, "--tree must be above 0 and at most 100");
+        let mut workloads = workloads.to_vec();
+        for workload in &mut workloads {
+            if let Op::Command(CommandLine { sources: Some(sources), .. }) = &mut workload.op {
+                *sources = sources.scaled(self.tree);
+            }
+        }
+        Ok(workloads)
     }
 
     /// What was asked for; else the usual, and what the goals are about.
@@ -294,6 +310,17 @@ mod tests {
         assert_eq!(parse(&[]).selected(suite()).unwrap()[0].workloads.len(), 11);
         let error = parse(&["--workload", "sta"]).selected(suite()).unwrap_err().to_string();
         assert!(error.contains("no workload sta") && error.contains("stat, open"), "{error}");
+    }
+
+    #[test]
+    fn trees_can_be_smaller() {
+        let warm = Suite::preset("warm").unwrap().workloads;
+        let files = |words: &[&str]| -> Result<u64> {
+            let all = parse(words).with_trees(&warm)?;
+            Ok(all.iter().filter_map(Workload::tree).map(|sources| sources.count()).max().unwrap_or(0))
+        };
+        assert_eq!((files(&[]).unwrap(), files(&["--tree", "0.2"]).unwrap()), (15_501, 3_101));
+        assert!(files(&["--tree", "0"]).is_err());
     }
 
     #[test]

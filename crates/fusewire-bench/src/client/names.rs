@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::fs;
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
 use super::Pass;
-use crate::tree::{self, c_path, file_name, list_dir, meta_file, work_dir};
-use crate::workload::{DeviceLoad, DeviceRequest, LIST_FILES, Op, share};
+use crate::tree::{self, c_path, file_name, list_dir, meta_dir, meta_file, work_dir};
+use crate::workload::{DeviceLoad, DeviceRequest, LIST_FILES, META_FILES, Op, share};
 
 /// Where symbolic links lead: nowhere.
 const TARGET: &str = "../a/place/that/is/not/there";
@@ -30,6 +30,7 @@ pub struct Names {
 #[derive(Debug)]
 enum NameOp {
     Stat,
+    StatAt { dirs: Vec<OwnedFd>, first: u64 },
     Missing,
     Readlink { buffer: Vec<u8> },
     Open,
@@ -113,6 +114,11 @@ impl Names {
             }
             Op::Create { size } => (NameOp::Create { content: content(size) }, fresh()),
             Op::Unlink => (NameOp::Unlink, fresh()),
+            Op::StatAt => {
+                let first = mine.start;
+                let names = mine.clone().map(|index| c_path(file_name(index % META_FILES).into())).collect();
+                (NameOp::StatAt { dirs: open_meta_dirs(root, mine)?, first }, names)
+            }
             Op::Missing => (NameOp::Missing, fresh()),
             Op::Readlink => (NameOp::Readlink { buffer: Vec::new() }, fresh()),
             Op::Rename => {
@@ -150,7 +156,7 @@ impl Names {
 impl NameOp {
     fn name(&self) -> &'static str {
         match self {
-            Self::Stat | Self::Missing => "stat",
+            Self::Stat | Self::StatAt { .. } | Self::Missing => "stat",
             Self::Readlink { .. } => "readlink",
             Self::Open => "open",
             Self::Create { .. } => "creation",
@@ -166,6 +172,11 @@ impl NameOp {
         match self {
             Self::Stat => {
                 let stat = rustix::fs::stat(path)?;
+                ensure!(stat.st_dev == device, "the file is not on the mount");
+            }
+            Self::StatAt { dirs, first } => {
+                let dir = (*first + index as u64) / META_FILES - *first / META_FILES;
+                let stat = rustix::fs::statat(&dirs[dir as usize], path, AtFlags::empty())?;
                 ensure!(stat.st_dev == device, "the file is not on the mount");
             }
             Self::Missing => match rustix::fs::stat(path) {
@@ -227,6 +238,18 @@ impl NameOp {
         }
         Ok(())
     }
+}
+
+/// The directories of these files, each open without leave to list it, which costs no request.
+fn open_meta_dirs(root: &Path, files: std::ops::Range<u64>) -> Result<Vec<OwnedFd>> {
+    let dirs = files.start / META_FILES..files.end.div_ceil(META_FILES);
+    let open = |number| {
+        let path = meta_dir(root, number);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&path, flags, Mode::empty())
+            .with_context(|| format!("cannot open {}", path.display()))
+    };
+    dirs.map(open).collect()
 }
 
 fn write_all(file: impl AsFd, content: &[u8]) -> Result<()> {

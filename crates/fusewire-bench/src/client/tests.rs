@@ -3,7 +3,7 @@ use std::path::Path;
 
 use super::*;
 use crate::tree::{Tree, data_file, ping_file, work_dir};
-use crate::workload::{Extent, LIST_FILES, Request, Transfer};
+use crate::workload::{Extent, LIST_FILES, META_FILES, Request, Transfer};
 
 fn workload(op: Op, ops: u64) -> Workload {
     Workload {
@@ -162,6 +162,18 @@ fn all_clients_can_be_kept_on_one_cpu() {
     let none = Pass { pin: Pin::One(99_999), ..one };
     let error = run_once(&none).unwrap_err().to_string();
     assert!(error.contains("99999") && error.contains("allowed are"), "{error}");
+}
+
+#[test]
+fn one_name_is_looked_at_in_the_directory_that_has_it() {
+    // The second thread begins in the middle of the first directory and ends in the second.
+    let stat = workload(Op::StatAt, META_FILES + 500);
+    let (_place, tree) = tree(&stat);
+    let stat = pass(tree.path(), &stat);
+    assert_eq!(run_once(&stat).unwrap().ops, META_FILES + 500);
+    fs::remove_file(crate::tree::meta_file(tree.path(), META_FILES + 499)).unwrap();
+    let error = format!("{:#}", run_once(&stat).unwrap_err());
+    assert!(error.contains("stat of \"f000499\" failed"), "{error}");
 }
 
 #[test]

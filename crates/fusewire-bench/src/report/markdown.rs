@@ -9,7 +9,7 @@ use crate::report::{machine_line, mib, noise_text, ratio_text};
 use crate::requests::Chart;
 use crate::results::{Cell, Metric, Pair, Results, Row, Slice, SuiteResult};
 use crate::stats::{Summary, geometric_mean};
-use crate::workload::{Op, Workload};
+use crate::workload::{Op, Sources, Workload};
 
 /// The whole report.
 pub fn markdown(results: &Results) -> String {
@@ -36,6 +36,7 @@ fn suite_report(suite: &SuiteResult, out: &mut String) {
             Pin::One(cpu) => format!("pinned to CPU {cpu}"),
         }
     );
+    trees(suite, out);
     goals(suite, out);
     by_target(suite, out);
     cpu_table(suite, out);
@@ -45,6 +46,16 @@ fn suite_report(suite: &SuiteResult, out: &mut String) {
     detail_table(suite, out);
     places(suite, out);
     errors(suite, out);
+}
+
+/// How large the source trees are: numbers of requests and times are of a whole one.
+fn trees(suite: &SuiteResult, out: &mut String) {
+    let about = |sources: Sources| format!("{} files in {} directories", sources.count(), sources.dirs + 1);
+    let mut texts: Vec<String> = suite.plan.workloads.iter().filter_map(Workload::tree).map(about).collect();
+    texts.dedup();
+    if !texts.is_empty() {
+        let _ = writeln!(out, "Source tree: {}.\n", texts.join("; "));
+    }
 }
 
 fn goals(suite: &SuiteResult, out: &mut String) {

@@ -100,10 +100,12 @@ struct {
     TYPE(value, struct closed);
 } closed SEC(".maps");
 
-// The value: until when, CLOCK_MONOTONIC.
+// The value: until when, CLOCK_MONOTONIC. What is in it is counted and taken out by the one who puts it there, so that a tree that
+// fits is remembered whole, and memory is taken as it is needed: a map that forgets by itself takes all of it at once.
 struct {
-    NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
-    NUMBER(max_entries, 65536);
+    NUMBER(type, BPF_MAP_TYPE_HASH);
+    NUMBER(max_entries, 262144);
+    NUMBER(map_flags, BPF_F_NO_PREALLOC);
     TYPE(key, struct absent_key);
     TYPE(value, u64);
 } absent SEC(".maps");
@@ -227,15 +229,7 @@ int guard_open(u64 *context) {
     return judge(inode, wanted);
 }
 
-SEC("lsm/inode_getxattr")
-int guard_getxattr(u64 *context) {
-    struct dentry *dentry = (void *)context[0];
-    const char *name = (void *)context[1];
-    struct inode *inode = dentry->d_inode;
-    if (is_test(inode))
-        return -ENODATA;
-    if (!is_guarded(inode))
-        return 0;
+INLINE int judge_absence(struct inode *inode, const char *name) {
     struct absent_key key = {
         .node = node_of(inode),
         .generation = inode->i_generation,
@@ -249,6 +243,26 @@ int guard_getxattr(u64 *context) {
         return 0;
     count(ABSENT_COUNT);
     return -ENODATA;
+}
+
+SEC("lsm/inode_getxattr")
+int guard_getxattr(u64 *context) {
+    struct dentry *dentry = (void *)context[0];
+    const char *name = (void *)context[1];
+    struct inode *inode = dentry->d_inode;
+    if (is_test(inode))
+        return -ENODATA;
+    return is_guarded(inode) ? judge_absence(inode, name) : 0;
+}
+
+// Since Linux 6.2 access control lists are asked for by a hook of their own. The kernel caches them, but forgets those of directories
+// over and over.
+SEC("lsm/inode_get_acl")
+int guard_get_acl(u64 *context) {
+    struct dentry *dentry = (void *)context[1];
+    const char *name = (void *)context[2];
+    struct inode *inode = dentry->d_inode;
+    return is_guarded(inode) ? judge_absence(inode, name) : 0;
 }
 
 LICENSE;

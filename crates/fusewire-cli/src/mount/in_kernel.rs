@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fusewire::{Generation, NodeId};
-use fusewire_bpf::{Guard, guard};
+use fusewire_bpf::{Guard, Scope, guard};
 use fusewire_fs::policy::{Action, Effect, InKernel, Moment, Subject, Subjects};
 
 use super::plan::Plan;
@@ -15,11 +15,13 @@ use crate::failure::{Failure, Outcome};
 /// # Errors
 /// If they are wanted in any case and the kernel does not take them.
 pub fn start(plan: &Plan) -> Outcome<Option<Guard>> {
-    match (plan.kernel_answers, &plan.policy) {
+    let scope = match (plan.kernel_answers, &plan.policy) {
         (KernelAnswers::Off, _) | (KernelAnswers::Auto, None) => return Ok(None),
-        _ => {}
-    }
-    match Guard::start() {
+        // Nobody is ever refused anything.
+        (_, None) => Scope::Absent,
+        (_, Some(_)) => Scope::All,
+    };
+    match Guard::start(scope) {
         Ok(guard) => {
             tracing::info!("the kernel gives answers again by itself (BPF LSM)");
             Ok(Some(guard))

@@ -280,11 +280,6 @@ impl Plan {
 }
 
 impl Plan {
-    /// Are there rules around the filesystem?
-    pub fn keeps_asking(&self) -> bool {
-        self.policy.is_some() || self.kernel_answers == KernelAnswers::Always
-    }
-
     /// What opens without requests exclude.
     fn consistent_stateless(&self) -> Outcome<()> {
         let missing = match () {
@@ -294,7 +289,7 @@ impl Plan {
             () if self.locks != LocksKind::Mount => "--locks mount",
             () if self.passthrough == Forwarding::Always => "--passthrough off",
             () if self.file_handles == FileHandles::Never => "--file-handles auto or always",
-            () if self.keeps_asking() => "neither --policy nor --kernel-answers always",
+            () if self.policy.is_some() => "no --policy",
             () => return Ok(()),
         };
         let why = "--opens stateless: nobody tells when a file is opened or closed, so what is cached cannot be checked then, \
@@ -375,8 +370,9 @@ mod tests {
         assert!(refused(&["--cache=always"]).contains("--locks mount"));
         let all = ["--cache=always", "--locks=mount"];
         assert!(refused(&[&all[..], &["--passthrough=always"]].concat()).contains("--passthrough off"));
-        assert!(refused(&[&all[..], &["--policy=/rules"]].concat()).contains("--policy"));
-        let plan = plan(&[&all[..], &stateless].concat()).expect("plan");
+        assert!(refused(&[&all[..], &["--policy=/rules"]].concat()).contains("no --policy"));
+        let answers = ["--kernel-answers=always"];
+        let plan = plan(&[&all[..], &answers, &stateless].concat()).expect("plan");
         assert_eq!((plan.opens, plan.locks), (OpensKind::Stateless, LocksKind::Mount));
         assert!(refusal(&["--fs=mem", "--locks=mount", "none", "/b"]).contains("locks belongs to"));
     }

@@ -25,8 +25,9 @@ fn read(path: &Path) -> Outcome<Policy> {
     })
 }
 
-/// The filesystem kept to the rules.
-pub fn around<F: FileSystem>(fs: F, policy: Policy, plan: &Plan) -> Policed<F> {
+/// The filesystem kept to the rules, if there are any.
+pub fn around<F: FileSystem>(fs: F, policy: Option<Policy>, plan: &Plan) -> Policed<F> {
+    let Some(policy) = policy else { return Policed::without_rules(fs) };
     if let Some(file) = &plan.policy {
         tracing::info!(rules = policy.len(), ?file, "policy in force");
         if policy.is_empty() {

@@ -102,7 +102,7 @@ fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
         },
         opens: match plan.opens {
             // Rules ask at every open, and count what is open.
-            _ if plan.keeps_asking() => passthrough::Opens::Handles,
+            _ if plan.policy.is_some() => passthrough::Opens::Handles,
             OpensKind::Auto => passthrough::Opens::Auto,
             OpensKind::Stateless => passthrough::Opens::Stateless,
             OpensKind::Handles => passthrough::Opens::Handles,
@@ -142,7 +142,7 @@ fn serve(fs: impl FileSystem, plan: &Plan, (is_daemon, cache): (bool, InForce)) 
         let ending = Ending::watch(is_daemon, None)?;
         return serve_until(fs, plan, (is_daemon, cache, ending, before), |_| {});
     }
-    let fs = policy::around(fs, policy.unwrap_or_default(), plan);
+    let fs = policy::around(fs, policy, plan);
     let switch = fs.switch();
     let ending = Ending::watch(is_daemon, policy::hangup(&switch, plan))?;
     serve_until(fs, plan, (is_daemon, cache, ending, before), move |handle| {

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use fusewire_abi::InitFlags;
-use fusewire_bpf::Guard;
+use fusewire_bpf::{Guard, Scope};
 use rustix::io::Errno;
 use rustix::mount::FsOpenFlags;
 
@@ -271,7 +271,7 @@ fn bpf(user: &User) -> Check {
         };
         return Check::no(key, title, Evidence::Read, reason).remedy("run as root");
     }
-    match Guard::start() {
+    match Guard::start(Scope::All) {
         Ok(_) => Check::yes(key, title, Evidence::Tried)
             .because("programs were attached, tried on a file, and taken away"),
         Err(refused) => {

@@ -55,8 +55,12 @@ pub trait InKernel: Debug + Send + Sync {
 /// Nodes with a lock in common.
 const SHARDS: usize = 64;
 
-/// Of how many nodes of those the kernel is told what is absent, at once.
-const NODES: usize = 512;
+/// How many names the kernel is told to be absent, of the nodes of a lock together. With all locks that is what the programs' map
+/// has room for.
+const NAMES: usize = 4096;
+
+/// How many of these may be of one node.
+const NAMES_OF_NODE: usize = 16;
 
 /// Which extended attributes are absent: an answer from before one was set must not be remembered after.
 #[derive(Debug)]
@@ -70,10 +74,40 @@ pub(super) struct Attributes {
 struct Shard {
     /// How often one was set, or may have been, of nodes together.
     set: u64,
-    /// What the kernel was told to be absent.
+    /// What the kernel was told to be absent, of each node the oldest first.
     told: HashMap<NodeId, Vec<Box<[u8]>>>,
+    /// How many names that is.
+    names: usize,
     /// Nodes whose attributes are valid for less than [`LONG`].
     short: HashMap<NodeId, Duration>,
+}
+
+impl Shard {
+    /// What the kernel was told of a node, which it is told no more.
+    fn take(&mut self, node: NodeId) -> Vec<Box<[u8]>> {
+        let names = self.told.remove(&node).unwrap_or_default();
+        self.names -= names.len();
+        names
+    }
+
+    /// One more of the node. What makes room for it is handed to `take_back`.
+    fn add(&mut self, (node, name): (NodeId, &[u8]), take_back: impl Fn(NodeId, &[u8])) {
+        let known = self.told.entry(node).or_default();
+        if known.iter().any(|known| **known == *name) {
+            return;
+        }
+        known.push(name.into());
+        self.names += 1;
+        if known.len() > NAMES_OF_NODE {
+            take_back(node, &known.remove(0));
+            self.names -= 1;
+        }
+        if self.names > NAMES
+            && let Some(&other) = self.told.keys().find(|other| **other != node)
+        {
+            self.take(other).iter().for_each(|name| take_back(other, name));
+        }
+    }
 }
 
 /// What is valid for longer is valid until somebody says otherwise.
@@ -118,7 +152,7 @@ impl Attributes {
     pub fn perhaps_set(&self, node: NodeId, take_back: impl Fn(&[u8])) {
         let mut shard = self.shard(node);
         shard.set += 1;
-        shard.told.remove(&node).iter().flatten().for_each(|name| take_back(name));
+        shard.take(node).iter().for_each(|name| take_back(name));
     }
 
     /// The node is forgotten.
@@ -128,7 +162,7 @@ impl Attributes {
     }
 
     /// The node has none of that name, unless one was set since that version, or nothing may be believed at all. `tell` says so, for so
-    /// long, and `take_back` that it is not known any more of another node.
+    /// long, and `take_back` what is not known any more to make room.
     pub fn unless_set(
         &self,
         (node, name): (NodeId, &[u8]),
@@ -142,16 +176,7 @@ impl Attributes {
         if shard.set != version || valid.is_zero() {
             return;
         }
-        if shard.told.len() >= NODES
-            && !shard.told.contains_key(&node)
-            && let Some(&other) = shard.told.keys().next()
-        {
-            shard.told.remove(&other).iter().flatten().for_each(|name| take_back(other, name));
-        }
-        let names = shard.told.entry(node).or_default();
-        if !names.iter().any(|known| **known == *name) {
-            names.push(name.into());
-        }
+        shard.add((node, name), take_back);
         tell(valid);
     }
 }
@@ -209,11 +234,45 @@ mod tests {
     fn there_is_a_bound_and_what_makes_room_is_taken_back() {
         let attributes = Attributes::default();
         let taken = RefCell::new(0);
-        for node in 1..=2 * (NODES * SHARDS) as u64 {
-            let node = NodeId::new(node);
-            attributes.trusted_for(node, 2 * LONG);
-            attributes.unless_set((node, b"user.x"), 0, |_| (), |_, _| *taken.borrow_mut() += 1);
-        }
-        assert_eq!(taken.take(), NODES * SHARDS);
+        let walk = |nodes: std::ops::RangeInclusive<usize>, name: &[u8]| {
+            for node in nodes {
+                let node = NodeId::new(node as u64);
+                attributes.trusted_for(node, 2 * LONG);
+                attributes.unless_set((node, name), 0, |_| (), |_, _| *taken.borrow_mut() += 1);
+            }
+            taken.take()
+        };
+        let all = NAMES * SHARDS;
+        // A tree that is walked by programs that ask for two attributes each time.
+        assert_eq!((walk(1..=all / 2, b"user.x"), walk(1..=all / 2, b"user.y")), (0, 0));
+        assert_eq!(walk(1..=all / 2, b"user.x"), 0, "known already");
+        // The names of another node go at once, and there may be two of them.
+        assert!((all / 2..=all / 2 + SHARDS).contains(&walk(all / 2 + 1..=all, b"user.x")));
+        (1..=SHARDS).for_each(|node| attributes.forgotten(NodeId::new(node as u64), |_| ()));
+        let names: usize = (1..=SHARDS).map(|node| attributes.shard(NodeId::new(node as u64)).names).sum();
+        let told =
+            |node| attributes.shard(NodeId::new(node as u64)).told.values().map(Vec::len).sum::<usize>();
+        assert_eq!(names, (1..=SHARDS).map(told).sum::<usize>(), "they are counted");
+    }
+
+    #[test]
+    fn one_node_does_not_take_the_room_of_others() {
+        let attributes = Attributes::default();
+        let (node, other) = (NodeId::new(5), NodeId::new(5 + SHARDS as u64));
+        attributes.trusted_for(node, 2 * LONG);
+        let taken = RefCell::new(Vec::new());
+        let ask = |node, name: &[u8]| {
+            attributes.unless_set(
+                (node, name),
+                0,
+                |_| (),
+                |of, name| taken.borrow_mut().push((of, name.to_vec())),
+            );
+        };
+        ask(other, b"user.x");
+        (0..3 * NAMES).for_each(|number| ask(node, format!("user.{number}").as_bytes()));
+        let taken = taken.take();
+        assert_eq!(taken.len(), 3 * NAMES - NAMES_OF_NODE);
+        assert!(taken.iter().all(|(of, _)| *of == node) && taken[0].1 == b"user.0", "the oldest of its own");
     }
 }

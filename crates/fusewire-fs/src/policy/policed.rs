@@ -46,6 +46,8 @@ struct Shared {
     denials: AtomicU64,
     in_kernel: OnceLock<Box<dyn InKernel>>,
     attributes: Attributes,
+    /// There are rules, or may be some day: the kernel must not stop asking.
+    has_rules: bool,
 }
 
 impl Shared {
@@ -143,8 +145,12 @@ impl Shared {
 
 impl PolicySwitch {
     /// These rules from now on, for whatever is opened, made or removed from now on. What the kernel has cached of places that
-    /// were free is taken back before this returns. Not from inside a handler.
+    /// were free is taken back before this returns. Not from inside a handler. Of no effect on what was made
+    /// [without rules](Policed::without_rules).
     pub fn put_in_force(&self, policy: Policy) {
+        if !self.0.has_rules {
+            return tracing::error!("there are no rules here, and none can be put in force");
+        }
         let guarded = self.0.change(|places| places.replace(Arc::new(policy)));
         let Some(notifier) = self.0.notifier.get() else { return };
         for node in guarded {
@@ -197,6 +203,16 @@ fn wanted(flags: u32) -> impl Iterator<Item = Action> {
 impl<F> Policed<F> {
     /// `fs`, kept to `policy`.
     pub fn new(fs: F, policy: Policy) -> Self {
+        Self::with(fs, policy, true)
+    }
+
+    /// `fs`, in which everything is allowed, now and later: what is around it is of use only to a kernel that answers by itself. So the
+    /// filesystem may have the kernel open without asking, which rules could not bear.
+    pub fn without_rules(fs: F) -> Self {
+        Self::with(fs, Policy::default(), false)
+    }
+
+    fn with(fs: F, policy: Policy, has_rules: bool) -> Self {
         let places = Mutex::new(Places::new(Arc::new(policy)));
         let shared = Shared {
             places,
@@ -204,6 +220,7 @@ impl<F> Policed<F> {
             denials: AtomicU64::new(0),
             in_kernel: OnceLock::new(),
             attributes: Attributes::default(),
+            has_rules,
         };
         Self { fs, shared: Arc::new(shared) }
     }
@@ -282,6 +299,10 @@ impl<F> Policed<F> {
     /// A node has no attribute of that name, unless one was set since `before`.
     fn absent(&self, node: NodeId, name: &[u8], before: u64) {
         let Some(kernel) = self.shared.in_kernel.get() else { return };
+        if !self.places().knows(node) {
+            // Nobody would take it back.
+            return;
+        }
         let generation_of = |node| self.places().generation(node);
         let generation = generation_of(node);
         self.shared.attributes.unless_set(
@@ -321,10 +342,10 @@ impl<F> Policed<F> {
         Ok(())
     }
 
-    /// What is opened without a handle: the kernel must go on asking.
-    fn opened(opened: Result<Opened>, cached: FopenFlags) -> Result<Opened> {
+    /// What is opened without a handle: if there are rules, the kernel must go on asking.
+    fn opened(&self, opened: Result<Opened>, cached: FopenFlags) -> Result<Opened> {
         match opened {
-            Err(Errno::NOSYS) => Ok(Opened::new(WITHOUT_HANDLE).with_flags(cached)),
+            Err(Errno::NOSYS) if self.shared.has_rules => Ok(Opened::new(WITHOUT_HANDLE).with_flags(cached)),
             opened => opened,
         }
     }
@@ -468,7 +489,7 @@ impl<F: FileSystem> FileSystem for Policed<F> {
 
     async fn open(&self, cx: &Context, op: Open) -> Result<Opened> {
         wanted(op.flags).try_for_each(|action| self.check(cx, op.node, action))?;
-        Self::opened(self.fs.open(cx, op).await, FopenFlags::KEEP_CACHE)
+        self.opened(self.fs.open(cx, op).await, FopenFlags::KEEP_CACHE)
     }
 
     async fn read(&self, cx: &Context, op: Read, out: &mut Sink<'_>) -> Result<()> {
@@ -559,7 +580,7 @@ impl<F: FileSystem> FileSystem for Policed<F> {
 
     async fn opendir(&self, cx: &Context, op: Opendir) -> Result<Opened> {
         self.check(cx, op.node, Action::List)?;
-        Self::opened(self.fs.opendir(cx, op).await, FopenFlags::KEEP_CACHE | FopenFlags::CACHE_DIR)
+        self.opened(self.fs.opendir(cx, op).await, FopenFlags::KEEP_CACHE | FopenFlags::CACHE_DIR)
     }
 
     async fn readdir(&self, cx: &Context, op: Readdir, out: &mut DirSink<'_>) -> Result<()> {

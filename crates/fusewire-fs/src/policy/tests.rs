@@ -299,6 +299,30 @@ proptest! {
     }
 }
 
+/// Opens nothing: the kernel need not ask.
+#[derive(Debug)]
+struct Opener;
+
+impl fusewire::FileSystem for Opener {}
+
+#[test]
+fn the_kernel_may_open_without_asking_only_where_there_are_never_rules() {
+    let open = |kernel: &FakeKernel<Policed<Opener>>| {
+        kernel.call(abi::Opcode::Opendir, NodeId::ROOT.raw(), &abi::OpenIn::default(), &[]).map(drop)
+    };
+    let none = Policed::without_rules(Opener);
+    let switch = none.switch();
+    let kernel = FakeKernel::start(none).expect("a session");
+    assert_eq!(open(&kernel), Err(fusewire::Errno::NOSYS));
+    // Were they put in force, whoever has opened would not be kept to them.
+    switch.put_in_force(parse("default = \"deny\"").expect("parses"));
+    assert_eq!(open(&kernel), Err(fusewire::Errno::NOSYS));
+    for (rules, expected) in [("", Ok(())), ("default = \"deny\"", Err(fusewire::Errno::ACCESS))] {
+        let some = Policed::new(Opener, parse(rules).expect("parses"));
+        assert_eq!(open(&FakeKernel::start(some).expect("a session")), expected, "{rules}");
+    }
+}
+
 /// What the kernel would answer again.
 #[derive(Debug, Default)]
 struct Answers(std::sync::Mutex<std::collections::BTreeSet<(u64, Vec<u8>)>>);
