@@ -144,9 +144,7 @@ impl Kit {
         if let Some(socket) = socket {
             command.arg(format!("virtio_uml.device={}:26", socket.display()));
         }
-        // An empty word would be the name of a disk to it.
-        let word = Some(word).filter(|word| !word.is_empty());
-        command.args(["con=null", "con0=fd:0,fd:1", "seccomp=on", "quiet"]).args(word);
+        command.args(["con=null", "con0=fd:0,fd:1", "seccomp=on", "quiet", word]);
         Ok(command)
     }
 }
