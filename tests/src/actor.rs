@@ -112,17 +112,9 @@ pub fn posix(dir: &Path) -> crate::program::Program {
     crate::program::program(program()).arg("posix").arg(dir)
 }
 
-/// Cases that fail now and then on any FUSE mount with cached attributes, whatever its server does.
-const KERNEL_RACES: &[(&str, &str)] = &[(
-    "rename-never-missing",
-    "an answer with the link count after a rename, which arrives before that of the rename, makes fuse_entry_unlinked \
-     count the removed name twice; vfs_link then takes the file for deleted",
-)];
-
 /// The process behind [`posix`].
 pub fn run_posix(dir: &Path) {
-    let mut options = fusewire_posix::Options::default();
-    options.skip.extend(KERNEL_RACES.iter().map(|&(name, reason)| (name.to_owned(), reason.to_owned())));
+    let options = fusewire_posix::Options::default();
     let report = fusewire_posix::run(dir, &options).expect("the suite runs");
     report.failures().for_each(|case| println!("failed\t{}", case.to_string().replace('\n', " ")));
     report.skipped().for_each(|(name, _)| println!("skipped\t{name}"));

@@ -21,7 +21,7 @@ use std::{
 };
 use support::Guest;
 use vhost::vhost_user::VhostUserFrontend;
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 const ROOT: u64 = 1;
 const PAGE: u64 = 4096;
@@ -104,6 +104,30 @@ fn a_mapped_file_is_the_same_on_both_sides() {
     let one = |moffset, len| RemovemappingOne { moffset, len };
     guest.monitor.driver().unmap(node, &[one(0, WINDOW), one(WINDOW, WINDOW)]).expect("unmap");
     assert_eq!(window(&guest).list(), []);
+    guest.end();
+}
+
+/// A guest that drops the pages of a mapped file takes them from those who use them.
+#[test]
+fn what_is_mapped_is_kept_when_it_is_opened_again() {
+    let dir = tempfile::tempdir().expect("directory");
+    let host = file(dir.path(), "a", WINDOW);
+    let mut guest = guest(dir.path());
+    let driver = guest.monitor.driver();
+    let node = opened(driver, c"a");
+    // Each time it has changed, so that a copy would be old.
+    let kept = |driver: &mut Driver, pages: u64| {
+        host.set_len(WINDOW + pages * PAGE).expect("another size");
+        let args = abi::OpenIn { flags: 0, open_flags: 0 };
+        let answer = driver.call(Opcode::Open, node, &[args.as_bytes()]).expect("open");
+        let out = abi::OpenOut::read_from_bytes(&answer).expect("an answer");
+        out.open_flags & abi::FopenFlags::KEEP_CACHE.bits() != 0
+    };
+    assert!(!kept(driver, 1));
+    driver.map(node, range(0, 0, WINDOW, READ)).expect("map");
+    assert!(kept(driver, 2));
+    driver.unmap(node, &[RemovemappingOne { moffset: 0, len: WINDOW }]).expect("unmap");
+    assert!(!kept(driver, 3));
     guest.end();
 }
 

@@ -11,6 +11,7 @@ mod forward;
 mod harness;
 mod leases;
 mod limits;
+mod links;
 mod locks;
 mod lower;
 mod mounting;

@@ -9,7 +9,7 @@ use super::{
     twice,
 };
 use crate::run;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use std::{
     fs,
     io::{Seek, SeekFrom, Write},
@@ -28,10 +28,14 @@ const FROM_GUEST: (&str, u64) = ("the guest was here", (9 << 20) + 77);
 /// Where the file ends: on the page that the monitor does not map.
 const LATE: (&str, u64) = ("near the end", (128 << 20) + 500);
 
-/// What the guest does first, and then `SUITES`. With `--cache always` nobody but DAX shows it what the host writes.
-const JOB: &str = "\
-cached() { awk '/^Cached:/ { print $2 }' /proc/meminfo; }
+/// What every guest has.
+const START: &str = "\
 fail() { echo \"FAILED: $*\"; exit 1; }
+mount -t tmpfs tmp /root; mkdir -p /other && mount -t tmpfs other /other";
+
+/// What the guest does first with `--cache always`, where nobody but DAX shows it what the host writes.
+const LOOK: &str = "
+cached() { awk '/^Cached:/ { print $2 }' /proc/meminfo; }
 at() { dd if=/mnt/big bs=1 skip=$1 count=$2 2>/dev/null; }
 put() { printf \"$2\" | dd of=/mnt/big bs=1 seek=$1 conv=notrunc 2>/dev/null || fail \"writing $2\"; }
 read_all() { # OPTIONS LEAST MOST: how much more is cached afterwards, KiB
@@ -41,7 +45,6 @@ read_all() { # OPTIONS LEAST MOST: how much more is cached afterwards, KiB
     [ \"$sum\" = \"SUM  -\" ] || fail \"$1: $sum\"
     [ $grown -ge $2 ] && [ $grown -le $3 ] || fail \"$1: $grown KiB cached, not $2 to $3\"
     umount /mnt || fail umount; }
-mount -t tmpfs tmp /root; mkdir -p /other && mount -t tmpfs other /other
 read_all dax=always 0 8192
 read_all rw 0 8192
 read_all dax=never 100000 200000
@@ -51,14 +54,20 @@ at HOST_AT HOST_LEN > /dev/null; at LATE_AT LATE_LEN > /dev/null
 n=0; while [ \"$(at HOST_AT HOST_LEN)\" != 'HOST_TEXT' ]; do n=$((n+1)); [ $n -lt 400 ] || fail 'the guest does not see what the host writes'; usleep 50000; done
 put GUEST_AT 'GUEST_TEXT'; put LATE_AT 'LATE_TEXT'; sync /mnt/big; : > /mnt/done
 n=0; while [ \"$(at HOST_AT HOST_LEN)\" = 'HOST_TEXT' ]; do n=$((n+1)); [ $n -lt 400 ] || fail 'the host does not see what the guest writes'; usleep 50000; done
-rm /mnt/big
-SUITES
-umount /mnt || fail umount
-exit 0";
+rm /mnt/big";
 
-/// The POSIX suite maps files, truncates them under their mappings, and more; fsx does so at random.
-const SUITES: &str = "\
-fusewire-posix --quiet SKIPPED /mnt || fail fusewire-posix
+/// With the other caching profiles there are the suites alone.
+const MOUNT: &str = "
+mount -t virtiofs -o dax=always share /mnt || fail mount";
+
+/// The short form: mappings, which are then of the host's pages.
+const MAPPINGS: &str = "
+fusewire-posix --quiet --filter map --filter truncate SKIPPED /mnt || fail fusewire-posix";
+
+/// The POSIX suite maps files, truncates them under their mappings, and more; fsx does so at random. Emulated and without a cache, a case takes
+/// minutes.
+const SUITES: &str = "
+fusewire-posix --quiet --limit 300 SKIPPED /mnt || fail fusewire-posix
 if [ -e /usr/bin/fsx ]; then
     fsx -f /fsx.toml -P /tmp -N OPERATIONS -S 1 /mnt/fsx > /tmp/fsx.log 2>&1 || { tail -n 50 /tmp/fsx.log; fail fsx; }
     tail -n 1 /tmp/fsx.log
@@ -70,6 +79,10 @@ if [ -e /usr/bin/pjdfstest ]; then
         grep -v -e success -e skipped /tmp/pjdfstest.log | tail -n 100; fail pjdfstest; }
     tail -n 1 /tmp/pjdfstest.log
 fi";
+
+const END: &str = "
+umount /mnt || fail umount
+exit 0";
 
 /// Cases of the POSIX suite that ask for what this guest is not, whatever it mounts.
 const SKIPPED: [(&str, &str); 5] = [
@@ -84,42 +97,59 @@ const SKIPPED: [(&str, &str); 5] = [
 const FSX: &str = include_str!("../../../tests/src/fsx.toml");
 const PJD: &str = include_str!("../../../tests/src/pjdfstest.toml");
 
+/// Caching profiles that the suites run with, all in `--dax --all`.
+const CACHES: [&str; 4] = ["always", "never", "auto", "shared"];
+
 /// `cargo xtask guest --dax`.
 pub fn run(words: &[&str]) -> Result<()> {
     let store = Store::open(&run::target_dir()?.join("guest"))?;
-    let (operations, all) = match words {
-        [] => (500, false),
-        ["--two"] => return twice::run(&store),
-        ["--all"] => (20_000, true),
-        _ => bail!("unknown words {words:?}: there are --all and --two"),
-    };
+    let all = [SUITES, PJDFSTEST].concat();
+    match words {
+        [] => test(&store, "always", SUITES, 500)?,
+        ["--two"] => {}
+        ["--short"] => return test(&store, "always", MAPPINGS, 0),
+        ["--all"] => CACHES.iter().try_for_each(|cache| test(&store, cache, &all, 20_000))?,
+        ["--all", caches @ ..] if caches.iter().all(|cache| CACHES.contains(cache)) => {
+            return caches.iter().try_for_each(|cache| test(&store, cache, &all, 20_000));
+        }
+        _ => bail!(
+            "unknown words {words:?}: there are --short, --two and --all, with --cache's {CACHES:?} behind it"
+        ),
+    }
+    twice::run(&store)
+}
+
+/// One guest with this caching profile, which runs these suites, fsx with so many operations.
+fn test(store: &Store, cache: &str, suites: &str, operations: u32) -> Result<()> {
     let (kernel, qemu) = (store.kernel(super::KERNEL)?, store.qemu()?);
-    let share = Share::new(&store.dir().join("dax"))?;
+    let looks = cache == CACHES[0];
+    let share = Share::new(&store.dir().join("dax"), looks)?;
     let skipped: Vec<_> = SKIPPED.iter().map(|(case, why)| format!("--skip '{case}={why}'")).collect();
-    let suites = if all { [SUITES, PJDFSTEST].concat() } else { SUITES.into() };
-    let job = fill(&JOB.replace("SUITES", &suites), &share.sum)?
+    let job = [START, if looks { LOOK } else { MOUNT }, suites, END].concat();
+    let job = fill(&job, &share.sum)
         .replace("OPERATIONS", &operations.to_string())
         .replace("SKIPPED", &skipped.join(" "));
     let pjdfstest = PJD.replace("ALLOW_REMOUNT", "false");
     let script =
         format!("cat > /fsx.toml <<'END'\n{FSX}END\ncat > /pjdfstest.toml <<'END'\n{pjdfstest}END\n{job}");
-    let initrd = image::build(&store, &device::programs()?, &script)?;
+    let initrd = image::build(store, &device::programs()?, &script)?;
     let start = Instant::now();
-    let profile = ["always", "--queues", "2", "--dax-window", WINDOW];
+    let profile = [cache, "--queues", "2", "--dax-window", WINDOW];
     let device = Device::start(&share.dir, &["sock"], &profile)?;
     let board = Board { kernel: &kernel, initrd: &initrd, cpus: 2, memory: "1G", word: "" };
     let mut command = board.command(&qemu, &[(&device.sockets[0], Plug::Generic { queues: 2 })]);
-    eprintln!("xtask: guest with {}, a DAX window of {WINDOW}", kernel.display());
-    let host = share.answer();
-    machine::watch(&mut command, if all { 1800 } else { 600 }, |_| ())?;
-    host.join().map_err(|_| anyhow::anyhow!("the host's side has panicked"))??;
+    eprintln!("xtask: guest with {}, --cache {cache}, a DAX window of {WINDOW}", kernel.display());
+    let host = looks.then(|| share.answer());
+    machine::watch(&mut command, if operations > 1000 { 1800 } else { 600 }, |_| ())?;
+    host.map_or(Ok(Ok(())), thread::JoinHandle::join)
+        .map_err(|_| anyhow!("the host's side has panicked"))??;
     device.end()?;
-    eprintln!("xtask: guest: DAX: done in {} s", start.elapsed().as_secs());
-    twice::run(&store)
+    eprintln!("xtask: guest: DAX, --cache {cache}: done in {} s", start.elapsed().as_secs());
+    Ok(())
 }
 
 /// The job with what it is to read and write.
-fn fill(job: &str, sum: &str) -> Result<String> {
+fn fill(job: &str, sum: &str) -> String {
     let mut job = job.replace("SUM", sum);
     for (name, (text, at)) in [("HOST", FROM_HOST), ("GUEST", FROM_GUEST), ("LATE", LATE)] {
         job = job
@@ -127,7 +157,7 @@ fn fill(job: &str, sum: &str) -> Result<String> {
             .replace(&format!("{name}_LEN"), &text.len().to_string())
             .replace(&format!("{name}_TEXT"), text);
     }
-    Ok(job)
+    job
 }
 
 /// The directory, with the host's side of what is done to its large file.
@@ -137,9 +167,13 @@ struct Share {
 }
 
 impl Share {
-    fn new(dir: &Path) -> Result<Self> {
+    /// With a large file, or with nothing in it.
+    fn new(dir: &Path, large: bool) -> Result<Self> {
         _ = fs::remove_dir_all(dir);
         fs::create_dir_all(dir)?;
+        if !large {
+            return Ok(Self { dir: dir.to_owned(), sum: String::new() });
+        }
         let mut file = fs::File::create(dir.join("big"))?;
         let mut block = vec![0u8; 1 << 20];
         let mut seed = 1u64;

@@ -1,6 +1,7 @@
 //! Guests whose daemon is replaced while they work: by `fusewire vhost --upgrade`, of which no monitor need know anything.
 
 use super::{
+    board::{Board, Plug},
     device::{self, Device},
     image, machine,
     packages::Store,
@@ -23,11 +24,11 @@ const TIMES: usize = 5;
 const JOB: &str = "\
 fail() { echo \"FAILED: $*\"; exit 1; }
 mount -t virtiofs share /mnt || fail mount
-mkdir /mnt/data || fail mkdir
+mkdir /mnt/data /mnt/enough || fail mkdir
 exec 7> /mnt/open 8<> /mnt/gone
 echo 'without a name' >&8; rm /mnt/gone || fail rm
 : > /mnt/begun
-n=0; while [ ! -e /mnt/enough ]; do
+n=0; while [ ! -e /mnt/enough/$n ]; do
     echo $n >&7 || fail \"writing to what is open ($n)\"
     dd if=/dev/urandom of=/mnt/data/$n bs=4096 count=3 2>/dev/null || fail \"making $n\"
     cat /mnt/data/$n > /mnt/data/copy && cmp /mnt/data/$n /mnt/data/copy || fail \"copying $n\"
@@ -64,18 +65,8 @@ pub fn run(words: &[&str]) -> Result<()> {
     eprintln!("xtask: QEMU");
     let work = Work { share: &share, profile: &["auto", "--queues", "2"] };
     work.watch(|socket| {
-        let mut command = qemu.command();
-        let parts = ["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35,memory-backend=mem"];
-        command.args(parts).args(["-smp", "2", "-m", "1G"]);
-        command.args(["-object", "memory-backend-memfd,id=mem,size=1G,share=on", "-nodefaults"]);
-        command.args(["-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-        command.arg("-chardev").arg(format!("socket,id=share,path={}", socket.display()));
-        let device = "vhost-user-fs-pci,chardev=share,tag=share,num-request-queues=2,queue-size=1024";
-        command.args(["-device", device]).arg("-kernel").arg(&kernel).arg("-initrd").arg(&initrd);
-        let line =
-            "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
-        command.args(["-append", line]);
-        Ok(command)
+        let board = Board { kernel: &kernel, initrd: &initrd, cpus: 2, memory: "1G", word: "" };
+        Ok(board.command(&qemu, &[(socket, Plug::Fs { tag: device::TAG, queues: 2 })]))
     })
 }
 
@@ -105,7 +96,7 @@ impl Work<'_> {
                     Ok(())
                 });
                 // Whatever has happened: the guest is to end.
-                fs::write(share.join("enough"), "")?;
+                enough(share)?;
                 replaced.map(|()| device)
             });
             machine::watch(&mut command, 300, |line| {
@@ -121,6 +112,12 @@ impl Work<'_> {
         eprintln!("xtask: guest: {TIMES} daemons, {files} files; done in {} s", start.elapsed().as_secs());
         Ok(())
     }
+}
+
+/// Tell the guest to end. With `--cache always` it remembers which names there are not: so it asks for another one each turn.
+fn enough(share: &Path) -> Result<()> {
+    let turn = fs::read_dir(share.join("data")).map_or(0, |names| names.count() / 2);
+    (turn..turn + 1000).try_for_each(|turn| Ok(fs::write(share.join("enough").join(turn.to_string()), "")?))
 }
 
 /// Wait until the guest has made something.

@@ -46,6 +46,9 @@ const PJDFSTEST: &str = include_str!("../../../tests/src/pjdfstest.toml");
 
 /// `cargo xtask guest --virtio`.
 pub fn run(words: &[&str]) -> Result<()> {
+    if let Some(at) = words.iter().position(|word| *word == "--") {
+        return perform(&kit()?, &words[..at], &words[at + 1..].join(" "));
+    }
     let (profiles, operations): (&[&[&str]], u32) = match words {
         [] => (&[&["auto"]], 5_000),
         ["--two"] => return pair::run(&kit()?),
@@ -76,6 +79,19 @@ pub fn run(words: &[&str]) -> Result<()> {
         writeback::run(&kit, operations)?;
     }
     pair::run(&kit)
+}
+
+/// A command of the shell in one guest, with the directory on `/mnt`.
+fn perform(kit: &Kit, profile: &[&str], command: &str) -> Result<()> {
+    let mut programs = device::programs()?;
+    programs.extend(kit.modules()?);
+    let script = format!("mount -t virtiofs share /mnt || exit 1\nmount -t tmpfs tmp /root\n{command}");
+    let initrd = image::build(&kit.store, &programs, &script)?;
+    let share = kit.store.dir().join("share");
+    _ = fs::remove_dir_all(&share);
+    let device = Device::start(&share, &["sock"], if profile.is_empty() { &["auto"] } else { profile })?;
+    machine::watch(&mut kit.uml(&initrd, Some(&device.sockets[0]), "")?, 600, |_| {})?;
+    device.end()
 }
 
 /// User Mode Linux, and what it is booted with.

@@ -324,11 +324,17 @@ impl Passthrough {
 
     /// What the kernel may keep of a file that is not forwarded.
     fn keeping(&self, node: NodeId, fd: &impl AsFd) -> FopenFlags {
-        match self.cache_of(node) {
+        let cached = match self.cache_of(node) {
             CacheProfile::None => FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES,
             CacheProfile::Auto if self.nodes.opened(node, || attr::stat(fd)) => FopenFlags::KEEP_CACHE,
             CacheProfile::Auto => FopenFlags::empty(),
             CacheProfile::Coherent | CacheProfile::Always => FopenFlags::KEEP_CACHE,
+        };
+        match self.dax.has(fd) {
+            // A guest has no copy that it might drop of what is in its window. Linux 7.3 would tear the pages from those who use
+            // them instead, and warns of that (`dax_disassociate_entry`).
+            true => cached | FopenFlags::KEEP_CACHE,
+            false => cached,
         }
     }
 
