@@ -81,7 +81,7 @@ always\t'Always: fail where it is not possible'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l passthrough -d 'Have the kernel read, write and map the files of SRC by itself, without a request [default: auto]' -r -f -a "auto\t'Files of 64 KiB or more, where the kernel can: Linux 6.9 or newer, as root'
 always\t'Small and new ones, too, whose opening takes longer then'
 off\t'None: each read and write is a request'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l opens -d 'Whether opening and closing a file is a request [default: auto]' -r -f -a "auto\t'Stateless for directories with --cache coherent or always; for files, too, once ten thousand small ones were opened in a row, if --locks is mount'
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l opens -d 'Whether opening and closing a file is a request [default: auto]' -r -f -a "auto\t'Stateless for directories with --cache coherent or always; for files, too, once ten thousand were opened of which few are large, if --locks is mount'
 stateless\t'No: for trees of small files that are read again and again. It takes --cache always or coherent, and --locks mount, and excludes --passthrough'
 handles\t'Yes, so that large files can be read and written by the kernel itself'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l locks -d 'Who sees locks taken on the mount: everybody who uses SRC, or users of this mount alone [default: directory]' -r -f -a "directory\t'Everybody who uses SRC, on the mount or not'
@@ -136,7 +136,7 @@ always\t'Always: fail where it is not possible'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l passthrough -d 'Have the kernel read, write and map the files of SRC by itself, without a request [default: auto]' -r -f -a "auto\t'Files of 64 KiB or more, where the kernel can: Linux 6.9 or newer, as root'
 always\t'Small and new ones, too, whose opening takes longer then'
 off\t'None: each read and write is a request'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l opens -d 'Whether opening and closing a file is a request [default: auto]' -r -f -a "auto\t'Stateless for directories with --cache coherent or always; for files, too, once ten thousand small ones were opened in a row, if --locks is mount'
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l opens -d 'Whether opening and closing a file is a request [default: auto]' -r -f -a "auto\t'Stateless for directories with --cache coherent or always; for files, too, once ten thousand were opened of which few are large, if --locks is mount'
 stateless\t'No: for trees of small files that are read again and again. It takes --cache always or coherent, and --locks mount, and excludes --passthrough'
 handles\t'Yes, so that large files can be read and written by the kernel itself'"
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l locks -d 'Who sees locks taken on the mount: everybody who uses SRC, or users of this mount alone [default: directory]' -r -f -a "directory\t'Everybody who uses SRC, on the mount or not'

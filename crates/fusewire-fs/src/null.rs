@@ -5,7 +5,7 @@ use fusewire::{
     Attr, Context, Entry, Errno, FileSystem, FileType, Handle, NodeId, Opened, Result, StatFs, op,
     reply::{DirPlusSink, DirSink, Sink, XattrSink},
 };
-use std::time::Duration;
+use std::{num::NonZero, time::Duration};
 
 /// What a [`NullFs`] shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,8 @@ impl NullFs {
     /// What the backend takes.
     fn wait(&self) {
         if !self.options.delay.is_zero() {
+            // As long, and no longer: otherwise the kernel may wake a thread 50 µs late, which is no backend's doing.
+            _ = rustix::thread::set_current_timer_slack(NonZero::new(1));
             std::thread::sleep(self.options.delay);
         }
     }

@@ -3,14 +3,13 @@
 //!
 //!     bare_ring MNT
 
-mod ring;
+mod sys;
 
 use anyhow::{Context, Result, bail, ensure};
 use fusewire_abi::{
     AttrOut, InHeader, InitFlags, InitIn, InitOut, KERNEL_MINOR_VERSION, KERNEL_VERSION, Opcode, OutHeader,
     UringReqHeader,
 };
-use ring::Ring;
 use rustix::{
     fs::{Mode, OFlags},
     mount::MountFlags,
@@ -21,6 +20,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     thread,
 };
+use sys::Ring;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// No request is longer.
