@@ -791,7 +791,7 @@ mod tests {
                 "\"fio.numjobs\": the bench sets it",
             ),
             ("op=\"fio\"\ntotal-size=\"1M\"\nfiles=1\nfio={rw=\"read\",bs=\"4k\"}", "would have no file"),
-            ("op=\"ping\"\nops=1\nrequest=\"lookup\"", "getattr, read or write"),
+            ("op=\"ping\"\nops=1\nrequest=\"lookup\"", "getattr, getattr-file, read or write"),
             ("op=\"device\"\nops=1\nrequest=\"write\"", "getattr, lookup, create or read"),
             ("op=\"device\"\nops=1\nrequest=\"getattr\"\ndepth=257", "from 1 to 256"),
             ("op=\"device\"\nops=1\nrequest=\"lookup\"\nblock=4096", "carries no data"),
