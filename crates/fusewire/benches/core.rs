@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use support::{
     local::{LocalSlot, at_once, session},
     quiet::Quiet,
-    requests::{Request, sample},
+    requests::{Request, SMALL, sample},
 };
 
 /// Time for `rounds` of a request. The slot is made beforehand.
@@ -41,27 +41,14 @@ fn transfer(opcode: Opcode, size: usize) -> Request {
 fn small(criterion: &mut Criterion) {
     let session = session(Quiet);
     let mut group = criterion.benchmark_group("small");
-    let opcodes = [
-        Opcode::Lookup,
-        Opcode::Getattr,
-        Opcode::Open,
-        Opcode::Release,
-        Opcode::Flush,
-        Opcode::Forget,
-        Opcode::Create,
-        Opcode::Unlink,
-        Opcode::Setattr,
-        Opcode::Rename2,
-        Opcode::Getxattr,
-    ];
-    for opcode in opcodes {
+    for &opcode in SMALL {
         let requests = [request(opcode).bytes()];
         group.bench_function(opcode.name(), |bencher| {
             bencher.iter_custom(|rounds| serve(&session, &requests, rounds, &()));
         });
     }
     // In turn, so that branches are not predicted as well.
-    let mixed = opcodes.map(|opcode| request(opcode).bytes());
+    let mixed: Vec<_> = SMALL.iter().map(|&opcode| request(opcode).bytes()).collect();
     group.throughput(Throughput::Elements(mixed.len() as u64));
     group.bench_function("mixed, eleven of them", |bencher| {
         bencher.iter_custom(|rounds| serve(&session, &mixed, rounds, &()));

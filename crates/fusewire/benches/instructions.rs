@@ -18,25 +18,8 @@ use std::{
 use support::{
     local::{LocalSlot, at_once, session},
     quiet::Quiet,
-    requests::sample,
+    requests::{SMALL, sample},
 };
-
-/// Those of `benches/core.rs`, and what moves data.
-const OPCODES: &[Opcode] = &[
-    Opcode::Lookup,
-    Opcode::Getattr,
-    Opcode::Open,
-    Opcode::Release,
-    Opcode::Flush,
-    Opcode::Forget,
-    Opcode::Create,
-    Opcode::Unlink,
-    Opcode::Setattr,
-    Opcode::Rename2,
-    Opcode::Getxattr,
-    Opcode::Read,
-    Opcode::Write,
-];
 
 /// Requests whose instructions are counted.
 const COUNTED: u64 = 2000;
@@ -98,8 +81,8 @@ fn main() -> Result<(), String> {
         return Ok(());
     }
     println!("{:<12} {:>12} {:>12}", "operation", "instructions", "shortest, ns");
-    for &opcode in OPCODES.iter().filter(|op| words.is_empty() || words.iter().any(|word| word == op.name()))
-    {
+    let opcodes = SMALL.iter().chain(&[Opcode::Read, Opcode::Write]);
+    for &opcode in opcodes.filter(|op| words.is_empty() || words.iter().any(|word| word == op.name())) {
         let more = instructions(opcode, 2 * COUNTED)?.saturating_sub(instructions(opcode, COUNTED)?);
         println!("{:<12} {:>12} {:>12.1}", opcode.name(), more / COUNTED, shortest(opcode));
     }

@@ -8,6 +8,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -102,7 +103,7 @@ impl Device {
             if Instant::now() > deadline {
                 bail!("the daemon does not listen at {:?}", device.sockets);
             }
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
@@ -122,7 +123,7 @@ impl Device {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => bail!("the daemon ended with {status}"),
                 None if Instant::now() > deadline => bail!("the daemon does not end with its guest"),
-                None => std::thread::sleep(Duration::from_millis(20)),
+                None => thread::sleep(Duration::from_millis(20)),
             }
         }
     }
@@ -139,4 +140,14 @@ impl Drop for Device {
         _ = self.child.kill();
         _ = self.child.wait();
     }
+}
+
+/// Wait until the guest has made something in the shared directory.
+pub fn there(path: &Path) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !path.exists() {
+        ensure!(Instant::now() < deadline, "the guest never made {}", path.display());
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }

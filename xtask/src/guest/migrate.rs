@@ -106,7 +106,7 @@ impl Place<'_> {
         let start = Instant::now();
         let plug = Plug::Fs { tag: device::TAG, queues: self.board.cpus };
         let mut here = self.machine(0, plug, false)?;
-        there(&share.join("begun"))?;
+        device::there(&share.join("begun"))?;
         thread::sleep(WHILE);
         cancelled(&mut here)?;
         for number in 1..=MOVES {
@@ -234,14 +234,4 @@ fn noise() -> impl Iterator<Item = u8> {
         Some(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
     };
     std::iter::successors(Some(1), next).flat_map(|seed| (seed >> 32).to_le_bytes().into_iter().take(4))
-}
-
-/// Wait until the guest has made something.
-fn there(path: &Path) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !path.exists() {
-        ensure!(Instant::now() < deadline, "the guest never made {}", path.display());
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
 }

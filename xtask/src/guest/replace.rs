@@ -87,7 +87,7 @@ impl Work<'_> {
         let (mut files, mut sums) = (0, Vec::new());
         let device = thread::scope(|scope| {
             let host = scope.spawn(move || -> Result<Device> {
-                let replaced = there(&share.join("begun")).and_then(|()| {
+                let replaced = device::there(&share.join("begun")).and_then(|()| {
                     for _ in 0..TIMES {
                         thread::sleep(Duration::from_millis(700));
                         device.upgrade()?;
@@ -118,14 +118,4 @@ impl Work<'_> {
 fn enough(share: &Path) -> Result<()> {
     let turn = fs::read_dir(share.join("data")).map_or(0, |names| names.count() / 2);
     (turn..turn + 1000).try_for_each(|turn| Ok(fs::write(share.join("enough").join(turn.to_string()), "")?))
-}
-
-/// Wait until the guest has made something.
-fn there(path: &Path) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !path.exists() {
-        ensure!(Instant::now() < deadline, "the guest never made {}", path.display());
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
 }

@@ -6,6 +6,21 @@ use fusewire::{
 };
 use zerocopy::IntoBytes;
 
+/// Those whose cost in the core is bounded: requests without data.
+pub const SMALL: &[Opcode] = &[
+    Opcode::Lookup,
+    Opcode::Getattr,
+    Opcode::Open,
+    Opcode::Release,
+    Opcode::Flush,
+    Opcode::Forget,
+    Opcode::Create,
+    Opcode::Unlink,
+    Opcode::Setattr,
+    Opcode::Rename2,
+    Opcode::Getxattr,
+];
+
 /// A request in its pieces, to be spoilt.
 #[derive(Clone, Debug)]
 pub struct Request {
