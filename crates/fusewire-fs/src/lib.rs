@@ -1,5 +1,6 @@
 //! Filesystems for Fusewire: a directory re-exported in full, one in memory, and one that is empty; and rules around any of them.
 
+mod closing;
 pub mod mem;
 pub mod null;
 pub mod passthrough;

@@ -1,6 +1,7 @@
 //! Advisory locks: POSIX byte ranges, and `flock` on whole files.
 
 use super::{locked, tree::State};
+use crate::closing::once_closed;
 use fusewire::{Context, Errno, FileLock, Handle, LockKind, LockOwner, NodeId, Result, op};
 use std::{
     collections::HashSet,
@@ -213,15 +214,16 @@ impl Drop for Ticket<'_> {
 pub(super) async fn set(state: &Mutex<State>, cx: &Context, op: &op::Setlk) -> Result<()> {
     let request =
         Request { node: op.node, handle: op.handle, owner: op.owner, lock: op.lock, flock: op.flock };
-    let result = locked(state).set_lock(request);
-    let result = match result {
-        Err(Errno::AGAIN) if op.wait => {
-            // A `flock` lock that was to be changed is gone by now, and others may want it.
-            wake(state, op.node);
-            wait(state, cx, request).await
-        }
-        result => result,
-    };
+    let attempt = || locked(state).set_lock(request);
+    let mut result = attempt();
+    if result == Err(Errno::AGAIN) {
+        // A `flock` lock that was to be changed is gone by now, and others may want it.
+        wake(state, op.node);
+        result = match op.wait {
+            true => wait(state, cx, request).await,
+            false => once_closed(cx, result, |done| *done == Err(Errno::AGAIN), attempt).await,
+        };
+    }
     wake(state, op.node);
     result
 }

@@ -8,6 +8,7 @@
 //! this mount.
 
 use super::{Passthrough, fds::Fd, stateless::Use, sys, sys::LockCommand};
+use crate::closing::once_closed;
 use fusewire::{
     Context, FileLock, FileType, Handle, LockKind, LockOwner, NodeId,
     op::{Getlk, Setlk},
@@ -23,17 +24,10 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
-    time::Duration,
 };
 
 /// Last byte of a lock that reaches to the end of the file.
 const TO_THE_END: u64 = i64::MAX as u64;
-
-/// Locks of an open file (`flock`, `F_OFD_SETLK`) end with it, and of that the kernel tells after `close` has returned. So a
-/// lock that cannot be had may be one that was just given up: it is tried for again, this often, after that time.
-const CLOSING_ATTEMPTS: usize = 3;
-const CLOSING: Duration = Duration::from_millis(1);
 
 /// Who holds POSIX locks through this mount.
 #[derive(Debug, Default)]
@@ -251,27 +245,6 @@ fn is_refused<R>(done: &Result<R>) -> bool {
     matches!(done, Err(Errno::AGAIN | Errno::ACCESS))
 }
 
-/// Try for a refused lock again, for as long as it may take until the kernel has told of the end of an open file.
-async fn once_closed<R: Send + 'static>(
-    cx: &Context,
-    again: impl Fn() -> Result<R> + Clone + Send + 'static,
-) -> Result<R> {
-    let mut done = Err(Errno::AGAIN);
-    for _ in 0..CLOSING_ATTEMPTS {
-        let again = again.clone();
-        done = cx
-            .blocking(move || {
-                thread::sleep(CLOSING);
-                again()
-            })
-            .await;
-        if !is_refused(&done) {
-            break;
-        }
-    }
-    done
-}
-
 /// Can one owner not have `wanted` while another has `lock`?
 fn is_in_the_way(lock: &FileLock, wanted: &FileLock) -> bool {
     (lock.kind == LockKind::Write || wanted.kind == LockKind::Write)
@@ -364,8 +337,8 @@ impl Passthrough {
         let mut done = sys::ofd_lock(&held.fd, LockCommand::Set, wanted);
         if !op.wait && is_refused(&done) && others {
             let _turn = self.waits.take()?;
-            let again = held.clone();
-            done = once_closed(cx, move || sys::ofd_lock(&again.fd, LockCommand::Set, wanted)).await;
+            let again = || sys::ofd_lock(&held.fd, LockCommand::Set, wanted);
+            done = once_closed(cx, done, is_refused, again).await;
         }
         while op.wait && is_refused(&done) {
             let _waiting = self.locks.wait(op.node, op.owner, op.lock)?;
@@ -402,8 +375,7 @@ impl Passthrough {
         let mut done = rustix::fs::flock(open.path(), now);
         if !op.wait && is_refused(&done) {
             let _turn = self.waits.take()?;
-            let again = open.clone();
-            done = once_closed(cx, move || rustix::fs::flock(again.path(), now)).await;
+            done = once_closed(cx, done, is_refused, || rustix::fs::flock(open.path(), now)).await;
         }
         while op.wait && done == Err(Errno::AGAIN) {
             let _turn = self.waits.take()?;
