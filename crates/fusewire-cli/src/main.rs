@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod failure;
+mod inherited;
 mod install;
 mod logging;
 mod mount;
@@ -27,6 +28,7 @@ use logging::Destination;
 use mount::Role;
 
 fn main() -> ExitCode {
+    inherited::settle();
     let words: Vec<OsString> = vhost::former::subcommand(std::env::args_os().collect());
     let is_mount8 = mount8::is_caller(&words);
     let outcome =

@@ -11,6 +11,11 @@ use crate::args::UnmountArgs;
 use crate::failure::{Failure, Outcome};
 use crate::users;
 
+/// How often, and how far apart, it is tried before a mount counts as in use: many programs look at a filesystem for a moment
+/// only, and the server of a mount on top of it takes a moment to end.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// How long a mount may stay in the table after it was unmounted.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -33,7 +38,15 @@ pub fn run(args: &UnmountArgs) -> Outcome<()> {
 fn unmount(path: &Path, args: &UnmountArgs) -> Outcome<()> {
     let mounted = find(path);
     // Who has files open on a filesystem that is aborted cannot close them by being told so: hence lazily.
-    match unmount_path(path, args.lazy || args.abort, args.abort) {
+    let mut outcome = unmount_path(path, args.lazy || args.abort, args.abort);
+    for _ in 1..TRIES {
+        if !matches!(outcome, Err(MountError::Busy { .. })) {
+            break;
+        }
+        thread::sleep(PAUSE);
+        outcome = unmount_path(path, args.lazy || args.abort, args.abort);
+    }
+    match outcome {
         Ok(()) => mounted.map_or(Ok(()), |entry| wait(&entry)),
         Err(MountError::Busy { path }) => Err(busy(&path, mounted.as_ref())),
         Err(error) => Err(explain(path, &error)),

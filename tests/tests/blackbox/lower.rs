@@ -118,6 +118,41 @@ fn a_user_over_quota_gets_edquot() {
 }
 
 #[test]
+fn a_copy_shares_its_blocks_where_the_source_can() {
+    need!("mkfs.btrfs");
+    let Some(sandbox) = sandbox::enter() else { return };
+    skip_unless!(loop_devices(), "there are no loop devices");
+    skip_unless!(fusewire_tests::skip::kernel_has("btrfs"), "the kernel has no btrfs");
+    let image = image(&sandbox, 256, &["mkfs.btrfs", "-q"]);
+    let lower = sandbox.loop_mount(&image, "lower", "");
+    let free = || {
+        rustix::fs::syncfs(File::open(&lower).unwrap()).unwrap();
+        let state = rustix::fs::statvfs(&lower).unwrap();
+        state.f_bfree * state.f_frsize >> 20
+    };
+    for cache in Cache::ALL {
+        let mount = mount::passthrough(&sandbox).name(cache.word()).cache(cache).source(&lower).start();
+        let text: Vec<u8> =
+            (0..32u32 << 18).flat_map(|at| at.wrapping_mul(0x9e37_79b9).to_ne_bytes()).collect();
+        std::fs::write(mount.join("file"), &text).unwrap();
+        let before = free();
+        // By copy_file_range; cloning it the kernel refuses without asking.
+        program("cp").arg(mount.join("file")).arg(mount.join("copy")).ok();
+        let taken = before.saturating_sub(free());
+        assert!(taken < 8, "a copy of 32 MiB took {taken} MiB with cache {}", cache.word());
+        assert!(std::fs::read(mount.join("copy")).unwrap() == text);
+        let (file, clone) =
+            (File::open(mount.join("file")).unwrap(), File::create(mount.join("clone")).unwrap());
+        assert_eq!(rustix::fs::ioctl_ficlone(&clone, &file), Err(Errno::OPNOTSUPP));
+        drop((file, clone));
+        for name in ["file", "copy", "clone"] {
+            std::fs::remove_file(mount.join(name)).unwrap();
+        }
+        mount.stop();
+    }
+}
+
+#[test]
 fn collapsing_and_inserting_ranges_is_refused_and_changes_nothing() {
     let Some(sandbox) = sandbox::enter() else { return };
     let mount = mount::passthrough(&sandbox).start();

@@ -9,6 +9,7 @@ mod examples;
 mod faults;
 mod forward;
 mod harness;
+mod inherited;
 mod leases;
 mod limits;
 mod links;

@@ -157,6 +157,24 @@ fn unmount_of_a_busy_mount_fails_and_names_the_user() {
     assert!(!mount.is_mounted());
 }
 
+/// The server of the upper one takes a moment to let go of the lower one.
+#[test]
+fn mounts_of_mounts_are_unmounted_by_one_command() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    for _ in 0..5 {
+        let lowest = mount::passthrough(&sandbox).name("lowest").start();
+        let middle = mount::passthrough(&sandbox).name("middle").source(lowest.path()).start();
+        let highest = mount::passthrough(&sandbox).name("highest").source(middle.path()).start();
+        std::fs::write(highest.join("file"), "text").unwrap();
+        let mut mounts = [highest, middle, lowest];
+        let words = command::unmount(mounts[0].path());
+        run(words).args([mounts[1].path(), mounts[2].path()]).ok();
+        for mount in &mut mounts {
+            assert_eq!(mount.end_within(SOON).and_then(|status| status.code()), Some(0), "{}", mount.log());
+        }
+    }
+}
+
 #[test]
 fn a_failed_start_leaves_an_existing_mount_alone() {
     let Some(sandbox) = sandbox::enter() else { return };

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use fusewire::mount::{MountError, Unmount};
 use fusewire::server::ServerHandle;
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
 use crate::failure::{Failure, Outcome};
-use crate::users;
+use crate::{inherited, users};
 
 /// How often, and how far apart, unmounting is tried before the mount counts as in use: many programs look at a
 /// filesystem for a moment only.
@@ -40,14 +40,18 @@ pub struct Ending {
 
 impl Ending {
     /// Catches the signals that end a mount. Without this, one that arrives just after mounting would leave a dead mount
-    /// behind. SIGHUP ends a mount in the foreground, whose terminal has gone, and means nothing to a daemon; unless there is
-    /// something else for it to do.
+    /// behind. SIGHUP ends a mount in the foreground, whose terminal has gone, unless it was started to outlive that, and means nothing
+    /// to a daemon; unless there is something else for it to do.
     ///
     /// # Errors
     /// If signals cannot be caught.
     pub fn watch(is_daemon: bool, hangup: Option<Hangup>) -> Outcome<Self> {
         let failed = |error| Failure::new(format!("cannot catch signals: {error}"));
-        let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+        let mut wanted = inherited::endings();
+        if hangup.is_some() && !wanted.contains(&SIGHUP) {
+            wanted.push(SIGHUP);
+        }
+        let signals = Signals::new(wanted).map_err(failed)?;
         let ending = Self { mounted: Arc::default(), refused: Arc::default(), cut: Arc::default(), hangup };
         let watcher = ending.clone();
         thread::Builder::new()
@@ -128,13 +132,17 @@ impl Ending {
     /// Unmounting may take long, and a second signal must be heard meanwhile: hence the thread.
     fn start_unmounting(&self, is_daemon: bool) {
         let ending = self.clone();
-        let unmounting = thread::Builder::new().name("unmount".into()).spawn(move || {
-            if !unmount(&ending.handle(), is_daemon) {
-                ending.refused.store(true, Ordering::Release);
-            }
-        });
+        let unmounting =
+            thread::Builder::new().name("unmount".into()).spawn(move || ending.unmount(is_daemon));
         if let Err(error) = unmounting {
-            tracing::error!(%error, "no thread to unmount with");
+            tracing::warn!(%error, "no thread to unmount with; signals wait for it");
+            self.unmount(is_daemon);
+        }
+    }
+
+    fn unmount(&self, is_daemon: bool) {
+        if !unmount(&self.handle(), is_daemon) {
+            self.refused.store(true, Ordering::Release);
         }
     }
 }

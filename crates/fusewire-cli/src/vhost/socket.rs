@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Gid, chown};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::args::VhostArgs;
 use super::pidfile::{self, PidFile};
 use super::sys;
 use crate::failure::{Failure, Outcome};
+use crate::inherited;
 
 /// A listening socket. Its name stays until somebody takes it away: see [`Name`].
 pub struct Socket {
@@ -154,7 +154,7 @@ fn give(path: &Path, group: &str) -> Outcome<()> {
 /// If signals cannot be caught.
 pub fn end_on_signals(paths: Vec<PathBuf>) -> Outcome<()> {
     let failed = |error| Failure::new(format!("cannot catch signals: {error}"));
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let mut signals = Signals::new(inherited::endings()).map_err(failed)?;
     let obey = move || {
         if signals.forever().next().is_some() {
             for path in paths {

@@ -7,10 +7,10 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::super::{sandbox, sys};
 use crate::failure::{Failure, Outcome};
+use crate::inherited;
 
 /// The process that was called: it waits for the one that serves.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl Warden {
             |error: io::Error| Failure::new(format!("cannot wait for the process that serves: {error}"));
         // There are no threads for it: whoever has made a namespace for processes cannot start any.
         let (told, tell) = UnixStream::pair().map_err(failed)?;
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        for signal in inherited::endings() {
             let tell = tell.try_clone().map_err(failed)?;
             signal_hook::low_level::pipe::register(signal, tell).map_err(failed)?;
         }
