@@ -128,7 +128,7 @@ fn a_copy_shares_its_blocks_where_the_source_can() {
     let free = || {
         rustix::fs::syncfs(File::open(&lower).unwrap()).unwrap();
         let state = rustix::fs::statvfs(&lower).unwrap();
-        state.f_bfree * state.f_frsize >> 20
+        (state.f_bfree * state.f_frsize) >> 20
     };
     for cache in Cache::ALL {
         let mount = mount::passthrough(&sandbox).name(cache.word()).cache(cache).source(&lower).start();
@@ -255,6 +255,34 @@ pub fn changes_underneath(source: &Path, mount: &Path, moment: Duration) {
     let listed =
         || std::fs::read_dir(mount).unwrap().flatten().map(|entry| entry.file_name()).collect::<Vec<_>>();
     seen("the listing", &|| listed() == ["dir2"]);
+}
+
+#[test]
+fn files_that_the_kernel_makes_up_are_read_and_written() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let inside = sandbox.make_dir("src");
+    std::fs::create_dir(inside.join("proc")).unwrap();
+    program("mount").args(["--bind", "/proc"]).arg(inside.join("proc")).ok();
+    for cache in Cache::ALL {
+        for (name, source, below) in [("root", Path::new("/proc"), ""), ("inside", &*inside, "proc")] {
+            let name = format!("{name}-{}", cache.word());
+            let mount = mount::passthrough(&sandbox).name(&name).cache(cache).source(source).start();
+            let proc = mount.join(below);
+            let (ours, theirs) = ("cpuinfo", "/proc/cpuinfo");
+            let model = |path: &Path| {
+                let text = std::fs::read_to_string(path).unwrap();
+                text.lines().filter(|line| line.starts_with("model name")).collect::<Vec<_>>().join(" ")
+            };
+            assert!(!model(Path::new(theirs)).is_empty());
+            assert_eq!(model(&proc.join(ours)), model(Path::new(theirs)), "{name}");
+            let named = proc.join(std::process::id().to_string()).join("comm");
+            for text in ["one", "another"] {
+                std::fs::write(format!("/proc/{}/comm", std::process::id()), text).unwrap();
+                assert_eq!(std::fs::read_to_string(&named).unwrap(), format!("{text}\n"), "{name}");
+            }
+            mount.stop();
+        }
+    }
 }
 
 #[test]

@@ -288,8 +288,9 @@ impl Passthrough {
 
     /// The reply for a file that was just opened.
     pub(super) fn opened(&self, node: NodeId, fd: Fd, flags: OFlags) -> Result<Opened> {
-        let wanted =
-            || self.options.forward == Forward::Always || attr::stat(&fd).is_ok_and(is_worth_forwarding);
+        let is_generated = self.nodes.mount(node)?.is_generated;
+        let is_large = || attr::stat(&fd).is_ok_and(is_worth_forwarding);
+        let wanted = || !is_generated && (self.options.forward == Forward::Always || is_large());
         let forwarded = self.forwarding.opened(node, wanted, || self.backing_path(&fd));
         self.reply_to_open(node, fd.into(), flags, forwarded)
     }
@@ -304,6 +305,8 @@ impl Passthrough {
         let mount = self.nodes.mount(node)?;
         let open = Open::file(node, lower, flags, (mount.flush_errors, counted));
         opened.flags |= match opened.backing_id {
+            // The kernel reads no further than the size that it knows, unless told so.
+            0 if mount.is_generated => FopenFlags::DIRECT_IO,
             0 => self.keeping(node, &open.path()) | self.copying(mount, flags),
             _ => self.guarding(node, &open.path(), flags),
         };

@@ -66,6 +66,21 @@ const BIRTHS: &[i64] = &[0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2
 /// Lower filesystems that no other machine can change: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
 const LOCAL: &[i64] = BIRTHS;
 
+/// Lower filesystems whose files have content that is made when it is read, and say that they are empty or change without saying
+/// so: proc, sysfs, both kinds of cgroup, debugfs, tracefs, securityfs, configfs, selinuxfs, fusectl.
+const GENERATED: &[i64] = &[
+    0x9fa0,
+    0x6265_6572,
+    0x0027_e0eb,
+    0x6367_7270,
+    0x6462_6720,
+    0x7472_6163,
+    0x7363_6673,
+    0x6265_6570,
+    0xf97c_ff8c,
+    0x6573_5543,
+];
+
 /// Lower filesystems of which the ring reads files at once if they are in memory, and whether it writes them so, too
 /// (`FMODE_NOWAIT`, `FOP_BUFFER_WASYNC`); for others it takes another thread: ext4, XFS, Btrfs.
 const NOWAIT: &[(i64, bool)] = &[(0xef53, false), (0x5846_5342, true), (0x9123_683e, true)];
@@ -83,6 +98,8 @@ pub struct Mount {
     pub handles: bool,
     /// Whether closing a file tells of errors.
     pub flush_errors: bool,
+    /// Whether its files have no content of which copies could be kept.
+    pub is_generated: bool,
     /// Whether the ring reads at once, and whether it writes at once.
     nowait: (bool, bool),
     /// The device on which number and birth time tell files apart. Of others, such as the subvolumes of Btrfs, that may be
@@ -156,7 +173,9 @@ impl Mounts {
         let (births, nowait) = (births(&root, &stat), nowait(&root));
         let all: [Part; PARTS] = std::array::from_fn(|_| Part::default());
         let id = stat.stx_mnt_id;
-        let mount = Mount { index: 0, id, fd: Anchor::Root(root), handles, flush_errors, nowait, births };
+        let is_generated = filesystem(&root).is_some_and(|kind| GENERATED.contains(&kind));
+        let fd = Anchor::Root(root);
+        let mount = Mount { index: 0, id, fd, handles, flush_errors, is_generated, nowait, births };
         let known = HashMap::from([(mount.id, 0)]);
         if all[0].slot(0).set(mount).is_err() {
             return Err(Errno::EXIST);
@@ -231,12 +250,14 @@ impl Mounts {
         let wanted = if self.wanted == FileHandles::Never { FileHandles::Never } else { FileHandles::Auto };
         let handles = real && choose(&fd, &now, wanted)?;
         let (flush_errors, births, nowait) = (tells_at_close(&fd), births(&fd, &now), nowait(&fd));
+        let is_generated = filesystem(&fd).is_some_and(|kind| GENERATED.contains(&kind));
         let mount = Mount {
             index: place as u16,
             id: now.stx_mnt_id,
             fd: Anchor::Inside(Fd::new(fd, permit)),
             handles,
             flush_errors,
+            is_generated,
             nowait,
             births,
         };

@@ -116,7 +116,8 @@ impl MountOptions {
                 return Err(MountError::option(option, reason));
             }
             "remount" | "bind" | "rbind" | "move" => {
-                let reason = "a FUSE mount cannot be changed in this way; unmount it and mount it again";
+                let reason = "what was said when it was mounted stays; what the kernel itself keeps to (ro, nosuid, ...) is changed \
+                              by mount -i -o remount,... MNT, without the helper";
                 return Err(MountError::option(option, reason));
             }
             "fsname" | "subtype" | "max_read" => {
