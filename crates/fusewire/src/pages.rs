@@ -50,6 +50,14 @@ impl<'a> Pages<'a> {
         }
     }
 
+    /// How many bytes went between them, which only a ring can reach, and files so far.
+    pub(crate) fn moved(&self) -> usize {
+        match self {
+            Self::Lent(lent) => lent.ledger.moved.get(),
+            Self::Shared { .. } => 0,
+        }
+    }
+
     /// Can a file be read into them directly?
     pub(crate) fn is_direct(&self) -> bool {
         match self {
@@ -66,7 +74,7 @@ impl<'a> Pages<'a> {
         offset: u64,
     ) -> Result<usize> {
         match self {
-            Self::Lent(lent) => lent.read(file, (at, len), offset).await,
+            Self::Lent(lent) => lent.ledger.moves(lent.read(file, (at, len), offset).await),
             Self::Shared { segments, from, len: all } => {
                 segments.read(file, (from + at, len.min(all.saturating_sub(at))), offset)
             }
@@ -76,7 +84,7 @@ impl<'a> Pages<'a> {
     /// `pwrite`, once, of what stands there from byte `at` on.
     pub(crate) async fn write(&self, file: BorrowedFd<'_>, at: usize, offset: u64) -> Result<usize> {
         match self {
-            Self::Lent(lent) => lent.write(file, at, offset).await,
+            Self::Lent(lent) => lent.ledger.moves(lent.write(file, at, offset).await),
             Self::Shared { segments, from, len } => {
                 segments.write(file, (from + at, len.saturating_sub(at)), offset)
             }
@@ -95,6 +103,21 @@ impl<'a> Pages<'a> {
     }
 }
 
+/// What came of lent pages so far.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// From where on the answer's bytes are in memory of ours, to be put into the pages at the end.
+    kept: Cell<usize>,
+    /// Bytes that went between pages and files.
+    moved: Cell<usize>,
+}
+
+impl Ledger {
+    fn moves(&self, result: Result<usize>) -> Result<usize> {
+        result.inspect(|bytes| self.moved.set(self.moved.get() + bytes))
+    }
+}
+
 /// The pages of a request over a ring with zero copy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lent<'a> {
@@ -102,30 +125,30 @@ pub(crate) struct Lent<'a> {
     index: u16,
     /// How many bytes they are.
     len: usize,
-    /// From where on the answer's bytes are in memory of ours, to be put into the pages at the end.
-    kept: &'a Cell<usize>,
+    ledger: &'a Ledger,
 }
 
 impl<'a> Lent<'a> {
     /// Of a request that is begun.
-    pub(crate) fn new(index: u16, len: usize, kept: &'a Cell<usize>) -> Self {
-        kept.set(usize::MAX);
-        Self::again(index, len, kept)
+    pub(crate) fn new(index: u16, len: usize, ledger: &'a Ledger) -> Self {
+        ledger.kept.set(usize::MAX);
+        ledger.moved.set(0);
+        Self::again(index, len, ledger)
     }
 
     /// Of a request that is being finished.
-    pub(crate) fn again(index: u16, len: usize, kept: &'a Cell<usize>) -> Self {
-        Self { index, len, kept }
+    pub(crate) fn again(index: u16, len: usize, ledger: &'a Ledger) -> Self {
+        Self { index, len, ledger }
     }
 
     /// The answer's bytes from `at` on are kept in memory of ours.
     fn keep(&self, at: usize) {
-        self.kept.set(self.kept.get().min(at));
+        self.ledger.kept.set(self.ledger.kept.get().min(at));
     }
 
     /// Can a file be read into them directly? Not any more once bytes are kept.
     fn is_direct(&self) -> bool {
-        self.kept.get() == usize::MAX
+        self.ledger.kept.get() == usize::MAX
     }
 
     fn lent(&self, at: usize, len: usize) -> transfer::Lent {
@@ -167,7 +190,7 @@ impl<'a> Lent<'a> {
 
     /// Put what was kept of an answer into the pages; `answer` is all of it, as far as it is in memory of ours.
     pub(crate) async fn put_back(&self, answer: &[u8]) -> Result<()> {
-        let from = self.kept.get();
+        let from = self.ledger.kept.get();
         if from >= answer.len() {
             return Ok(());
         }

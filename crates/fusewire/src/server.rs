@@ -200,6 +200,8 @@ impl Server {
             Some(ring) => ring.size().threads,
             None => options.threads.unwrap_or_else(|| dev_fuse::allowed_cpus().len()),
         };
+        // A ring that the kernel refuses must not be the end of the session while nobody reads /dev/fuse yet.
+        let begins = session.hold();
         // The ring first: from the answer to INIT until it is ready, the kernel holds requests back.
         let ring = ring
             .map(|ring| ring.start(&session, layer.clone(), device, mountpoint))
@@ -210,6 +212,7 @@ impl Server {
         if let Some(ring) = ring.clone() {
             pool.at_end(move || ring.end());
         }
+        drop(begins);
         let handle = ServerHandle { mount: Arc::new(mounted.mount), session, channel, threads: serving };
         Ok(Self { handle, pool, ring })
     }

@@ -15,7 +15,11 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
-    sync::{Mutex, mpsc},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     task::{Context as Task, Poll, Waker},
     time::Duration,
 };
@@ -25,9 +29,15 @@ use zerocopy::IntoBytes;
 struct Waiting {
     /// What the system call has ended with.
     ended: Mutex<mpsc::Sender<Errno>>,
+    /// How often it was told that the session is over.
+    destroyed: AtomicUsize,
 }
 
 impl FileSystem for Waiting {
+    fn destroyed(&self) {
+        self.destroyed.fetch_add(1, Ordering::Relaxed);
+    }
+
     async fn lookup(&self, cx: &Context, _op: op::Lookup<'_>) -> Result<Entry> {
         cx.cancelled().await;
         Err(Errno::INTR)
@@ -58,7 +68,7 @@ fn session() -> (Session<Waiting>, mpsc::Receiver<Errno>) {
     let header = InHeader { len, opcode: Opcode::Init as u32, unique: 1, ..InHeader::default() };
     let bytes = [header.as_bytes(), args.as_bytes()].concat();
     let message = Message::split(&bytes, InitFlags::empty()).expect("a message");
-    let fs = Waiting { ended: Mutex::new(sender) };
+    let fs = Waiting { ended: Mutex::new(sender), destroyed: AtomicUsize::new(0) };
     let (_, session) = Session::begin(fs, &message, Bounds::default()).expect("a beginning");
     (session.unwrap_or_else(|_| panic!("a session")), ended)
 }
@@ -141,4 +151,23 @@ fn a_system_call_that_nobody_waits_for_any_more_ends() {
         assert!(ended.try_recv().is_err(), "it waits");
     }
     assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(Errno::INTR));
+}
+
+/// As of a ring that the kernel refuses while nobody reads `/dev/fuse` yet; and of a thread that is made while the last one leaves.
+#[test]
+fn a_session_ends_once_and_not_before_threads_that_are_awaited_have_come_and_gone() {
+    let (session, _ended) = session();
+    let destroyed = || session.filesystem().destroyed.load(Ordering::Relaxed);
+    let held = session.hold();
+    session.join();
+    session.leave();
+    assert_eq!(destroyed(), 0);
+    session.join();
+    drop(held);
+    assert_eq!(destroyed(), 0);
+    session.leave();
+    assert_eq!(destroyed(), 1);
+    session.join();
+    session.leave();
+    assert_eq!(destroyed(), 1);
 }

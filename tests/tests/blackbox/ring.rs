@@ -1,5 +1,7 @@
 //! The ring of FUSE over io_uring: one queue for each CPU there may ever be.
 
+mod zero_copy;
+
 use fusewire_tests::command::{Cache, is_over_ring};
 use fusewire_tests::mount;
 use fusewire_tests::sandbox;

@@ -20,7 +20,7 @@ mount -t devtmpfs dev /dev
 mount -t securityfs none /sys/kernel/security 2>/dev/null
 mount -t tmpfs -o mode=1777 tmp /tmp
 exec </dev/console >/dev/console 2>&1
-for module in fuse virtiofs; do if [ -e /modules/$module.ko ]; then insmod /modules/$module.ko; fi; done
+for module in fuse virtiofs loop xfs; do if [ -e /modules/$module.ko ]; then insmod /modules/$module.ko; fi; done
 if [ -e /sys/module/fuse/parameters/enable_uring ]; then echo Y > /sys/module/fuse/parameters/enable_uring; fi
 sh /job
 echo \"guest-status: $?\"

@@ -9,6 +9,7 @@ mod board;
 mod dax;
 mod device;
 mod image;
+mod lower;
 mod machine;
 mod migrate;
 mod packages;
@@ -132,7 +133,8 @@ pub fn run(words: &[&str]) -> Result<()> {
     // Before anything is built: it may not be possible.
     let store = Store::open(&run::target_dir()?.join("guest"))?;
     let machine = Machine { kernel: store.kernel(&order.kernel)?, qemu: store.qemu()?, store };
-    let programs = programs()?;
+    let mut programs = programs()?;
+    programs.extend(lower::programs(&machine.store, &machine.kernel));
     if let Some(script) = &order.script {
         return machine.boot(order.guest, &programs, script);
     }

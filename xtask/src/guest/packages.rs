@@ -69,6 +69,33 @@ impl Uml {
     }
 }
 
+/// Programs that make filesystems. They are newer than the machine's libraries, so each is started by a loader of its own.
+pub struct Formatters {
+    root: PathBuf,
+}
+
+impl Formatters {
+    /// The loader.
+    pub fn loader(&self) -> PathBuf {
+        self.root.join("usr/lib64/ld-linux-x86-64.so.2")
+    }
+
+    /// One of them.
+    pub fn program(&self, name: &str) -> Result<PathBuf> {
+        find(&self.root, &|file| file == name).with_context(|| format!("the packages have no {name}"))
+    }
+
+    /// The libraries that it wants.
+    pub fn libraries(&self, program: &Path) -> Result<Vec<PathBuf>> {
+        let libraries = self.root.join("usr/lib/x86_64-linux-gnu");
+        let mut loader = Command::new(self.loader());
+        loader.arg("--library-path").arg(&libraries).arg("--list").arg(program);
+        let list = output(&mut loader)?;
+        let paths = list.split_whitespace().map(PathBuf::from);
+        Ok(paths.filter(|path| path.starts_with(&libraries)).collect())
+    }
+}
+
 /// How to start QEMU: by the loader that came with it, since its libraries may be newer than the machine's.
 pub struct Qemu {
     root: PathBuf,
@@ -111,6 +138,26 @@ impl Store {
             Ok((vec![name], false))
         })?;
         find(&root, &|name| name.starts_with("vmlinuz")).context("the kernel's package has no vmlinuz")
+    }
+
+    /// Modules of a kernel that [`kernel`](Self::kernel) has given, by their names, as the package has them: packed.
+    pub fn modules(&self, kernel: &Path, names: &[&str]) -> Result<Vec<PathBuf>> {
+        let dir = kernel.parent().context("a kernel lies in a directory")?;
+        let release = dir.file_name().context("of its version")?.to_string_lossy();
+        let root = self.unpacked(&format!("modules-{release}"), |_| {
+            Ok((vec![format!("linux-modules-{release}")], false))
+        })?;
+        let one = |name: &&str| {
+            find(&root, &|file| file.split_once(".ko").is_some_and(|(stem, _)| stem == *name))
+                .with_context(|| format!("Linux {release} has no module {name}"))
+        };
+        names.iter().map(one).collect()
+    }
+
+    /// Programs that make filesystems, with the libraries and the loader that they want.
+    pub fn formatters(&self) -> Result<Formatters> {
+        let packages = || vec!["e2fsprogs".into(), "xfsprogs".into()];
+        Ok(Formatters { root: self.unpacked("formatters", |_| Ok((packages(), true)))? })
     }
 
     /// QEMU with all its libraries.

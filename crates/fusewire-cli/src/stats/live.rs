@@ -135,6 +135,7 @@ impl Source {
             refused: stats.refused,
             read_bytes: stats.read_bytes,
             written_bytes: stats.written_bytes,
+            zero_copy_bytes: stats.zero_copy_bytes,
             metrics: self.metrics.clone(),
             timed: stats.timed,
             operations: stats.operations.iter().map(Operation::from).collect(),

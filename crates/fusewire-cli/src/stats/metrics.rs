@@ -187,6 +187,7 @@ fn totals(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> Sent {
     let counters = [
         ("fusewire_read_bytes", "Bytes that READ was answered with", report.read_bytes),
         ("fusewire_written_bytes", "Bytes that WRITE took", report.written_bytes),
+        ("fusewire_zero_copy_bytes", "Those of both that were not copied", report.zero_copy_bytes),
         ("fusewire_panics", "Handlers that panicked", report.panics),
         ("fusewire_refused_requests", "Requests that were not what the protocol says", report.refused),
         (

@@ -53,6 +53,9 @@ pub struct Report {
     pub read_bytes: u64,
     /// Bytes that WRITE took.
     pub written_bytes: u64,
+    /// Those of both that were not copied: over a ring with zero copy.
+    #[serde(default)]
+    pub zero_copy_bytes: u64,
     /// Where metrics are served, if they are.
     #[serde(default)]
     pub metrics: Option<String>,
@@ -245,6 +248,7 @@ pub mod tests {
             refused: 0,
             read_bytes: 3 << 20,
             written_bytes: 100,
+            zero_copy_bytes: 0,
             metrics: None,
             timed: true,
             operations: vec![

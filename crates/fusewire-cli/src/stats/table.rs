@@ -36,6 +36,9 @@ fn head(report: &Report, before: Option<&Report>) -> String {
         bytes(report.read_bytes),
         bytes(report.written_bytes),
     );
+    if report.zero_copy_bytes > 0 {
+        let _ = writeln!(out, "{} of that not copied", bytes(report.zero_copy_bytes));
+    }
     if report.refused > 0 {
         let _ = writeln!(out, "{} not as the protocol says, and refused", plural(report.refused, "request"));
     }

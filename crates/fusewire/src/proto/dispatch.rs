@@ -45,6 +45,14 @@ impl From<Refused> for Failure {
 /// The answer's length in its area.
 pub(crate) type Served = core::result::Result<usize, Failure>;
 
+/// Count what of the data was not copied.
+#[inline]
+fn count_moved(cx: &Context, m: &Message<'_>) {
+    if let Some(pages) = &m.pages {
+        cx.counters().count_moved(pages.moved());
+    }
+}
+
 /// Serve one request of the operation `opcode`; requests that have no answer return 0 and must not be answered.
 ///
 /// Each arm reads its own operation from the message and hands it on: there is no step at which it is any operation.
@@ -60,11 +68,13 @@ pub(crate) async fn dispatch<F: FileSystem>(
             let mut sink = Sink::new(area, op.size as usize).into_pages(m.pages);
             fs.read(cx, op, &mut sink).await?;
             cx.counters().count_read(sink.len());
+            count_moved(cx, m);
             Ok(sink.len())
         }
         Opcode::Write => {
             let size = fs.write(cx, read(m)?).await?;
             cx.counters().count_written(size);
+            count_moved(cx, m);
             put(area, &abi::WriteOut { size, padding: 0 })
         }
         Opcode::Lookup => answer(area, fs.lookup(cx, read(m)?).await, |entry| {

@@ -20,6 +20,7 @@ pub(crate) struct Counters {
     refused: AtomicU64,
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
+    zero_copy_bytes: AtomicU64,
     negative_entries: AtomicU64,
     opens: AtomicU64,
     open_flags: [AtomicU64; OPEN_FLAGS],
@@ -63,6 +64,7 @@ impl Counters {
             refused: AtomicU64::new(0),
             read_bytes: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
+            zero_copy_bytes: AtomicU64::new(0),
             negative_entries: AtomicU64::new(0),
             opens: AtomicU64::new(0),
             open_flags: zeros(),
@@ -115,6 +117,11 @@ impl Counters {
         add(&self.written_bytes, u64::from(bytes));
     }
 
+    /// So many of these bytes went between a client's pages and a file.
+    pub fn count_moved(&self, bytes: usize) {
+        add(&self.zero_copy_bytes, bytes as u64);
+    }
+
     /// A lookup was answered.
     #[inline]
     pub fn count_entry(&self, entry: &Entry) {
@@ -150,13 +157,14 @@ impl Counters {
         self.open_flags.get(bit).map_or(0, |counter| counter.load(Relaxed))
     }
 
-    /// The others: panics, refused, bytes read, bytes written, negative entries, opens.
-    pub fn others(&self) -> [u64; 6] {
+    /// The others: panics, refused, bytes read, bytes written, those of both without a copy, negative entries, opens.
+    pub fn others(&self) -> [u64; 7] {
         [
             &self.panics,
             &self.refused,
             &self.read_bytes,
             &self.written_bytes,
+            &self.zero_copy_bytes,
             &self.negative_entries,
             &self.opens,
         ]

@@ -95,6 +95,8 @@ pub struct Session<F> {
     over: AtomicBool,
     /// Threads that serve slots.
     threads: AtomicUsize,
+    /// The last of them has left.
+    left: AtomicBool,
     early: EarlyInterrupts,
     /// Whether slots keep how long requests take.
     timed: bool,
@@ -133,6 +135,7 @@ impl<F: FileSystem> Session<F> {
                 slots: Mutex::default(),
                 over: AtomicBool::new(false),
                 threads: AtomicUsize::new(0),
+                left: AtomicBool::new(false),
                 early: EarlyInterrupts::default(),
                 timed: false,
             }),
@@ -161,9 +164,21 @@ impl<F: FileSystem> Session<F> {
         self.threads.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Threads are going to serve slots, though those there are may leave before: the session does not end while this is held.
+    pub fn hold(&self) -> impl Drop + '_ {
+        struct Held<'a, F: FileSystem>(&'a Session<F>);
+        impl<F: FileSystem> Drop for Held<'_, F> {
+            fn drop(&mut self) {
+                self.0.leave();
+            }
+        }
+        self.join();
+        Held(self)
+    }
+
     /// A thread will serve no slots any more. The last one to leave ends the session.
     pub fn leave(&self) {
-        if self.threads.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.threads.fetch_sub(1, Ordering::AcqRel) == 1 && !self.left.swap(true, Ordering::AcqRel) {
             self.ended();
         }
     }

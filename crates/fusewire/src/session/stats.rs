@@ -26,6 +26,8 @@ pub struct Stats {
     pub read_bytes: u64,
     /// Bytes that WRITE took.
     pub written_bytes: u64,
+    /// Those of both that went between clients' pages and files without passing through memory of ours: over a ring with zero copy.
+    pub zero_copy_bytes: u64,
     /// Lookups that were answered with «there is none, remember that».
     pub negative_entries: u64,
     /// What was opened, and how.
@@ -78,11 +80,11 @@ impl Stats {
     }
 
     pub(crate) fn collect(slots: &[Arc<InFlight>], timed: bool) -> Self {
-        let mut others = [0; 6];
+        let mut others = [0; 7];
         for slot in slots {
             others.iter_mut().zip(slot.counters.others()).for_each(|(sum, one)| *sum += one);
         }
-        let [panics, refused, read_bytes, written_bytes, negative_entries, all] = others;
+        let [panics, refused, read_bytes, written_bytes, zero_copy_bytes, negative_entries, all] = others;
         let opened = |flag| slots.iter().map(|slot| slot.counters.opened_with(flag)).sum();
         Self {
             operations: OPERATIONS
@@ -96,6 +98,7 @@ impl Stats {
             refused,
             read_bytes,
             written_bytes,
+            zero_copy_bytes,
             negative_entries,
             opens: OpenStats {
                 all,

@@ -12,6 +12,10 @@ use std::{ffi::CString, io, mem, os::unix::ffi::OsStrExt, path::Path, ptr};
 /// Name of the process in `ps -o comm`.
 const PROCESS_NAME: &std::ffi::CStr = c"fusewire-ask";
 
+/// How often a process is tried to be made, and how long to wait in between: two minutes in all.
+const TRIES: u32 = 12_000;
+const PAUSE: rustix::thread::Timespec = rustix::thread::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+
 /// This process's end of the line to it. The process ends when this is dropped, or with this process.
 #[derive(Debug)]
 pub(crate) struct Asker(OwnedFd);
@@ -79,16 +83,26 @@ fn stand(path: &CString, line: libc::c_int) {
         let [a, b, c, d] = words;
         let (cpu, count) = (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]));
         // A process for each, since it may wait for long.
-        // SAFETY: as above.
-        if unsafe { libc::fork() } == 0 {
-            ask(path, cpu, count);
-            // SAFETY: ends this process without running anything of the one it is a copy of.
-            unsafe { libc::_exit(0) }
+        // Where there may be no process more at the moment, it is tried again: requests may wait for that.
+        for _ in 0..TRIES {
+            // SAFETY: as above.
+            match unsafe { libc::fork() } {
+                0 => {
+                    ask(path, cpu, count);
+                    // SAFETY: ends this process without running anything of the one it is a copy of.
+                    unsafe { libc::_exit(0) }
+                }
+                -1 => _ = rustix::thread::nanosleep(&PAUSE),
+                _ => break,
+            }
         }
     }
 }
 
 fn ask(path: &CString, cpu: u16, count: u16) {
+    if usize::from(cpu) >= rustix::thread::CpuSet::MAX_CPU {
+        return;
+    }
     let mut cpus = rustix::thread::CpuSet::new();
     cpus.set(cpu.into());
     if rustix::thread::sched_setaffinity(None, &cpus).is_err() {

@@ -59,7 +59,7 @@ fn falls_back(lab: fn() -> Lab, reason: &str, remedy: &str) {
     assert!(!table.contains(&*dir.path().to_string_lossy()), "it stays mounted");
 }
 
-fn limit_files(current: u64) {
+pub fn limit_files(current: u64) {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum }).unwrap();
 }

@@ -19,7 +19,7 @@ mod teardown;
 use callers::*;
 use fusewire::server::{Channel, Options, try_ring};
 use lab::*;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 use std::{
     fs::File,
     os::unix::fs::FileExt,
@@ -167,6 +167,27 @@ real! {
         // A limit that is below two buffers for each makes them smaller.
         let ring = try_ring(&Options { memory: Some(32 << 20), ..options() }).unwrap();
         assert_eq!((ring.entries, ring.payload), (64, 512 << 10));
+    }
+
+    /// For two seconds no descriptor is to be had for a thread that stands in, which is tried at every look. What such a thread would have
+    /// taken is there afterwards, for handlers that wait.
+    fn what_could_not_be_had_for_a_further_thread_is_not_lost() {
+        let mount = Mounted::with(options());
+        pin(allowed_cpus()[0]);
+        let stuck = File::open(mount.at("stuck")).unwrap();
+        let usual = getrlimit(Resource::Nofile).current.unwrap();
+        fallback::limit_files(0);
+        read_at(&stuck, 0);
+        fallback::limit_files(usual);
+        let begun = mount.fs.begun.load(Ordering::Acquire);
+        let mut child = cat(&mount, "cancel");
+        wait_until(|| mount.fs.begun.load(Ordering::Acquire) > begun);
+        let worst = worst_stat(&mount, 500 * MS);
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        ends_within(&mut child, 5000 * MS).expect("the interrupted request is answered");
+        assert!(worst < HELD_UP, "a request beside one that waits took {worst:?}");
+        drop(stuck);
+        mount.end();
     }
 
     /// Handlers that sleep for 2 ms, called by eight threads of one CPU: 4000 a second are possible, and one thread would do

@@ -285,7 +285,7 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, pool
 /// The connection is gone: tell handlers that still wait, and let them end.
 fn finish<F: FileSystem>(session: &Session<F>, reader: &Reader, tasks: &mut Tasks<'_>) {
     let deadline = Instant::now() + GRACE;
-    session.interrupt_all();
+    session.interrupt_for_good();
     loop {
         tasks.poll_woken();
         let idle: Vec<usize> = reader.idle.take();

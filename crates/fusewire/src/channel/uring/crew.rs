@@ -8,7 +8,7 @@ use super::{
     govern::Government,
     kick::Kicker,
     offer::RingSize,
-    pool::Pools,
+    pool::{Budget, Pools},
     queues::Queues,
     relief::{Relief, Worker},
     rest::{Calm, Rest, Spare},
@@ -23,7 +23,7 @@ use crate::{
     },
     fs::FileSystem,
     limits,
-    session::Session,
+    session::{Seldom, Session},
     sys::{
         fork::NotInherited,
         sched::allow,
@@ -54,7 +54,7 @@ pub(crate) struct Crew {
     alive: AtomicUsize,
     refused: AtomicBool,
     /// Entries that may still be made.
-    entries: AtomicUsize,
+    entries: Budget,
     kicker: Kicker,
     /// The connection is gone.
     ended: AtomicBool,
@@ -110,14 +110,9 @@ impl Crew {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Permission for one entry more.
-    pub(super) fn take_entry(&self) -> bool {
-        self.entries.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
-    }
-
-    /// How many there may still be.
-    pub(super) fn entries_left(&self) -> usize {
-        self.entries.load(Ordering::Relaxed)
+    /// How many entries there may still be.
+    pub(super) fn entries(&self) -> &Budget {
+        &self.entries
     }
 
     fn left(&self) {
@@ -223,7 +218,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             watch: Watch::default(),
             alive: AtomicUsize::new(starts.len()),
             refused: AtomicBool::new(false),
-            entries: AtomicUsize::new(queues.entries.saturating_sub(first)),
+            entries: Budget::new(queues.entries.saturating_sub(first)),
             kicker: Kicker::new(mountpoint),
             ended: AtomicBool::new(false),
             wakes: Mutex::default(),
@@ -319,6 +314,14 @@ fn helping(members: &[Member], group: usize) -> usize {
     members.iter().filter(|of| of.group == group && of.stands_in && of.takes_part()).count()
 }
 
+/// It is tried again at every look.
+fn warn_of(error: &io::Error, what: &str) {
+    static REFUSED: Seldom = Seldom::new();
+    if let Some(times) = REFUSED.happened() {
+        tracing::warn!(%error, times, "{what}");
+    }
+}
+
 /// Acts on what the watch sees.
 struct Guard<F, L> {
     crew: Arc<Crew>,
@@ -360,9 +363,12 @@ impl<F: FileSystem, L: Layer> Guard<F, L> {
         }
         let room = limits::SPARE_READERS.saturating_sub(of_group().count());
         for _ in 0..(wanted - resting.len()).min(room) {
-            if self.queues.groups[group].iter().all(|_| self.crew.take_entry()) {
-                self.hire(group, cpus)?;
+            // One for each queue, or none: what is left is for handlers that wait for something.
+            let entries = self.queues.groups[group].len();
+            if !self.crew.entries.take(entries) {
+                return Ok(());
             }
+            self.hire(group, cpus).inspect_err(|_| self.crew.entries.give_back(entries))?;
         }
         Ok(())
     }
@@ -383,7 +389,7 @@ impl<F: FileSystem, L: Layer> Guard<F, L> {
             let there = helping(&members, group);
             let cpus = self.relief.borrow().elsewhere(group);
             if let Err(error) = self.reinforce(group, help.saturating_sub(there), &cpus) {
-                tracing::warn!(%error, "no further ring thread, although a queue is saturated");
+                warn_of(&error, "no further ring thread, although a queue is saturated");
             }
         }
     }
@@ -424,7 +430,7 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
             let there = members.iter().filter(|of| of.group == group && of.takes_part()).count();
             let wanted = if stuck < there { 0 } else { stuck };
             if let Err(error) = self.reinforce(group, wanted, &self.queues.allowed) {
-                tracing::warn!(%error, "no further ring thread, although others are stuck");
+                warn_of(&error, "no further ring thread, although others are stuck");
                 return;
             }
         }

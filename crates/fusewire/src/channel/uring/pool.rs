@@ -55,6 +55,31 @@ struct Plan {
     table: (usize, usize),
 }
 
+/// How many entries there may still be.
+#[derive(Debug)]
+pub(super) struct Budget(AtomicUsize);
+
+impl Budget {
+    pub(super) fn new(entries: usize) -> Self {
+        Self(entries.into())
+    }
+
+    pub(super) fn left(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Permission for so many more, or for none.
+    pub(super) fn take(&self, entries: usize) -> bool {
+        let less = |left: usize| left.checked_sub(entries);
+        self.0.try_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
+    /// They were not made.
+    pub(super) fn give_back(&self, entries: usize) {
+        self.0.fetch_add(entries, Ordering::Relaxed);
+    }
+}
+
 /// The pool of a queue.
 #[derive(Clone, Debug)]
 struct Made {
@@ -70,7 +95,7 @@ pub(super) struct Pools {
     /// By queue; filled by the first thread that serves it.
     made: Vec<OnceLock<Option<Made>>>,
     /// By queue, how many entries it may still get.
-    left: Vec<AtomicUsize>,
+    left: Vec<Budget>,
     told: OnceLock<()>,
 }
 
@@ -83,20 +108,19 @@ impl Pools {
         Self {
             plan,
             made: (0..count).map(|_| OnceLock::new()).collect(),
-            left: (0..count).map(|_| AtomicUsize::new(slots)).collect(),
+            left: (0..count).map(|_| Budget::new(slots)).collect(),
             told: OnceLock::new(),
         }
     }
 
     /// Would [`take`](Self::take) be granted?
     pub(super) fn has_room(&self, queue: u16) -> bool {
-        self.left[usize::from(queue)].load(Ordering::Relaxed) > 0
+        self.left[usize::from(queue)].left() > 0
     }
 
     /// Permission for one entry more on a queue.
     pub(super) fn take(&self, queue: u16) -> bool {
-        let left = &self.left[usize::from(queue)];
-        left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        self.left[usize::from(queue)].take(1)
     }
 
     /// Tell once what has come of it.
@@ -262,6 +286,14 @@ mod tests {
             let plan = plan(&queues, agreed(InitFlags::HAS_IO_URING_BUFPOOL), false).expect("pools");
             assert!(plan.slots >= 1 && plan.slots * possible <= queues.entries);
         }
+    }
+
+    #[test]
+    fn of_a_budget_all_that_is_asked_for_is_taken_or_nothing() {
+        let budget = Budget::new(5);
+        assert!(budget.take(3) && !budget.take(3) && budget.left() == 2);
+        budget.give_back(3);
+        assert!(budget.take(5) && !budget.take(1) && budget.take(0));
     }
 
     #[test]

@@ -6,14 +6,14 @@ use super::{
     thread::Local,
 };
 use crate::{
-    pages::{Lent, Pages},
+    pages::{Ledger, Lent, Pages},
     proto::{message::Message, negotiate::Agreed, operations::Operation},
     session::{Answered, Slot},
     sys::uring::Entry,
     types::*,
 };
 use fusewire_abi::{self as abi, UringEntFlags, UringReqHeader};
-use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll};
+use std::{future::poll_fn, rc::Rc, task::Poll};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Room for answers that are a structure: made beside the payload, which may hold the request's name or data.
@@ -75,16 +75,16 @@ pub(super) struct UringSlot {
     aside: Vec<u8>,
     /// For answers that have to go into a client's pages and are not a file's: as much as was ever used takes memory.
     keep: Vec<u8>,
-    /// From where on an answer is there.
-    kept: Cell<usize>,
+    /// From where on an answer is there, and what is in the client's pages already.
+    ledger: Ledger,
 }
 
 impl UringSlot {
     /// `queue` is the index among those of the thread.
     pub(super) fn new(local: Rc<Local>, (id, queue): (usize, usize), agreed: Agreed, entry: Entry) -> Self {
         let small = Box::new([0; SMALL]);
-        let (aside, keep, kept) = (Vec::new(), Vec::new(), Cell::new(0));
-        Self { local, id, queue, agreed, phase: Phase::New(entry), small, aside, keep, kept }
+        let (aside, keep, ledger) = (Vec::new(), Vec::new(), Ledger::default());
+        Self { local, id, queue, agreed, phase: Phase::New(entry), small, aside, keep, ledger }
     }
 
     /// Have a request in the entry, or have the kernel put one there.
@@ -212,7 +212,7 @@ impl UringSlot {
             return answer;
         };
         let Some(Ok(length)) = answer.get() else { return answer };
-        let put = Lent::again(index, len, &self.kept).put_back(&self.keep[..length]).await;
+        let put = Lent::again(index, len, &self.ledger).put_back(&self.keep[..length]).await;
         put.map(|()| length).into()
     }
 }
@@ -254,7 +254,7 @@ impl Slot for UringSlot {
         }
         let Phase::Work(entry, request) = &mut self.phase else { return None };
         let (head, payload) = entry.parts();
-        let pages = request.pages.map(|(index, len)| Pages::Lent(Lent::new(index, len, &self.kept)));
+        let pages = request.pages.map(|(index, len)| Pages::Lent(Lent::new(index, len, &self.ledger)));
         let (sent, area) = match request.area {
             Area::Small => (&payload[..request.len], &mut self.small[..]),
             Area::Pages => (&[][..], &mut self.keep[..]),

@@ -314,13 +314,18 @@ fn grow<'t, F: FileSystem, L: Layer>(
 ) {
     let there = local.slots[queue].get();
     let most = there.max(1).min(limits::SLOTS_PER_READER.saturating_sub(there));
-    for _ in 0..most.min(local.crew.entries_left().div_ceil(4)) {
-        if !local.crew.pools().has_room(local.queues[queue]) || !local.crew.take_entry() {
+    let entries = local.crew.entries();
+    for _ in 0..most.min(entries.left().div_ceil(4)) {
+        if !local.crew.pools().has_room(local.queues[queue]) || !entries.take(1) {
             break;
         }
         match Entry::new(payload) {
             Ok(entry) => serve(session, layer, local, tasks, (queue, entry)),
-            Err(error) => tracing::warn!(%error, "no memory for a further request"),
+            Err(error) => {
+                entries.give_back(1);
+                tracing::warn!(%error, "no memory for a further request");
+                break;
+            }
         }
     }
     let more = local.slots[queue].get() - there;
@@ -342,6 +347,7 @@ fn serve<'t, F: FileSystem, L: Layer>(
 ) {
     if !local.crew.pools().take(local.queues[queue]) {
         tracing::debug!(queue = local.queues[queue], "no slot left for an entry");
+        local.crew.entries().give_back(1);
         return;
     }
     local.shelf.equip(&mut entry, tasks.next_id(), queue);
@@ -359,7 +365,11 @@ fn serve<'t, F: FileSystem, L: Layer>(
 /// given back every entry.
 fn finish<F: FileSystem>(session: &Session<F>, local: &Local, tasks: &mut Tasks<'_>, wake: &OwnedFd) {
     let deadline = Instant::now() + GRACE;
-    session.interrupt_all();
+    // A thread all of whose entries were refused ends, too: then others go on.
+    if local.is_closed() {
+        // Also what is begun with from now on: the kernel may have put a request into an entry that has not been looked at.
+        session.interrupt_for_good();
+    }
     local.close();
     loop {
         local.rouse();
