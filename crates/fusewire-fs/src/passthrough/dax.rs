@@ -67,6 +67,13 @@ impl Daxing {
         }
     }
 
+    /// Does a client that offers this map all files? It asks file by file unless it does (`dax=always`), and may be told so of each.
+    pub fn is_for_all(&self, offered: InitFlags) -> bool {
+        let all = self.wanted.as_ref().is_some_and(|dax| dax.min_size == 0 && dax.names.is_empty());
+        let always = self.is_wanted_at_all() && !offered.contains(InitFlags::HAS_INODE_DAX);
+        offered.contains(InitFlags::MAP_ALIGNMENT) && (all || always)
+    }
+
     /// Is there to be a window?
     pub fn is_wanted_at_all(&self) -> bool {
         self.wanted.is_some()
