@@ -14,10 +14,7 @@ use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 use support::{Guest, Hanging, passthrough};
@@ -176,8 +173,7 @@ fn memory_comes_and_goes_while_requests_are_under_way() {
 fn an_answer_to_where_memory_was_is_not_put_into_what_is_there_now() {
     let dir = tempfile::tempdir().expect("directory");
     let (fs, hung) = Hanging::over(&dir.path().join("pipe"));
-    let fs = Arc::new(fs);
-    let make = move || Ok((*fs).clone());
+    let make = move || Ok(fs.clone());
     let mut guest = Guest::start(make, Options { queues: 1, ..Options::default() }, layout(1));
     guest.monitor.driver().init().expect("init");
     let (before, now) =

@@ -320,7 +320,7 @@ impl FileSystem for Passthrough {
     fn started(&self, session: &Started) {
         self.agreed.store(session.agreed.bits(), Ordering::Relaxed);
         self.forwarding.begin(session.backings.clone());
-        self.dax.begin(session.window.clone());
+        self.dax.begin(session.window.clone(), session.agreed);
         _ = self.notifier.set(session.notifier.clone());
         self.coherent.begin(&session.notifier);
         self.tell_opens();
