@@ -4,8 +4,10 @@
 mod support;
 
 use fusewire::types::Errno;
-use fusewire_abi::{self as abi, AttrFlags, Opcode, RemovemappingOne, SetupmappingFlags, SetupmappingIn};
-use fusewire_fs::passthrough::{self, Dax, Passthrough};
+use fusewire_abi::{
+    self as abi, AttrFlags, FopenFlags, Opcode, RemovemappingOne, SetupmappingFlags, SetupmappingIn,
+};
+use fusewire_fs::passthrough::{self, CacheProfile, Dax, Passthrough};
 use fusewire_vhost::{
     Options, WINDOW,
     kit::{Driver, Layout, Mapped, Maps},
@@ -107,28 +109,63 @@ fn a_mapped_file_is_the_same_on_both_sides() {
     guest.end();
 }
 
-/// A guest that drops the pages of a mapped file takes them from those who use them.
+/// What the guest is told when it opens a file that changed since.
+fn told(driver: &mut Driver, node: u64, (host, size): (&File, u64)) -> FopenFlags {
+    host.set_len(size).expect("another size");
+    let args = abi::OpenIn { flags: 0, open_flags: 0 };
+    let answer = driver.call(Opcode::Open, node, &[args.as_bytes()]).expect("open");
+    let out = abi::OpenOut::read_from_bytes(&answer).expect("an answer");
+    FopenFlags::from_bits_truncate(out.open_flags) & (FopenFlags::KEEP_CACHE | FopenFlags::DIRECT_IO)
+}
+
+fn guest_of(dir: &Path, cache: CacheProfile, dax: Dax) -> Guest {
+    let dir = dir.to_owned();
+    let make = move || {
+        let (forward, dax) = (passthrough::Forward::Off, Some(dax.clone()));
+        Passthrough::new(&dir, passthrough::Options { forward, cache, dax, ..Default::default() })
+    };
+    let options = Options { window: 2 * WINDOW, ..Options::default() };
+    let mut guest = Guest::start(make, options, Layout::default());
+    guest.monitor.driver().init().expect("init");
+    guest
+}
+
+/// A guest that drops the pages of a mapped file takes them from those who use them; and it drops them where it is told to go around
+/// its cache, and makes the file longer.
 #[test]
 fn what_is_mapped_is_kept_when_it_is_opened_again() {
-    let dir = tempfile::tempdir().expect("directory");
-    let host = file(dir.path(), "a", WINDOW);
-    let mut guest = guest(dir.path());
-    let driver = guest.monitor.driver();
-    let node = opened(driver, c"a");
-    // Each time it has changed, so that a copy would be old.
-    let kept = |driver: &mut Driver, pages: u64| {
-        host.set_len(WINDOW + pages * PAGE).expect("another size");
-        let args = abi::OpenIn { flags: 0, open_flags: 0 };
-        let answer = driver.call(Opcode::Open, node, &[args.as_bytes()]).expect("open");
-        let out = abi::OpenOut::read_from_bytes(&answer).expect("an answer");
-        out.open_flags & abi::FopenFlags::KEEP_CACHE.bits() != 0
-    };
-    assert!(!kept(driver, 1));
-    driver.map(node, range(0, 0, WINDOW, READ)).expect("map");
-    assert!(kept(driver, 2));
-    driver.unmap(node, &[RemovemappingOne { moffset: 0, len: WINDOW }]).expect("unmap");
-    assert!(!kept(driver, 3));
-    guest.end();
+    for (cache, otherwise) in
+        [(CacheProfile::Auto, FopenFlags::empty()), (CacheProfile::None, FopenFlags::DIRECT_IO)]
+    {
+        let dir = tempfile::tempdir().expect("directory");
+        let host = file(dir.path(), "a", WINDOW);
+        // There may be files that are not mapped, so this could be one of them.
+        let mut guest = guest_of(dir.path(), cache, Dax { min_size: PAGE, ..Dax::default() });
+        let driver = guest.monitor.driver();
+        let node = opened(driver, c"a");
+        assert_eq!(told(driver, node, (&host, WINDOW + PAGE)), otherwise, "{cache:?}");
+        driver.map(node, range(0, 0, WINDOW, READ)).expect("map");
+        assert_eq!(told(driver, node, (&host, WINDOW + 2 * PAGE)), FopenFlags::KEEP_CACHE, "{cache:?}");
+        driver.unmap(node, &[RemovemappingOne { moffset: 0, len: WINDOW }]).expect("unmap");
+        assert_eq!(told(driver, node, (&host, WINDOW + 3 * PAGE)), otherwise, "{cache:?}");
+        guest.end();
+    }
+}
+
+#[test]
+fn where_every_file_is_mapped_there_are_no_copies_to_be_dropped() {
+    for cache in [CacheProfile::None, CacheProfile::Auto, CacheProfile::Always] {
+        let dir = tempfile::tempdir().expect("directory");
+        let host = file(dir.path(), "a", WINDOW);
+        let mut guest = guest_of(dir.path(), cache, Dax::default());
+        let driver = guest.monitor.driver();
+        let node = driver.lookup(ROOT, c"a").expect("lookup").nodeid;
+        for pages in 1..4 {
+            let told = told(driver, node, (&host, WINDOW + pages * PAGE));
+            assert_eq!(told, FopenFlags::KEEP_CACHE, "{cache:?}");
+        }
+        guest.end();
+    }
 }
 
 #[test]

@@ -52,11 +52,11 @@ cargo xtask guest [OPTION...] -- COMMAND...
 Boots Linux in QEMU and runs the black-box tests there over the ring: those of data and of the ring, with --all many more,
 or those with NAME in their names; or a command of the guest's shell, which finds `fusewire` in its PATH.
 
-cargo xtask guest --virtio [--all | --two | --writeback]
+cargo xtask guest --virtio [--all [CACHE...] | --two | --writeback]
 cargo xtask guest --virtio [CACHE [OPTION...]] -- COMMAND...
 
 Boots User Mode Linux, which mounts a directory that `fusewire vhost` shares, and runs the POSIX suite, pjdfstest and fsx there, on
-each caching profile with --all; then two guests that share a directory, which the host writes to as well. --two does that alone, --writeback only what a guest does that gathers writes; --all does it, too. Or has
+each caching profile with --all, or on those named and no more; then two guests that share a directory, which the host writes to as well. --two does that alone, --writeback only what a guest does that gathers writes; --all does it, too. Or has
 one guest run a command of its shell: /mnt is the directory, shared with --cache CACHE and these options of `fusewire vhost`.
 
 cargo xtask guest --queues

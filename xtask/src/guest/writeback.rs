@@ -3,7 +3,7 @@
 use super::{
     device::{self, Device},
     image, machine,
-    virtio::{FSX, Kit, SKIPPED},
+    virtio::{FSX, Kit, LIMIT, SKIPPED},
 };
 use anyhow::{Result, ensure};
 use std::{fs, os::unix::fs::MetadataExt, time::Instant};
@@ -52,7 +52,7 @@ pub fn run(kit: &Kit, operations: u32) -> Result<()> {
         let device = Device::start(&share, &["sock"], profile)?;
         eprintln!("xtask: User Mode Linux, --cache {}", profile.join(" "));
         let mut told = Vec::new();
-        machine::watch(&mut kit.uml(&initrd, Some(&device.sockets[0]), "")?, 600, |line| {
+        machine::watch(&mut kit.uml(&initrd, Some(&device.sockets[0]), "")?, LIMIT, |line| {
             for name in ["kept", "copy"] {
                 told.extend(line.strip_prefix(&format!("{name}: ")).map(|rest| (name, rest.to_owned())));
             }

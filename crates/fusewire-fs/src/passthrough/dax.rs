@@ -24,7 +24,10 @@ use std::{
     collections::{HashMap, HashSet},
     ffi::CStr,
     os::fd::AsFd,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// What is known of files that may be mapped.
@@ -32,6 +35,8 @@ use std::{
 pub struct Daxing {
     wanted: Option<Dax>,
     window: OnceLock<Window>,
+    /// The guest has copies of no file.
+    all: AtomicBool,
     nodes: Mutex<Known>,
 }
 
@@ -67,15 +72,23 @@ impl Daxing {
         }
     }
 
+    /// Does a client that offers this map all files? It asks file by file unless it does (`dax=always`), and may be told so of each.
+    pub fn is_for_all(&self, offered: InitFlags) -> bool {
+        let all = self.wanted.as_ref().is_some_and(|dax| dax.min_size == 0 && dax.names.is_empty());
+        let always = self.is_wanted_at_all() && !offered.contains(InitFlags::HAS_INODE_DAX);
+        offered.contains(InitFlags::MAP_ALIGNMENT) && (all || always)
+    }
+
     /// Is there to be a window?
     pub fn is_wanted_at_all(&self) -> bool {
         self.wanted.is_some()
     }
 
-    /// There is a window from now on, perhaps.
-    pub fn begin(&self, window: Window) {
+    /// There is a window from now on, perhaps, and this was agreed on.
+    pub fn begin(&self, window: Window, agreed: InitFlags) {
         if self.wanted.is_some() && window.size() > 0 {
             _ = self.window.set(window);
+            self.all.store(self.is_for_all(agreed), Ordering::Relaxed);
         }
     }
 
@@ -100,6 +113,11 @@ impl Daxing {
     /// Is any of a file mapped?
     pub fn has(&self, fd: &impl AsFd) -> bool {
         self.used().is_some_and(|window| FileId::of(fd).is_ok_and(|id| window.is_mapped(id)))
+    }
+
+    /// Is it known that the guest has no copy of anything in this file?
+    pub fn is_seen_through(&self, fd: &impl AsFd) -> bool {
+        self.all.load(Ordering::Relaxed) || self.has(fd)
     }
 
     /// All is about to be synced.

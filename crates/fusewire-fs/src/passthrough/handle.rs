@@ -327,17 +327,17 @@ impl Passthrough {
 
     /// What the kernel may keep of a file that is not forwarded.
     fn keeping(&self, node: NodeId, fd: &impl AsFd) -> FopenFlags {
-        let cached = match self.cache_of(node) {
+        // A guest has no copy that it might drop of what is in its window, whatever the profile. Linux 7.3 would tear the pages from those
+        // who use them instead, and warns of that (`dax_disassociate_entry`): as it opens a file that it is not to keep, and as it makes
+        // one longer that is open with DIRECT_IO, which then fails (`fuse_direct_io`, EBUSY).
+        if self.dax.is_seen_through(fd) {
+            return FopenFlags::KEEP_CACHE;
+        }
+        match self.cache_of(node) {
             CacheProfile::None => FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES,
             CacheProfile::Auto if self.nodes.opened(node, || attr::stat(fd)) => FopenFlags::KEEP_CACHE,
             CacheProfile::Auto => FopenFlags::empty(),
             CacheProfile::Coherent | CacheProfile::Always => FopenFlags::KEEP_CACHE,
-        };
-        match self.dax.has(fd) {
-            // A guest has no copy that it might drop of what is in its window. Linux 7.3 would tear the pages from those who use
-            // them instead, and warns of that (`dax_disassociate_entry`).
-            true => cached | FopenFlags::KEEP_CACHE,
-            false => cached,
         }
     }
 

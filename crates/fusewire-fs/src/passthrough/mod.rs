@@ -307,6 +307,12 @@ impl FileSystem for Passthrough {
             // No write that goes through the window reaches us: the guest's kernel is to clear set-id bits by itself.
             want -= InitFlags::HANDLE_KILLPRIV_V2;
         }
+        if self.dax.is_for_all(config.offered()) {
+            // There are no copies to be dropped. A kernel that drops pages of its own accord takes the host's from those who have
+            // them mapped.
+            want -= InitFlags::AUTO_INVAL_DATA;
+            want |= InitFlags::EXPLICIT_INVAL_DATA;
+        }
         config.want(want);
         Ok(())
     }
@@ -314,7 +320,7 @@ impl FileSystem for Passthrough {
     fn started(&self, session: &Started) {
         self.agreed.store(session.agreed.bits(), Ordering::Relaxed);
         self.forwarding.begin(session.backings.clone());
-        self.dax.begin(session.window.clone());
+        self.dax.begin(session.window.clone(), session.agreed);
         _ = self.notifier.set(session.notifier.clone());
         self.coherent.begin(&session.notifier);
         self.tell_opens();

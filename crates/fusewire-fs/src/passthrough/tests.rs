@@ -2,6 +2,7 @@
 
 mod bounds;
 mod coherent;
+mod dax;
 mod keep;
 mod overflow;
 mod room;

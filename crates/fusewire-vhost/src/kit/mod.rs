@@ -5,6 +5,7 @@
 
 mod again;
 mod driver;
+mod plugged;
 pub mod ring;
 mod send;
 mod window;
@@ -12,6 +13,7 @@ mod written;
 
 pub use again::{Inflight, send};
 pub use driver::{Driver, Reply};
+pub use plugged::Plugged;
 pub use ring::Ring;
 pub use send::FORGETS;
 pub use window::{Hold, Mapped, Window};
@@ -128,7 +130,7 @@ impl Monitor {
         let queues = u64::from(layout.queues) + 1;
         let window = window(&mut frontend, layout.window == Maps::Exact)?;
         let per_queue = (Ring::bytes(layout.size) + Driver::bytes(&layout)).next_multiple_of(4096);
-        let memory = Arc::new(memory(per_queue * queues)?);
+        let memory = Arc::new(memory_at(0, per_queue * queues)?);
         let region = memory.iter().next().ok_or_else(|| other("no memory"))?;
         let region = VhostUserMemoryRegionInfo::from_guest_region(region).map_err(other)?;
         frontend.set_mem_table(&[region]).map_err(other)?;
@@ -242,6 +244,7 @@ fn negotiate(frontend: &mut Frontend, layout: Layout) -> io::Result<u64> {
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::RESET_DEVICE
+        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::DEVICE_STATE
         | VhostUserProtocolFeatures::LOG_SHMFD
         | match layout.inflight {
@@ -287,14 +290,14 @@ fn window(frontend: &mut Frontend, exact: bool) -> io::Result<Option<Window>> {
 }
 
 /// So much memory, which can be handed to another process.
-fn memory(len: u64) -> io::Result<GuestMemoryMmap> {
+fn memory_at(at: u64, len: u64) -> io::Result<GuestMemoryMmap> {
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
     let file = memfd_create(c"fusewire-guest", MemfdFlags::CLOEXEC)?;
     ftruncate(&file, len)?;
     let region =
         vm_memory::MmapRegion::from_file(FileOffset::new(file.into(), 0), len as usize).map_err(other)?;
     let region =
-        GuestRegionMmap::new(region, GuestAddress(0)).ok_or_else(|| other("the memory is too long"))?;
+        GuestRegionMmap::new(region, GuestAddress(at)).ok_or_else(|| other("the memory is too long"))?;
     debug_assert!(region.file_offset().is_some_and(|file| file.file().as_raw_fd() >= 0));
     GuestMemoryMmap::from_regions(vec![region]).map_err(other)
 }
