@@ -10,7 +10,7 @@
 //!   do it;
 //! - [`device`]: the guest of a virtio-fs device, in this process;
 //! - [`run`]: the turns; [`memory`]: growth of a daemon with the number of known files; [`guests`]: with that of idle guests;
-//! - [`daemon`], [`sampling`], [`mounts`], [`watchdog`], [`machine`]: the surroundings, and that nothing is left behind;
+//! - [`daemon`], [`sampling`], [`mounts`], [`watchdog`], [`machine`], [`watching`]: the surroundings, and that nothing is left behind;
 //! - [`stats`], [`requests`], [`results`], [`goal`], [`report`], [`compare`]: what is made of the numbers.
 
 pub mod cli;
@@ -40,4 +40,5 @@ pub mod sys;
 pub mod target;
 pub mod tree;
 pub mod watchdog;
+pub mod watching;
 pub mod workload;

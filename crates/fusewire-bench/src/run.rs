@@ -20,6 +20,7 @@ use crate::sampling::{Sampler, Samples};
 use crate::sys::Sampled;
 use crate::tree::{SOURCES, Tree};
 use crate::watchdog::Watchdog;
+use crate::watching::{Watch, Watcher};
 use crate::workload::{CommandLine, MAX_THREADS, Op, Workload};
 
 /// What to do, and how often.
@@ -321,16 +322,20 @@ impl Measured {
             false => Ok(None),
         };
         let asked = counted(mounted)?;
-        let before = (Busy::now(), own_cpu_time(), mounted.usage()?);
+        let watcher = mounted.target.watch.as_ref().map(Watch::start).transpose()?;
+        let watching = || watcher.as_ref().map_or(Ok(Duration::ZERO), Watcher::cpu_time);
+        let before = (Busy::now(), own_cpu_time(), mounted.usage()?, watching()?);
         let cost = client::run(pass, stop)?;
         // RELEASE and FORGET are sent without waiting for the answer and belong to the operations all the same.
         mounted.settle()?;
         let (busy, own, usage) = (Busy::now(), own_cpu_time(), mounted.usage()?);
+        let watched = watching()?.saturating_sub(before.3);
         let asked = asked.zip(counted(mounted)?);
         let requests = asked.map(|(before, after)| requests::between(&before, &after));
+        watcher.map_or(Ok(()), Watcher::finish)?;
         let samples = sampler.map(|sampler| sampler.finish(stop)).transpose()?;
         let daemon = Usage {
-            cpu: usage.cpu - before.2.cpu,
+            cpu: usage.cpu - before.2.cpu + watched,
             switches: usage.switches.saturating_sub(before.2.switches),
             sampled: Sampled {
                 user: usage.sampled.user - before.2.sampled.user,

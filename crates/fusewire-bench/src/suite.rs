@@ -45,13 +45,14 @@ const FIO_RESERVED: [&str; 11] = [
 ];
 
 /// The workloads that come with the bench: name and text.
-const PRESETS: [(&str, &str); 20] = [
+const PRESETS: [(&str, &str); 21] = [
     ("passthrough", include_str!("../workloads/passthrough.toml")),
     ("field", include_str!("../workloads/field.toml")),
     ("round-trip", include_str!("../workloads/round-trip.toml")),
     ("polling", include_str!("../workloads/polling.toml")),
     ("user-time", include_str!("../workloads/user-time.toml")),
     ("channels", include_str!("../workloads/channels.toml")),
+    ("top", include_str!("../workloads/top.toml")),
     ("backend", include_str!("../workloads/backend.toml")),
     ("paged-read", include_str!("../workloads/paged-read.toml")),
     ("dio-read", include_str!("../workloads/dio-read.toml")),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::machine;
 use crate::mounts;
 use crate::peers::Peers;
+use crate::watching::{How, Watch};
 use crate::workload::{Op, Request, Workload};
 
 /// How targets are written, for the help.
@@ -37,6 +38,8 @@ Targets:
                          directories; it stays in the foreground until it is unmounted. With {socket} instead of {mnt} it is a
                          virtio-fs device, and ends when its guest goes
   NAME=TARGET            any of the above under a short name: ring=fusewire:channel=uring
+  TARGET:watch=HOW       while it has its turn, the requests of the whole machine are watched by `fusewire top --json` (top), with
+                         --split (split), or by `fusewire trace --json` (trace); CPU time of it counts for the daemon
 
 A value with + in it makes several targets: fusewire:channel=dev-fuse+uring,cache=none+auto is four.";
 
@@ -118,6 +121,9 @@ pub struct Target {
     pub name: String,
     /// What it is.
     pub kind: Kind,
+    /// What watches it while it has its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
 }
 
 /// What a target is.
@@ -185,7 +191,7 @@ pub enum EchoCpu {
 impl Target {
     /// The directory itself.
     pub fn native() -> Self {
-        Self { name: "native".into(), kind: Kind::Directory }
+        Self { name: "native".into(), kind: Kind::Directory, watch: None }
     }
 
     /// Program and arguments for these directories, `None` if there is nothing to start.
@@ -376,9 +382,24 @@ impl TargetArgs {
         }
         let make = |spec: &Spec| -> Result<Target> {
             let name = alias.map_or_else(|| spec.name(), str::to_owned);
-            Ok(Target { name, kind: self.kind(spec, profile)? })
+            let (spec, watch) = self.watched(spec)?;
+            Ok(Target { name, kind: self.kind(&spec, profile)?, watch })
         };
         specs.iter().map(make).collect()
+    }
+
+    /// What watches the target, and the target without that.
+    fn watched(&self, spec: &Spec) -> Result<(Spec, Option<Watch>)> {
+        let is_watch = |(key, _): &(String, Option<String>)| key == "watch";
+        if spec.base == "at" || !spec.options.iter().any(is_watch) {
+            return Ok((spec.clone(), None));
+        }
+        let how = spec.value("watch").unwrap_or_default();
+        let how = How::from_name(how).with_context(|| format!("target {}", spec.name()))?;
+        let mut bare = spec.clone();
+        bare.options.retain(|option| !is_watch(option));
+        let program = program(self.fusewire.as_deref(), "fusewire", "--fusewire")?;
+        Ok((bare, Some(Watch { how, program })))
     }
 
     fn kind(&self, spec: &Spec, profile: Profile) -> Result<Kind> {
@@ -548,7 +569,7 @@ fn custom(text: &str) -> Result<Target> {
             command.contains("{src}") && !command.contains("{mnt}"),
             "the command of target {name} is for a device; put {{src}} into it, and no {{mnt}}"
         );
-        return Ok(Target { name: name.into(), kind: Kind::Device { command: command_words } });
+        return Ok(Target { name: name.into(), kind: Kind::Device { command: command_words }, watch: None });
     }
     ensure!(
         command.contains("{mnt}"),
@@ -558,6 +579,7 @@ fn custom(text: &str) -> Result<Target> {
     Ok(Target {
         name: name.into(),
         kind: Kind::Daemon { command: command_words, shows, ring: false, ends_by_unmount: false },
+        watch: None,
     })
 }
 
@@ -705,6 +727,18 @@ mod tests {
     }
 
     #[test]
+    fn a_target_can_be_watched() {
+        let targets =
+            resolve(&["null:watch=top+trace,channel=uring", "seen=pipe:watch=split", "pipe"]).unwrap();
+        let names: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
+        assert_eq!(names[..2], ["null:watch=top,channel=uring", "null:watch=trace,channel=uring"]);
+        let how: Vec<_> = targets.iter().map(|target| target.watch.as_ref().map(|watch| watch.how)).collect();
+        assert_eq!(how, [Some(How::Top), Some(How::Trace), Some(How::Split), None]);
+        assert!(filled(&targets[0]).unwrap().join(" ").ends_with("--fs null --channel uring --extra"));
+        assert_eq!(targets[2].kind, Kind::Pipe { cpu: EchoCpu::Same });
+    }
+
+    #[test]
     fn fuser_takes_a_profile_of_its_own() {
         let targets = resolve(&["fuser:cache=always,threads=1"]).unwrap();
         let words = filled(&targets[0]).unwrap().join(" ");
@@ -742,6 +776,7 @@ mod tests {
             ("vhost:sandbox=chroot", "are the bench's"),
             ("own=daemon {socket}", "put {src} into it"),
             ("pipe:cpu=1", "same, other or free"),
+            ("null:watch", "top, split or trace"),
             ("at:/no/such", "no such directory"),
             ("at:/proc", "must be FUSE or virtiofs"),
         ] {

@@ -276,8 +276,8 @@ mod tests {
             _ if targets.contains(&"elsewhere") => Kind::Mounted { dir: "/".into() },
             _ => daemon.clone(),
         };
-        let targets: Vec<_> =
-            targets.iter().map(|name| Target { name: (*name).into(), kind: kind(name) }).collect();
+        let target = |name: &&str| Target { name: (*name).into(), kind: kind(name), watch: None };
+        let targets: Vec<_> = targets.iter().map(target).collect();
         let of_goal = |subject: &str, baseline: &str| Goal {
             subject: subject.into(),
             baseline: Some(baseline.into()),
