@@ -177,18 +177,14 @@ impl Server {
         let session = session.ok_or_else(|| threads(io::ErrorKind::NotConnected.into()))?;
         let session = Arc::new(if options.timed { session.timed() } else { session });
         let agreed = session.features().contains(InitFlags::OVER_IO_URING);
-        let ring = match ring.and_then(|ring| if agreed { Ok(ring) } else { Err(Reason::NotAgreed) }) {
-            Ok(ring) => {
-                let RingSize { queues, threads, .. } = ring.size();
-                tracing::info!(queues, threads, "requests come over io_uring");
-                Some(ring)
-            }
+        let ring = ring.and_then(|ring| if agreed { Ok(ring) } else { Err(Reason::NotAgreed) });
+        let ring = match ring {
             Err(reason) if must_ring => return Err(no_ring(reason)),
-            Err(reason) => {
-                tracing::info!(%reason, "requests come over /dev/fuse");
-                None
-            }
+            ring => ring.inspect_err(|reason| tracing::info!(%reason, "requests come over /dev/fuse")).ok(),
         };
+        if let Some(RingSize { queues, threads, .. }) = ring.as_ref().map(Prepared::size) {
+            tracing::info!(queues, threads, "requests come over io_uring");
+        }
         let layer = Arc::new(layer);
         let device = mounted.device.try_clone().map_err(threads)?;
         let forwards = session.features().contains(InitFlags::PASSTHROUGH);

@@ -242,6 +242,22 @@ fn cached(profile: CacheProfile) -> InitFlags {
     }
 }
 
+impl Passthrough {
+    /// Refuses a client without what it must have.
+    fn insist(&self, config: &Config) -> Result<()> {
+        for (offer, flag, what) in [
+            (self.options.labels, InitFlags::SECURITY_CTX, "security labels"),
+            (self.options.acl, InitFlags::POSIX_ACL, "access control lists"),
+        ] {
+            if offer == Offer::Always && !config.offered().contains(flag) {
+                tracing::error!("the client has no {what}, which it must have");
+                return Err(Errno::PROTO);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl FileSystem for Passthrough {
     fn init(&self, config: &mut Config) -> Result<()> {
         // Not ATOMIC_O_TRUNC: with it the kernel has `open(O_RDONLY | O_TRUNC)` empty a program that is running, and refuses
@@ -276,15 +292,7 @@ impl FileSystem for Passthrough {
         if labelled {
             want |= InitFlags::SECURITY_CTX;
         }
-        for (offer, flag, what) in [
-            (self.options.labels, InitFlags::SECURITY_CTX, "security labels"),
-            (self.options.acl, InitFlags::POSIX_ACL, "access control lists"),
-        ] {
-            if offer == Offer::Always && !config.offered().contains(flag) {
-                tracing::error!("the client has no {what}, which it must have");
-                return Err(Errno::PROTO);
-            }
-        }
+        self.insist(config)?;
         self.coherent.negotiate(config);
         want |= cached(self.cache());
         if !self.options.readdirplus {
