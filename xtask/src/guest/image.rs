@@ -77,7 +77,9 @@ fn place(from: &Path, to: &Path) -> Result<()> {
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
+    // What ends in a colon it complains of: programs from elsewhere bring their own.
+    let is_path = |word: &&str| word.starts_with('/') && !word.ends_with(':');
+    Ok(text.split_whitespace().filter(is_path).map(PathBuf::from).collect())
 }
 
 fn pack(busybox: &Path, root: &Path, archive: &Path) -> Result<PathBuf> {
