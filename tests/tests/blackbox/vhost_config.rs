@@ -338,8 +338,8 @@ fn a_hundred_idle_guests_take_little() {
     let daemon = Daemon::limited(&text_of(100), &["--sandbox", "none"], Some(11_000));
     let begin = daemon.descriptors();
     idle(&daemon, 100);
-    wait("the end of all", || daemon.status("Threads") < 10);
-    assert!(daemon.descriptors() <= begin + 10, "{}", daemon.descriptors());
+    // A guest's descriptors may go a moment after its threads.
+    wait("the end of all", || daemon.status("Threads") < 10 && daemon.descriptors() <= begin + 10);
     daemon.end();
 }
 
