@@ -18,9 +18,9 @@ pub struct Sandbox {
     watchdog: Child,
 }
 
-/// [`Sandbox::enter`] with the usual limit: four minutes.
+/// [`Sandbox::enter`] with the usual limit: four minutes, with patience.
 pub fn enter() -> Option<Sandbox> {
-    Sandbox::enter(Duration::from_secs(240))
+    Sandbox::enter(wait::patience(Duration::from_secs(240)))
 }
 
 impl Sandbox {

@@ -19,6 +19,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t securityfs none /sys/kernel/security 2>/dev/null
 mount -t tmpfs -o mode=1777 tmp /tmp
+mkdir -p /run
 exec </dev/console >/dev/console 2>&1
 for module in fuse virtiofs loop xfs; do if [ -e /modules/$module.ko ]; then insmod /modules/$module.ko; fi; done
 if [ -e /sys/module/fuse/parameters/enable_uring ]; then echo Y > /sys/module/fuse/parameters/enable_uring; fi
@@ -77,9 +78,10 @@ fn place(from: &Path, to: &Path) -> Result<()> {
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    // What ends in a colon it complains of: programs from elsewhere bring their own.
-    let is_path = |word: &&str| word.starts_with('/') && !word.ends_with(':');
-    Ok(text.split_whitespace().filter(is_path).map(PathBuf::from).collect())
+    // Other lines are complaints: programs from elsewhere bring their own.
+    let found = text.lines().filter(|line| line.contains(" (0x"));
+    let paths = found.flat_map(str::split_whitespace).filter(|word| word.starts_with('/'));
+    Ok(paths.map(PathBuf::from).collect())
 }
 
 fn pack(busybox: &Path, root: &Path, archive: &Path) -> Result<PathBuf> {

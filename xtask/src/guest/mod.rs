@@ -192,7 +192,7 @@ impl Machine {
 /// buffers.
 fn tests(buffers: &str, names: &[&str]) -> String {
     format!(
-        "FUSEWIRE_BIN=/usr/bin/fusewire FUSEWIRE_TEST_CHANNEL=uring FUSEWIRE_TEST_DIR=/tmp FUSEWIRE_TEST_NEEDS_GUARD=1 \
+        "FUSEWIRE_BIN=/usr/bin/fusewire FUSEWIRE_TEST_CHANNEL=uring FUSEWIRE_TEST_DIR=/tmp FUSEWIRE_TEST_NEEDS_GUARD=1 FUSEWIRE_TEST_PATIENCE=4 \
          FUSEWIRE_TEST_PASSTHROUGH=off FUSEWIRE_TEST_BUFFERS={buffers} /test/release/deps/blackbox --test-threads=1 --nocapture {}",
         names.join(" ")
     )
