@@ -8,6 +8,9 @@ use std::{
     process::{Command, Stdio},
 };
 
+/// Line by which the guest tells that the job begins.
+pub const BEGUN: &str = "guest-begins";
+
 /// Line by which the guest tells the job's exit status.
 pub const STATUS: &str = "guest-status:";
 
@@ -23,6 +26,7 @@ mkdir -p /run
 exec </dev/console >/dev/console 2>&1
 for module in fuse virtiofs loop xfs; do if [ -e /modules/$module.ko ]; then insmod /modules/$module.ko; fi; done
 if [ -e /sys/module/fuse/parameters/enable_uring ]; then echo Y > /sys/module/fuse/parameters/enable_uring; fi
+echo guest-begins
 sh /job
 echo \"guest-status: $?\"
 poweroff -f

@@ -1,6 +1,9 @@
 //! The virtual machine: QEMU without acceleration, its serial line our output.
 
-use super::{image::STATUS, packages::Qemu};
+use super::{
+    image::{BEGUN, STATUS},
+    packages::Qemu,
+};
 use anyhow::{Context, Result, bail};
 use std::{
     io::{BufRead, BufReader, Read},
@@ -12,6 +15,10 @@ use std::{
 
 /// What the guest's kernel says when it finds itself at fault.
 const FAULTS: [&str; 5] = ["BUG:", "WARNING:", "Oops", "Kernel panic", "rcu: INFO"];
+
+/// How often a guest is started whose kernel dies before anything of ours runs: an emulated machine of more than one CPU now and then
+/// meets an instruction that the kernel is just patching (int3).
+const BOOTS: u32 = 3;
 
 /// A machine.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +36,7 @@ pub struct Guest {
 /// What the guest has told so far.
 #[derive(Debug, Default)]
 struct Report {
+    begun: bool,
     status: Option<i32>,
     fault: Option<String>,
 }
@@ -37,9 +45,16 @@ impl Report {
     fn read(&mut self, line: &str) {
         if let Some(status) = line.trim().strip_prefix(STATUS) {
             self.status = status.trim().parse().ok();
+        } else if line.trim() == BEGUN {
+            self.begun = true;
         } else if self.fault.is_none() && FAULTS.iter().any(|fault| line.contains(fault)) {
             self.fault = Some(line.trim().into());
         }
+    }
+
+    /// The kernel died before the job began.
+    fn never_began(&self) -> bool {
+        self.fault.is_some() && !self.begun && self.status.is_none()
     }
 
     fn judge(self) -> Result<()> {
@@ -67,7 +82,15 @@ impl Guest {
         let line =
             "console=ttyS0 quiet loglevel=5 panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr";
         command.args(["-append", &format!("{line} maxcpus={cpus}")]);
-        watch(&mut command, seconds, |_| {})?;
+        let mut report = Running::start(&mut command)?.listen(seconds, |_| {})?;
+        for _ in 1..BOOTS {
+            if !report.never_began() {
+                break;
+            }
+            eprintln!("xtask: guest: its kernel died before it began; once more");
+            report = Running::start(&mut command)?.listen(seconds, |_| {})?;
+        }
+        report.judge()?;
         eprintln!("xtask: guest: done in {} s", start.elapsed().as_secs());
         Ok(())
     }
@@ -168,5 +191,21 @@ mod tests {
     fn a_fault_of_the_kernel_is_a_failure_whatever_the_job_says() {
         let fault = judged(&["[ 1.0] WARNING: CPU: 0 PID: 1 at fs/fuse/dev_uring.c:1", "guest-status: 0"]);
         assert!(fault.expect_err("a fault").to_string().contains("dev_uring"));
+    }
+
+    #[test]
+    fn only_a_kernel_that_died_before_the_job_is_started_again() {
+        let never_began = |lines: &[&str]| {
+            let mut report = Report::default();
+            lines.iter().for_each(|line| report.read(line));
+            report.never_began()
+        };
+        assert!(never_began(&[
+            "[ 1.7] Oops: int3: 0000 [#1] SMP NOPTI",
+            "[ 1.7] Kernel panic - not syncing"
+        ]));
+        assert!(!never_began(&["guest-begins", "[ 9.7] Oops: int3: 0000 [#1] SMP NOPTI"]));
+        assert!(!never_began(&["[ 1.0] WARNING: CPU: 0 PID: 1", "guest-begins", "guest-status: 0"]));
+        assert!(!never_began(&["hello"]));
     }
 }
