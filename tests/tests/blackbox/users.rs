@@ -5,8 +5,14 @@ use fusewire_tests::mount::{self, Mount};
 use fusewire_tests::program::{Program, as_user, program};
 use fusewire_tests::sandbox::{self, Sandbox};
 use fusewire_tests::{need, skip};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use rustix::fs::XattrFlags;
+use rustix::process::{Gid, Uid};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
 
 /// A shell line as a user with these groups.
 fn as_ids(uid: u32, gid: u32, groups: &str, line: &str, dir: &Path) -> Program {
@@ -53,7 +59,7 @@ fn everything_created_belongs_to_the_caller_and_respects_the_umask() {
 fn a_supplementary_group_gives_access_and_can_be_given_away() {
     public(|_, mount| {
         let dir = mount.below("team");
-        std::fs::create_dir(&dir).unwrap();
+        fs::create_dir(&dir).unwrap();
         std::os::unix::fs::chown(&dir, Some(0), Some(7000)).unwrap();
         sandbox::chmod(&dir, 0o770);
         as_ids(4321, 8765, "", "! ls team 2>&-; ! touch team/no 2>&-", mount.path()).ok();
@@ -67,7 +73,7 @@ fn a_supplementary_group_gives_access_and_can_be_given_away() {
 #[test]
 fn a_sgid_directory_passes_its_group_on() {
     public(|_, mount| {
-        std::fs::create_dir(mount.below("team")).unwrap();
+        fs::create_dir(mount.below("team")).unwrap();
         std::os::unix::fs::chown(mount.below("team"), Some(0), Some(7000)).unwrap();
         sandbox::chmod(&mount.below("team"), 0o2777);
         as_ids(4321, 8765, "", "touch team/file; mkdir team/dir; ln -s x team/link", mount.path()).ok();
@@ -84,7 +90,7 @@ fn a_sgid_directory_passes_its_group_on() {
 fn writing_and_chown_take_suid_and_sgid_away() {
     public(|_, mount| {
         let make = |name: &str| {
-            std::fs::write(mount.below(name), "x").unwrap();
+            fs::write(mount.below(name), "x").unwrap();
             std::os::unix::fs::chown(mount.below(name), Some(4321), Some(8765)).unwrap();
             sandbox::chmod(&mount.below(name), 0o6777);
         };
@@ -95,7 +101,7 @@ fn writing_and_chown_take_suid_and_sgid_away() {
         program("chown").arg("4322:8766").arg(mount.join("chowned")).ok();
         assert_eq!(stored(mount, "chowned"), (4322, 8766, 0o777));
         // Root keeps them when it writes (CAP_FSETID).
-        std::fs::OpenOptions::new()
+        fs::OpenOptions::new()
             .append(true)
             .open(mount.join("by-root"))
             .map(|mut file| {
@@ -109,7 +115,7 @@ fn writing_and_chown_take_suid_and_sgid_away() {
 /// `chown(-1, -1)`: no change of owner is one, too.
 fn assert_voids_set_ids(dir: &Path, mode_of: impl Fn(&str) -> u32) {
     for name in ["of-owner", "of-root", "of-stranger"] {
-        std::fs::write(dir.join(name), "x").unwrap();
+        fs::write(dir.join(name), "x").unwrap();
         std::os::unix::fs::chown(dir.join(name), Some(4321), Some(8765)).unwrap();
         sandbox::chmod(&dir.join(name), 0o6777);
     }
@@ -125,7 +131,7 @@ fn a_chown_that_changes_nothing_takes_suid_and_sgid_away() {
     let mode_in = |dir: &Path, name: &str| dir.join(name).metadata().unwrap().mode() & 0o7777;
     public(|sandbox, mount| {
         let bare = mount.source().with_extension("bare");
-        std::fs::create_dir(&bare).unwrap();
+        fs::create_dir(&bare).unwrap();
         sandbox::chmod(sandbox.dir(), 0o755);
         sandbox::chmod(&bare, 0o777);
         assert_voids_set_ids(&bare, |name| mode_in(&bare, name));
@@ -146,7 +152,7 @@ fn reserving_and_punching_take_suid_and_sgid_away() {
     for mount in [mount::passthrough(&sandbox).start(), mount::mem(&sandbox).name("mem").start()] {
         let dir = mount.path();
         for (name, arguments) in [("reserved", "-l 9000"), ("punched", "-p -o 4096 -l 4096")] {
-            std::fs::write(dir.join(name), [b'x'; 8192]).unwrap();
+            fs::write(dir.join(name), [b'x'; 8192]).unwrap();
             sandbox::chmod(&dir.join(name), 0o6777);
             as_ids(9999, 9999, "", &format!("fallocate {arguments} {name}"), dir).ok();
             assert_eq!(
@@ -164,7 +170,7 @@ fn reserving_and_punching_take_suid_and_sgid_away() {
 fn file_capabilities_are_lost_by_writing() {
     need!("setcap", "getcap");
     public(|_, mount| {
-        std::fs::copy("/bin/true", mount.join("program")).unwrap();
+        fs::copy("/bin/true", mount.join("program")).unwrap();
         sandbox::chmod(&mount.join("program"), 0o777);
         program("setcap").arg("cap_net_raw+ep").arg(mount.join("program")).ok();
         assert!(program("getcap").arg(mount.below("program")).ok().contains("cap_net_raw"));
@@ -211,6 +217,65 @@ fn access_control_lists_decide_and_are_inherited() {
         as_ids(4321, 8765, "", "setfacl -b acl", mount.path()).ok();
         as_ids(5555, 5555, "", "! cat acl/file 2>&-", mount.path()).ok();
     });
+}
+
+/// What an ACL of this form is stored as: for the owner, the group, another group, the mask, and the rest.
+fn acl_for_group(gid: u32) -> Vec<u8> {
+    const ANY: u32 = u32::MAX;
+    let entries = [(0x01_u16, 6_u16, ANY), (0x04, 0, ANY), (0x08, 4, gid), (0x10, 4, ANY), (0x20, 0, ANY)];
+    let mut stored = 2_u32.to_le_bytes().to_vec();
+    for (tag, may, id) in entries {
+        stored.extend_from_slice(&tag.to_le_bytes());
+        stored.extend_from_slice(&may.to_le_bytes());
+        stored.extend_from_slice(&id.to_le_bytes());
+    }
+    stored
+}
+
+/// Opens each file that it is told of, as a member of a group.
+fn member(gid: u32, files: &mpsc::Receiver<PathBuf>, opened: &mpsc::Sender<std::io::Result<()>>) {
+    rustix::thread::set_thread_groups(&[Gid::from_raw(gid)]).expect("groups");
+    rustix::thread::set_thread_res_gid(Gid::from_raw(5555), Gid::from_raw(5555), Gid::from_raw(5555))
+        .expect("group");
+    rustix::thread::set_thread_res_uid(Uid::from_raw(5555), Uid::from_raw(5555), Uid::from_raw(5555))
+        .expect("user");
+    files.iter().for_each(|file| opened.send(fs::File::open(file).map(drop)).expect("the test listens"));
+}
+
+/// Other files come and go on the same filesystem, and leave their numbers to those on the mount.
+#[test]
+fn what_an_access_control_list_grants_is_granted_at_once() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let mount = mount::passthrough(&sandbox).default_cache().start();
+    let (elsewhere, is_over) = (sandbox.make_dir("elsewhere"), AtomicBool::new(false));
+    let others = || {
+        while !is_over.load(Ordering::Relaxed) {
+            let files: Vec<_> = (0..8).map(|i| elsewhere.join(i.to_string())).collect();
+            files.iter().for_each(|file| fs::write(file, "x").unwrap());
+            files.iter().for_each(|file| fs::remove_file(file).unwrap());
+        }
+    };
+    let (tell, told) = mpsc::channel();
+    let (answer, answers) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(others);
+        scope.spawn(move || member(6666, &told, &answer));
+        let acl = acl_for_group(6666);
+        let refused = (0..2000).filter(|i| {
+            let path = mount.join(i.to_string());
+            let file = fs::File::options().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+            rustix::fs::fsetxattr(&file, c"system.posix_acl_access", &acl, XattrFlags::empty()).unwrap();
+            tell.send(path.clone()).unwrap();
+            let opened = answers.recv().unwrap();
+            fs::remove_file(&path).unwrap();
+            opened.is_err()
+        });
+        let refused = refused.count();
+        is_over.store(true, Ordering::Relaxed);
+        drop(tell);
+        assert_eq!(refused, 0, "files that were not opened");
+    });
+    mount.stop();
 }
 
 #[test]

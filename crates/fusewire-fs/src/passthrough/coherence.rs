@@ -11,7 +11,7 @@ use super::{
     options::{CacheProfile, Options, Timeouts},
     sys,
 };
-use fusewire::{Config, FileType, NodeId, notify::Notifier};
+use fusewire::{Config, Context, FileType, NodeId, notify::Notifier};
 use rustix::{
     fs::{Mode, OFlags, Statx},
     io::Errno,
@@ -269,6 +269,15 @@ impl Coherent {
         }
         if let Some(tenant) = &self.tenant {
             tenant.acting();
+        }
+    }
+
+    /// An ACL was changed, and with it what the kernel believes of who may do what, which it asks for when it is used next. If it is told
+    /// meanwhile that the file has changed it uses neither the answer (`fuse_change_attributes`) nor asks again, and refuses what the ACL
+    /// grants: hence it is told before, of all that has changed, which need not be the same file, but one that had its number.
+    pub async fn acl_changed(&self, cx: &Context) {
+        if let Some(feed) = self.feed.clone().filter(|feed| feed.is_telling()) {
+            cx.blocking(move || feed.settle()).await;
         }
     }
 }

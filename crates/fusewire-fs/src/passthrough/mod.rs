@@ -457,9 +457,9 @@ impl FileSystem for Passthrough {
         self.flushed(&op)
     }
 
-    async fn setxattr(&self, _cx: &Context, op: Setxattr<'_>) -> Result<()> {
+    async fn setxattr(&self, cx: &Context, op: Setxattr<'_>) -> Result<()> {
         self.coherent.acting();
-        if self.options.xattr { self.set_xattr(&op) } else { Err(Errno::NOSYS) }
+        if self.options.xattr { self.set_xattr(cx, &op).await } else { Err(Errno::NOSYS) }
     }
 
     async fn getxattr(&self, _cx: &Context, op: Getxattr<'_>, out: &mut XattrSink<'_>) -> Result<()> {
@@ -470,9 +470,9 @@ impl FileSystem for Passthrough {
         if self.options.xattr { self.list_xattrs(cx, &op, out) } else { Err(Errno::NOSYS) }
     }
 
-    async fn removexattr(&self, _cx: &Context, op: Removexattr<'_>) -> Result<()> {
+    async fn removexattr(&self, cx: &Context, op: Removexattr<'_>) -> Result<()> {
         self.coherent.acting();
-        if self.options.xattr { self.remove_xattr(&op) } else { Err(Errno::NOSYS) }
+        if self.options.xattr { self.remove_xattr(cx, &op).await } else { Err(Errno::NOSYS) }
     }
 
     async fn create(&self, cx: &Context, op: Create<'_>) -> Result<(Entry, Opened)> {

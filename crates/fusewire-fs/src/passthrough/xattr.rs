@@ -34,7 +34,7 @@ impl Passthrough {
         }
     }
 
-    pub(super) fn set_xattr(&self, op: &Setxattr<'_>) -> Result<()> {
+    pub(super) async fn set_xattr(&self, cx: &Context, op: &Setxattr<'_>) -> Result<()> {
         self.creds.keep_set_ids(true)?;
         let flags = XattrFlags::from_bits_retain(op.flags);
         let name = self.xattr_name(op.name)?;
@@ -47,6 +47,9 @@ impl Passthrough {
             if mode & SGID != 0 {
                 attr::change_mode(self, &*fd, (mode & !SGID).into())?;
             }
+        }
+        if is_acl(op.name.to_bytes()) {
+            self.coherent.acl_changed(cx).await;
         }
         Ok(())
     }
@@ -85,9 +88,13 @@ impl Passthrough {
         Ok(())
     }
 
-    pub(super) fn remove_xattr(&self, op: &Removexattr<'_>) -> Result<()> {
+    pub(super) async fn remove_xattr(&self, cx: &Context, op: &Removexattr<'_>) -> Result<()> {
         let name = self.xattr_name(op.name)?;
-        self.by_path(op.node, |path| rustix::fs::removexattr(path, &*name))
+        self.by_path(op.node, |path| rustix::fs::removexattr(path, &*name))?;
+        if is_acl(op.name.to_bytes()) {
+            self.coherent.acl_changed(cx).await;
+        }
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@
 //! * `actors.rs`: what a thread that serves this mount changes is no news to its kernel.
 //! * `news.rs`: what the kernel is to be told, now and once more later.
 //! * `stamps.rs`: answers that were read before a change and arrive after the news of it.
+//! * `settled.rs`: those who wait until the news has been told.
 //!
 //! See `docs/adr/0013-coherent.md` for why this suffices.
 
@@ -15,6 +16,7 @@ mod event;
 mod index;
 mod news;
 mod seats;
+mod settled;
 mod source;
 mod stamps;
 mod watches;
@@ -31,6 +33,7 @@ use index::Index;
 use news::{Later, Name, News, What};
 use rustix::fs::Statx;
 use seats::Leaving;
+use settled::Settled;
 use stamps::Stamps;
 use std::{
     ffi::CStr,
@@ -210,6 +213,9 @@ pub struct Feed {
     actors: Arc<Actors>,
     stamps: Stamps,
     counts: Counts,
+    settled: Settled,
+    /// There is a thread that hears and tells.
+    is_telling: AtomicBool,
     /// Nothing is heard any more.
     is_deaf: AtomicBool,
 }
@@ -266,6 +272,8 @@ impl Feed {
             actors: Arc::default(),
             stamps: Stamps::default(),
             counts: Counts::default(),
+            settled: Settled::default(),
+            is_telling: AtomicBool::new(false),
             is_deaf: AtomicBool::new(false),
         };
         feed.index.insert(stat.stx_ino, NodeId::ROOT);
@@ -386,6 +394,17 @@ impl Feed {
         self.actors.enter();
     }
 
+    /// Is the kernel told of changes?
+    pub fn is_telling(&self) -> bool {
+        self.is_telling.load(Ordering::SeqCst)
+    }
+
+    /// Wait until the kernel has been told of all that has changed so far, but not for longer than a moment. Not by a thread that requests
+    /// wait for: what is told may wait for them.
+    pub fn settle(&self) {
+        self.settled.wait(|| self.source.wake());
+    }
+
     /// Is nothing heard any more?
     pub fn is_deaf(&self) -> bool {
         self.is_deaf.load(Ordering::SeqCst)
@@ -423,8 +442,10 @@ impl Feed {
             gathers: false,
             room: None,
         };
+        self.is_telling.store(true, Ordering::SeqCst);
         let spawned = thread::Builder::new().name("changes".into()).spawn(move || reader.run());
         if let Err(error) = spawned {
+            self.is_telling.store(false, Ordering::SeqCst);
             tracing::error!(%error, "no thread to hear of changes: names and attributes are kept for a second");
             self.is_deaf.store(true, Ordering::SeqCst);
         }
@@ -456,7 +477,9 @@ struct Reader {
 
 impl Reader {
     fn run(&mut self) {
-        match self.listen() {
+        let ended = self.listen();
+        self.feed.is_telling.store(false, Ordering::SeqCst);
+        match ended {
             Ok(()) | Err(Errno::NODEV) => {}
             Err(error) => {
                 tracing::error!(%error, "changes are not heard of any more: names and attributes are kept for a second from now on");
@@ -472,15 +495,23 @@ impl Reader {
     fn listen(&mut self) -> Result<()> {
         loop {
             let next = [self.later.next(), self.feed.is_room_wanted().then_some(ROOM_TICK)];
-            match self.feed.source.wait(next.into_iter().flatten().min())? {
-                Waited::Stopped => return Ok(()),
-                Waited::Events => {
+            let waited = self.feed.source.wait(next.into_iter().flatten().min())?;
+            match (waited, self.feed.settled.wanted()) {
+                (Waited::Stopped, _) => return Ok(()),
+                (_, Some(wanted)) => {
+                    self.feed.stamps.turn(&mut self.era);
+                    self.hear_meanwhile()?;
+                    self.catch_up()?;
+                    self.notifier.flush();
+                    self.feed.settled.reached(wanted);
+                }
+                (Waited::Events, None) => {
                     if std::mem::take(&mut self.gathers) {
                         thread::sleep(GATHER);
                     }
                     self.take_events()?;
                 }
-                Waited::Nothing => {}
+                (Waited::Nothing, None) => {}
             }
             self.catch_up()?;
             self.make_room()?;
