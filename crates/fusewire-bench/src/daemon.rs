@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal};
 use rustix::thread::CpuSet;
 use serde::{Deserialize, Serialize};
 
+use crate::child;
 use crate::client::{self, Pin};
 use crate::device::Guest;
 use crate::machine;
@@ -456,9 +457,9 @@ impl Mounted {
             None if self.target.ends_by_unmount() => {
                 daemon.mount.iter().for_each(|mount| mounts::detach(&mount.point));
             }
-            None => daemon.signal(Signal::INT),
+            None => child::signal(&daemon.child, Signal::INT),
         }
-        let ended = daemon.wait(STOP_TIME);
+        let ended = child::wait(&mut daemon.child, STOP_TIME);
         let left = daemon.mount.is_some() && mounts::find(&self.root).is_some();
         let name = &self.target.name;
         let log = tail(&daemon.log);
@@ -474,26 +475,6 @@ impl Mounted {
     }
 }
 
-impl Daemon {
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // Fails if it has ended already, which is what is wanted.
-            let _ = rustix::process::kill_process(pid, signal);
-        }
-    }
-
-    fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
-        let begin = Instant::now();
-        loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => return Some(status),
-                Ok(None) if begin.elapsed() < limit => thread::sleep(Duration::from_millis(10)),
-                _ => return None,
-            }
-        }
-    }
-}
-
 impl Drop for Daemon {
     fn drop(&mut self) {
         if !matches!(self.child.try_wait(), Ok(Some(_))) {
@@ -501,9 +482,9 @@ impl Drop for Daemon {
                 mounts::abort(mount.minor);
                 mounts::detach(&mount.point);
             }
-            if self.wait(Duration::from_secs(1)).is_none() {
-                self.signal(Signal::KILL);
-                self.wait(STOP_TIME);
+            if child::wait(&mut self.child, Duration::from_secs(1)).is_none() {
+                child::signal(&self.child, Signal::KILL);
+                child::wait(&mut self.child, STOP_TIME);
             }
         }
         if let Some(mount) = self.mount.as_ref().filter(|mount| mounts::find(&mount.point).is_some()) {

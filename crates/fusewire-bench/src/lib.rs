@@ -13,6 +13,7 @@
 //! - [`daemon`], [`sampling`], [`mounts`], [`watchdog`], [`machine`], [`watching`]: the surroundings, and that nothing is left behind;
 //! - [`stats`], [`requests`], [`results`], [`goal`], [`report`], [`compare`]: what is made of the numbers.
 
+mod child;
 pub mod cli;
 pub mod client;
 pub mod compare;

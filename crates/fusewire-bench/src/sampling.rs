@@ -13,11 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::program;
 use crate::sys;
+use crate::{child, program};
 
 /// Samples per second of CPU time. No multiple or divisor of what timers do.
 const RATE: &str = "9973";
@@ -82,7 +82,7 @@ impl Sampler {
     /// # Errors
     /// If perf fails, or has no samples.
     pub fn finish(mut self, stop: &AtomicBool) -> Result<Samples> {
-        self.interrupt();
+        child::signal(&self.perf, Signal::INT);
         // Ended by a signal, it ends by that signal itself.
         self.perf.wait().context("cannot wait for perf")?;
         let mut command = Command::new("perf");
@@ -98,16 +98,8 @@ impl Sampler {
         Ok(samples)
     }
 
-    fn interrupt(&self) {
-        if let Some(pid) = i32::try_from(self.perf.id()).ok().and_then(Pid::from_raw) {
-            // Fails if it has ended already, which is what is wanted.
-            let _ = rustix::process::kill_process(pid, Signal::INT);
-        }
-    }
-
     fn said(&self) -> String {
-        let text = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-        if text.trim().is_empty() { String::new() } else { format!("; it said:\n  {}", text.trim_end()) }
+        child::said(&self.dir.path().join("log"))
     }
 }
 

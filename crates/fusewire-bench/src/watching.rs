@@ -2,17 +2,16 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use crate::sys;
+use crate::{child, sys};
 
 const START_TIME: Duration = Duration::from_secs(10);
 const STOP_TIME: Duration = Duration::from_secs(5);
@@ -127,7 +126,7 @@ impl Watcher {
     /// Whether counting has begun: `top` says so in its first line, `trace` in its first message.
     fn watches(&self) -> Result<bool> {
         let name = if self.how == How::Trace { "errors" } else { "lines" };
-        let text = self.text(name);
+        let text = fs::read_to_string(self.messages.path().join(name)).unwrap_or_default();
         let Some((line, _)) = text.split_once('\n') else { return Ok(false) };
         if self.how == How::Trace {
             return Ok(line.contains("as they are answered"));
@@ -139,30 +138,16 @@ impl Watcher {
     }
 
     fn end(&mut self) -> Option<ExitStatus> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)?;
-        // Fails if it has ended already, which is what is wanted.
-        let _ = rustix::process::kill_process(pid, Signal::INT);
-        let begin = Instant::now();
-        while begin.elapsed() < STOP_TIME {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return Some(status);
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        None
+        child::signal(&self.child, Signal::INT);
+        child::wait(&mut self.child, STOP_TIME)
     }
 
     fn name(&self) -> String {
         format!("fusewire {}", self.how.words().join(" "))
     }
 
-    fn text(&self, name: &str) -> String {
-        fs::read_to_string(Path::new(self.messages.path()).join(name)).unwrap_or_default()
-    }
-
     fn said(&self) -> String {
-        let errors = self.text("errors");
-        if errors.is_empty() { String::new() } else { format!("; it said:\n  {}", errors.trim_end()) }
+        child::said(&self.messages.path().join("errors"))
     }
 }
 

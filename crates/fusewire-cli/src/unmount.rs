@@ -38,19 +38,27 @@ pub fn run(args: &UnmountArgs) -> Outcome<()> {
 fn unmount(path: &Path, args: &UnmountArgs) -> Outcome<()> {
     let mounted = find(path);
     // Who has files open on a filesystem that is aborted cannot close them by being told so: hence lazily.
-    let mut outcome = unmount_path(path, args.lazy || args.abort, args.abort);
+    match while_busy(|| unmount_path(path, args.lazy || args.abort, args.abort)) {
+        Ok(()) => mounted.map_or(Ok(()), |entry| wait(&entry)),
+        Err(MountError::Busy { path }) => Err(busy(&path, mounted.as_ref())),
+        Err(error) => Err(explain(path, &error)),
+    }
+}
+
+/// Unmounts in this way, again and again for a moment while the mount is in use.
+///
+/// # Errors
+/// That of the last attempt.
+pub fn while_busy(mut attempt: impl FnMut() -> Result<(), MountError>) -> Result<(), MountError> {
+    let mut outcome = attempt();
     for _ in 1..TRIES {
         if !matches!(outcome, Err(MountError::Busy { .. })) {
             break;
         }
         thread::sleep(PAUSE);
-        outcome = unmount_path(path, args.lazy || args.abort, args.abort);
+        outcome = attempt();
     }
-    match outcome {
-        Ok(()) => mounted.map_or(Ok(()), |entry| wait(&entry)),
-        Err(MountError::Busy { path }) => Err(busy(&path, mounted.as_ref())),
-        Err(error) => Err(explain(path, &error)),
-    }
+    outcome
 }
 
 fn busy(path: &Path, mounted: Option<&MountEntry>) -> Failure {

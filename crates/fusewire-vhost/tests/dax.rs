@@ -32,16 +32,28 @@ const NONE: u64 = u64::MAX;
 const READ: u64 = SetupmappingFlags::READ.bits();
 const WRITE: u64 = SetupmappingFlags::WRITE.bits() | READ;
 
-fn make(dir: PathBuf, dax: Dax) -> impl Fn() -> io::Result<Passthrough> + Send + Sync + 'static {
+fn make_with(
+    dir: PathBuf,
+    cache: CacheProfile,
+    dax: Dax,
+) -> impl Fn() -> io::Result<Passthrough> + Send + Sync + 'static {
     move || {
-        let forward = passthrough::Forward::Off;
-        Passthrough::new(&dir, passthrough::Options { forward, dax: Some(dax.clone()), ..Default::default() })
+        let (forward, dax) = (passthrough::Forward::Off, Some(dax.clone()));
+        Passthrough::new(&dir, passthrough::Options { forward, cache, dax, ..Default::default() })
     }
 }
 
+fn make(dir: PathBuf, dax: Dax) -> impl Fn() -> io::Result<Passthrough> + Send + Sync + 'static {
+    make_with(dir, passthrough::Options::default().cache, dax)
+}
+
 fn guest_with(dir: &Path, dax: Dax) -> Guest {
+    guest_of(dir, passthrough::Options::default().cache, dax)
+}
+
+fn guest_of(dir: &Path, cache: CacheProfile, dax: Dax) -> Guest {
     let options = Options { window: 2 * WINDOW, ..Options::default() };
-    let mut guest = Guest::start(make(dir.to_owned(), dax), options, Layout::default());
+    let mut guest = Guest::start(make_with(dir.to_owned(), cache, dax), options, Layout::default());
     let init = guest.monitor.driver().init().expect("init");
     assert_eq!(init.map_alignment, 12);
     guest
@@ -116,18 +128,6 @@ fn told(driver: &mut Driver, node: u64, (host, size): (&File, u64)) -> FopenFlag
     let answer = driver.call(Opcode::Open, node, &[args.as_bytes()]).expect("open");
     let out = abi::OpenOut::read_from_bytes(&answer).expect("an answer");
     FopenFlags::from_bits_truncate(out.open_flags) & (FopenFlags::KEEP_CACHE | FopenFlags::DIRECT_IO)
-}
-
-fn guest_of(dir: &Path, cache: CacheProfile, dax: Dax) -> Guest {
-    let dir = dir.to_owned();
-    let make = move || {
-        let (forward, dax) = (passthrough::Forward::Off, Some(dax.clone()));
-        Passthrough::new(&dir, passthrough::Options { forward, cache, dax, ..Default::default() })
-    };
-    let options = Options { window: 2 * WINDOW, ..Options::default() };
-    let mut guest = Guest::start(make, options, Layout::default());
-    guest.monitor.driver().init().expect("init");
-    guest
 }
 
 /// A guest that drops the pages of a mapped file takes them from those who use them; and it drops them where it is told to go around

@@ -12,12 +12,8 @@ use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
 use crate::failure::{Failure, Outcome};
+use crate::unmount::while_busy;
 use crate::{inherited, users};
-
-/// How often, and how far apart, unmounting is tried before the mount counts as in use: many programs look at a
-/// filesystem for a moment only.
-const TRIES: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Signals this close together are one wish: timeout(1), sudo(8) and terminals send the same one to the process and to
 /// its group.
@@ -153,15 +149,7 @@ fn unmount(handle: &ServerHandle, is_daemon: bool) -> bool {
     let place = handle.mountpoint().display();
     notify(&[NotifyState::Stopping]);
     tracing::info!("unmounting {place}");
-    let mut outcome = handle.unmount(Unmount::IfIdle);
-    for _ in 1..TRIES {
-        if !matches!(outcome, Err(MountError::Busy { .. })) {
-            break;
-        }
-        thread::sleep(PAUSE);
-        outcome = handle.unmount(Unmount::IfIdle);
-    }
-    let Err(error) = outcome else { return true };
+    let Err(error) = while_busy(|| handle.unmount(Unmount::IfIdle)) else { return true };
     // Once it is detached, nobody can see any more what is mounted inside.
     let users = users::of_mount(handle.mountpoint(), device(handle.connection()));
     if let Err(error) = handle.unmount(Unmount::Lazy) {

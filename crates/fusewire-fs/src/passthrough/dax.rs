@@ -24,19 +24,15 @@ use std::{
     collections::{HashMap, HashSet},
     ffi::CStr,
     os::fd::AsFd,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 /// What is known of files that may be mapped.
 #[derive(Debug, Default)]
 pub struct Daxing {
     wanted: Option<Dax>,
-    window: OnceLock<Window>,
-    /// The guest has copies of no file.
-    all: AtomicBool,
+    /// The window, and whether the guest has copies of no file.
+    window: OnceLock<(Window, bool)>,
     nodes: Mutex<Known>,
 }
 
@@ -87,8 +83,7 @@ impl Daxing {
     /// There is a window from now on, perhaps, and this was agreed on.
     pub fn begin(&self, window: Window, agreed: InitFlags) {
         if self.wanted.is_some() && window.size() > 0 {
-            _ = self.window.set(window);
-            self.all.store(self.is_for_all(agreed), Ordering::Relaxed);
+            _ = self.window.set((window, self.is_for_all(agreed)));
         }
     }
 
@@ -96,9 +91,14 @@ impl Daxing {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The window, if there is one.
+    fn window(&self) -> Option<&Window> {
+        self.window.get().map(|(window, _)| window)
+    }
+
     /// The window, if anything is mapped.
     fn used(&self) -> Option<&Window> {
-        self.window.get().filter(|window| window.is_used())
+        self.window().filter(|window| window.is_used())
     }
 
     /// A file is about to be read, or synced.
@@ -117,7 +117,7 @@ impl Daxing {
 
     /// Is it known that the guest has no copy of anything in this file?
     pub fn is_seen_through(&self, fd: &impl AsFd) -> bool {
-        self.all.load(Ordering::Relaxed) || self.has(fd)
+        self.window.get().is_some_and(|(_, all)| *all) || self.has(fd)
     }
 
     /// All is about to be synced.
@@ -137,7 +137,7 @@ impl Daxing {
 
     /// A file was opened.
     pub fn opened(&self, node: NodeId, flags: OFlags) {
-        if self.window.get().is_some() {
+        if self.window().is_some() {
             let mut nodes = self.nodes();
             let (opens, writers) = nodes.opens.entry(node).or_default();
             *opens += 1;
@@ -147,7 +147,7 @@ impl Daxing {
 
     /// A file was closed.
     pub fn released(&self, node: NodeId, writes: bool) {
-        if self.window.get().is_none() {
+        if self.window().is_none() {
             return;
         }
         let mut nodes = self.nodes();
@@ -167,7 +167,7 @@ impl Daxing {
 
     /// The guest learns of a node by this name.
     pub fn named(&self, node: NodeId, name: Option<&CStr>) {
-        let (Some(name), Some(wanted), true) = (name, &self.wanted, self.window.get().is_some()) else {
+        let (Some(name), Some(wanted), true) = (name, &self.wanted, self.window().is_some()) else {
             return;
         };
         if wanted.names.iter().any(|glob| name_matches(glob.as_bytes(), name.to_bytes())) {
@@ -189,7 +189,7 @@ impl Daxing {
 
     /// Shall a file of this size be mapped?
     fn is_wanted(&self, node: NodeId, size: u64) -> bool {
-        match (&self.wanted, self.window.get()) {
+        match (&self.wanted, self.window()) {
             (Some(wanted), Some(_)) => {
                 size >= wanted.min_size && (wanted.names.is_empty() || self.nodes().named.contains(&node))
             }
@@ -201,8 +201,7 @@ impl Daxing {
 impl Passthrough {
     /// The guest is about to learn these attributes: what is mapped is to be like them. Returns whether the file is to be mapped.
     pub(super) fn follow(&self, node: NodeId, stat: &Statx) -> bool {
-        if self.dax.window.get().is_none()
-            || FileType::from_mode(stat.stx_mode.into()) != Some(FileType::Regular)
+        if self.dax.window().is_none() || FileType::from_mode(stat.stx_mode.into()) != Some(FileType::Regular)
         {
             return false;
         }
@@ -214,7 +213,7 @@ impl Passthrough {
     }
 
     pub(super) fn map(&self, op: &Setupmapping) -> Result<()> {
-        let window = self.dax.window.get().ok_or(Errno::NOSYS)?;
+        let window = self.dax.window().ok_or(Errno::NOSYS)?;
         let flags = SetupmappingFlags::from_bits(op.flags).filter(|flags| !flags.is_empty());
         let writable = flags.ok_or(Errno::INVAL)?.contains(SetupmappingFlags::WRITE);
         let path = self.nodes.file(op.node)?;
@@ -246,7 +245,7 @@ impl Passthrough {
     }
 
     pub(super) fn unmap(&self, op: &Removemapping<'_>) -> Result<()> {
-        let window = self.dax.window.get().ok_or(Errno::NOSYS)?;
+        let window = self.dax.window().ok_or(Errno::NOSYS)?;
         op.ranges.iter().try_for_each(|one| window.unmap(one.moffset, one.len))
     }
 }

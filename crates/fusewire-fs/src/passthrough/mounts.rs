@@ -169,11 +169,11 @@ impl Mounts {
     pub fn new(root: OwnedFd, wanted: FileHandles) -> rustix::io::Result<Self> {
         let stat = rustix::fs::statx(&root, c"", AtFlags::EMPTY_PATH, FIELDS)?;
         let handles = choose(&root, &stat, wanted)?;
-        let flush_errors = tells_at_close(&root);
-        let (births, nowait) = (births(&root, &stat), nowait(&root));
+        let kind = filesystem(&root);
+        let (flush_errors, is_generated) = (tells_at_close(kind), is_generated(kind));
+        let (births, nowait) = (births(kind, &stat), nowait(kind));
         let all: [Part; PARTS] = std::array::from_fn(|_| Part::default());
         let id = stat.stx_mnt_id;
-        let is_generated = filesystem(&root).is_some_and(|kind| GENERATED.contains(&kind));
         let fd = Anchor::Root(root);
         let mount = Mount { index: 0, id, fd, handles, flush_errors, is_generated, nowait, births };
         let known = HashMap::from([(mount.id, 0)]);
@@ -249,8 +249,9 @@ impl Mounts {
         // Where handles are demanded they are demanded of the directory itself: an odd mount inside is no reason to stop.
         let wanted = if self.wanted == FileHandles::Never { FileHandles::Never } else { FileHandles::Auto };
         let handles = real && choose(&fd, &now, wanted)?;
-        let (flush_errors, births, nowait) = (tells_at_close(&fd), births(&fd, &now), nowait(&fd));
-        let is_generated = filesystem(&fd).is_some_and(|kind| GENERATED.contains(&kind));
+        let kind = filesystem(&fd);
+        let (flush_errors, is_generated) = (tells_at_close(kind), is_generated(kind));
+        let (births, nowait) = (births(kind, &now), nowait(kind));
         let mount = Mount {
             index: place as u16,
             id: now.stx_mnt_id,
@@ -297,20 +298,23 @@ pub fn filesystem(fd: impl AsFd) -> Option<i64> {
     rustix::fs::fstatfs(fd).ok().map(|stat| stat.f_type)
 }
 
-fn tells_at_close(fd: impl AsFd) -> bool {
-    filesystem(fd).is_none_or(|kind| REMOTE.contains(&kind))
+fn tells_at_close(kind: Option<i64>) -> bool {
+    kind.is_none_or(|kind| REMOTE.contains(&kind))
 }
 
-fn nowait(fd: impl AsFd) -> (bool, bool) {
-    let kind = filesystem(fd);
+fn is_generated(kind: Option<i64>) -> bool {
+    kind.is_some_and(|kind| GENERATED.contains(&kind))
+}
+
+fn nowait(kind: Option<i64>) -> (bool, bool) {
     NOWAIT
         .iter()
         .find(|(known, _)| kind == Some(*known))
         .map_or((false, false), |&(_, writes)| (true, writes))
 }
 
-fn births(fd: impl AsFd, stat: &Statx) -> Option<(u32, u32)> {
-    let known = filesystem(fd).is_some_and(|kind| BIRTHS.contains(&kind));
+fn births(kind: Option<i64>, stat: &Statx) -> Option<(u32, u32)> {
+    let known = kind.is_some_and(|kind| BIRTHS.contains(&kind));
     known.then_some((stat.stx_dev_major, stat.stx_dev_minor))
 }
 
