@@ -1,6 +1,6 @@
 //! A mounted filesystem and the process that serves it.
 
-use crate::command::{Cache, Filesystem, MountLine, other_server};
+use crate::command::{Cache, Filesystem, MountLine, binary, other_server};
 use crate::program::{Finished, Program, program, tail};
 use crate::sandbox::{Sandbox, abort_connection};
 use crate::{mountinfo, wait};
@@ -267,6 +267,26 @@ impl Mount {
                 std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("threads").flatten();
             let stat = |path: PathBuf| std::fs::read_to_string(path.join("stat")).unwrap_or_default();
             tasks.map(|task| stat(task.path())).all(|stat| stat.contains(") T "))
+        });
+    }
+
+    /// A number of the statistics of changes underneath, if they are to be had.
+    pub fn changes(&self, name: &str) -> Option<u64> {
+        let asked = program(binary()).args(["stats", "--json"]).arg(self.path()).limit(30).run();
+        let report: serde_json::Value = serde_json::from_str(&asked.stdout).ok()?;
+        report["changes"][name].as_u64()
+    }
+
+    /// Waits until the kernel has been told of all that has changed underneath, also of what it is told more than once, as far as that has
+    /// come to be known.
+    #[track_caller]
+    pub fn until_told(&self) {
+        let nothing_due = || self.changes("due") == Some(0);
+        wait::assert_within(wait::SOON, "all changes have been told", || {
+            nothing_due() && {
+                std::thread::sleep(Duration::from_millis(100));
+                nothing_due()
+            }
         });
     }
 

@@ -13,9 +13,9 @@ use fusewire_tests::program::{program, shell};
 use fusewire_tests::sandbox::{self, Sandbox};
 use fusewire_tests::{tree, wait};
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How old an answer may be at the most here, where machines are slow and busy. Usually it is below a millisecond.
 pub const WINDOW: Duration = Duration::from_millis(500);
@@ -268,7 +268,7 @@ fn an_answer_that_the_news_of_a_change_has_overtaken_does_not_stay() {
         change();
         asking.finish(Duration::from_secs(20));
         // The last time the kernel is told once more is a second later.
-        std::thread::sleep(Duration::from_millis(1200));
+        std::thread::sleep(Duration::from_millis(1500));
         let question = line.rsplit(';').next().expect("one at least");
         let seen = shell(&format!(r#"cd "$1"; {question}"#), &[&point]).limit(30).run();
         if seen.stdout.trim() != expected {
@@ -277,6 +277,34 @@ fn an_answer_that_the_news_of_a_change_has_overtaken_does_not_stay() {
     }
     end(server, &handle);
     assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// So that those who ask amid a storm get answers that the kernel takes.
+#[test]
+fn a_file_that_keeps_changing_is_told_of_at_a_pace() {
+    const PACE: Duration = Duration::from_millis(10);
+    let Some(sandbox) = sandbox::enter() else { return };
+    let mount = coherent(&sandbox);
+    std::fs::write(mount.below("file"), [0; 64]).unwrap();
+    let file = File::options().write(true).open(mount.below("file")).unwrap();
+    let seen = || std::fs::read(mount.join("file")).unwrap();
+    assert_eq!(seen(), [0; 64]);
+    mount.until_told();
+    let told = || mount.changes("notifications").expect("they are counted");
+    let (before, begin) = (told(), Instant::now());
+    let mut writes = 0_u64;
+    while begin.elapsed() < Duration::from_millis(500) {
+        writes += 1;
+        file.write_all_at(&writes.to_le_bytes(), writes % 8 * 8).unwrap();
+    }
+    let most = begin.elapsed().as_millis() as u64 / PACE.as_millis() as u64 + 20;
+    let stored = std::fs::read(mount.below("file")).unwrap();
+    wait::assert_within(WINDOW, "the last of them", || seen() == stored);
+    mount.until_told();
+    let told = told() - before;
+    assert!(writes > 4 * most && (1..most).contains(&told), "{told} for {writes} writes, at most {most}");
+    drop(file);
+    mount.stop();
 }
 
 #[test]

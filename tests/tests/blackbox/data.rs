@@ -2,8 +2,9 @@
 
 use fusewire_tests::command::Cache;
 use fusewire_tests::mount::{self, Mount};
+use fusewire_tests::program::program;
 use fusewire_tests::sandbox::{self, Sandbox};
-use fusewire_tests::{sys, wait};
+use fusewire_tests::{need, skip, sys, wait};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -251,5 +252,26 @@ fn errors_of_the_lower_file_reach_the_caller() {
         assert_same("below", &below, &content(9)[..500_000]);
         mount.stop();
         rustix::mount::unmount(&lower, rustix::mount::UnmountFlags::DETACH).expect("umount");
+    }
+}
+
+#[test]
+fn flags_of_a_file_change_its_time_of_change() {
+    need!("chattr");
+    let Some(sandbox) = sandbox::enter() else { return };
+    for cache in Cache::ALL {
+        let mount = mount::passthrough(&sandbox).name(cache.word()).cache(cache).start();
+        std::fs::write(mount.join("file"), "x").unwrap();
+        let changed = |path: &Path| path.metadata().map(|meta| (meta.ctime(), meta.ctime_nsec())).unwrap();
+        let before = changed(&mount.join("file"));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        if program("chattr").arg("+A").arg(mount.join("file")).run().code() != Some(0) {
+            return skip::report("the filesystem has no such flags");
+        }
+        assert_ne!(changed(&mount.below("file")), before);
+        wait::assert_within(wait::SOON, "the time of the change", || {
+            changed(&mount.join("file")) == changed(&mount.below("file"))
+        });
+        mount.stop();
     }
 }

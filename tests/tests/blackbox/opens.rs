@@ -98,8 +98,7 @@ fn a_known_tree_is_listed_while_the_server_is_stopped_when_coherent() {
     let Some(sandbox) = sandbox::enter() else { return };
     let mount = mount::passthrough(&sandbox).cache(Cache::Coherent).start();
     make_tree(mount.source(), 300);
-    // What was made just now is told of more than once.
-    std::thread::sleep(Duration::from_millis(1500));
+    mount.until_told();
     for _ in 0..3 {
         assert_eq!(list_tree(mount.path()), 300);
     }
@@ -129,6 +128,7 @@ fn many_small_files_make_opens_stateless_when_coherent() {
     fs::remove_dir_all(mount.source().join("large")).unwrap();
     wait::assert_within(Duration::from_secs(2), "what was removed below", || !mount.join("large").exists());
     assert!(mount.log().contains("opens: stateless"), "{}", mount.log());
+    mount.until_told();
     assert_read_without_requests(&mount, 300);
     fs::write(mount.below("d0/f1"), "another text").unwrap();
     wait::assert_within(Duration::from_secs(2), "what was written below", || {

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use fusewire::mount::{MountEntry, mounts};
-use fusewire_fs::passthrough::{CacheProfile, Caching};
+use fusewire_fs::passthrough::{CacheProfile, Caching, FeedStats};
 
 use super::plan::Plan;
 use crate::args::CacheKind;
@@ -18,6 +18,16 @@ pub enum InForce {
     Asked(CacheKind),
     /// What can be had of the directory.
     Directory(Caching),
+}
+
+impl InForce {
+    /// What is heard of changes to the directory, where the kernel is told of them.
+    pub fn feed_stats(&self) -> Option<FeedStats> {
+        match self {
+            Self::Directory(caching) if caching.profile() == CacheProfile::Coherent => caching.feed_stats(),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for InForce {

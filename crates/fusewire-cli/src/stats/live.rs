@@ -10,7 +10,7 @@ use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::Signals;
 
 use super::process::Process;
-use super::report::{Operation, Report, SCHEMA, Spared};
+use super::report::{Changes, Operation, Report, SCHEMA, Spared};
 use super::socket::{Place, Socket};
 use super::{Endpoint, ShowArgs, table};
 use crate::failure::Outcome;
@@ -140,6 +140,7 @@ impl Source {
             timed: stats.timed,
             operations: stats.operations.iter().map(Operation::from).collect(),
             spared: Spared::from(&stats),
+            changes: self.facts.cache.feed_stats().map(Changes::from),
             process: Process::current(),
         }
     }

@@ -12,7 +12,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 use tiny_http::{Header, Method, Request, Response, Server};
 
-use super::report::{Operation, Report, Times};
+use super::report::{Changes, Operation, Report, Times};
 use crate::failure::{Failure, Outcome};
 
 /// What OpenMetrics is called.
@@ -118,6 +118,7 @@ impl Collector for Metrics {
         by_operation(&mut encoder, report)?;
         totals(&mut encoder, report)?;
         opens(&mut encoder, report)?;
+        report.changes.as_ref().map_or(Ok(()), |heard| changes(&mut encoder, heard))?;
         process(&mut encoder, report)
     }
 }
@@ -235,6 +236,26 @@ fn opens(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> Sent {
         family.encode_family(&[("opcode", never.name.as_str())])?.encode_gauge(&1u64)?;
     }
     Ok(())
+}
+
+fn changes(encoder: &mut DescriptorEncoder<'_>, changes: &Changes) -> Sent {
+    let counters = [
+        ("fusewire_changes", "Changes of the source that were heard of", changes.events),
+        ("fusewire_own_changes", "Those that were asked for through the mount", changes.own),
+        ("fusewire_change_notifications", "What the kernel was told of changes", changes.notifications),
+        (
+            "fusewire_change_overflows",
+            "How often changes were lost, and everything dropped",
+            changes.overflows,
+        ),
+    ];
+    for (name, about, number) in counters {
+        counter(&mut encoder.encode_descriptor(name, about, None, MetricType::Counter)?, number)?;
+    }
+    let about = "What the kernel is to be told of changes yet";
+    encoder
+        .encode_descriptor("fusewire_due_change_notifications", about, None, MetricType::Gauge)?
+        .encode_gauge(&changes.due)
 }
 
 /// By the names that all exporters use.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use fusewire::session::{Latency, OperationStats, Stats};
+use fusewire_fs::passthrough::FeedStats;
 use serde::{Deserialize, Serialize};
 
 use super::process::Process;
@@ -65,6 +66,9 @@ pub struct Report {
     pub operations: Vec<Operation>,
     /// What the kernel was told that spares requests.
     pub spared: Spared,
+    /// What is heard of changes that others make to the source, with coherent caches.
+    #[serde(default)]
+    pub changes: Option<Changes>,
     /// What the process uses.
     pub process: Process,
 }
@@ -121,6 +125,32 @@ pub struct Spared {
     pub negative_entries: u64,
     /// Operations that were answered ENOSYS, for which the kernel never asks again.
     pub never_again: Vec<Never>,
+}
+
+/// What is heard of changes to the source, and told to the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Changes that were heard of, several at once counting once.
+    pub events: u64,
+    /// Those that the mount's own clients asked for.
+    pub own: u64,
+    /// Notifications to the kernel.
+    pub notifications: u64,
+    /// Those that are due: some things are told once more later, and what keeps changing not each time.
+    pub due: u64,
+    /// How often events were lost, and everything was dropped.
+    pub overflows: u64,
+    /// Files and directories that are watched one by one, where the filesystem is not as a whole.
+    pub watched: u64,
+    /// The longest time from reading of a change to the kernel's having been told, in microseconds.
+    pub longest_us: u64,
+}
+
+impl From<FeedStats> for Changes {
+    fn from(stats: FeedStats) -> Self {
+        let FeedStats { events, own, notifications, due, overflows, watched, longest_us, .. } = stats;
+        Self { events, own, notifications, due, overflows, watched, longest_us }
+    }
 }
 
 /// An operation that is not asked for any more.
@@ -261,6 +291,7 @@ pub mod tests {
                 never_again: vec![Never { name: "FLUSH".into(), instead: "close succeeds".into() }],
                 ..Spared::default()
             },
+            changes: Some(Changes { events: 7, own: 4, notifications: 9, ..Changes::default() }),
             process: Process { pid: 1, threads: 4, ..Process::default() },
         }
     }

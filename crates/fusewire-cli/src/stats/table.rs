@@ -3,13 +3,14 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::report::{Operation, Report, Spared, Times};
+use super::report::{Changes, Operation, Report, Spared, Times};
 
 /// The report, with requests per second since `before` if that is given.
 pub fn text(report: &Report, before: Option<&Report>) -> String {
     let mut out = head(report, before);
     out += &operations(report, before);
     out += &spared(&report.spared);
+    out += &report.changes.as_ref().map(changes).unwrap_or_default();
     out
 }
 
@@ -50,6 +51,20 @@ fn head(report: &Report, before: Option<&Report>) -> String {
             rate(report.requests, before.requests),
             bytes(rate(report.read_bytes, before.read_bytes) as u64),
             bytes(rate(report.written_bytes, before.written_bytes) as u64),
+        );
+    }
+    out
+}
+
+fn changes(changes: &Changes) -> String {
+    let Changes { events, own, notifications, overflows, .. } = changes;
+    let mut out = format!(
+        "\nChanges of the source: {events} heard of, {own} of them asked for through the mount; the kernel was told {notifications} times.\n"
+    );
+    if *overflows > 0 {
+        let _ = writeln!(
+            out,
+            "{overflows} times there were more than could be told of, and everything was dropped."
         );
     }
     out

@@ -33,6 +33,9 @@ const SEEK_HOLE: u32 = 4;
 /// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS`, `FS_IOC_FSGETXATTR`, `FS_IOC_FSSETXATTR`, `FS_IOC_GETVERSION`.
 const COMMANDS: [u32; 5] = [0x8008_6601, 0x4008_6602, 0x801c_581f, 0x401c_5820, 0x8008_7601];
 
+/// Those that change something.
+const CHANGES: [u32; 2] = [0x4008_6602, 0x401c_5820];
+
 const SUID: u32 = 0o4000;
 
 fn is_mark(mode: u16) -> bool {
@@ -145,17 +148,27 @@ impl Passthrough {
         Ok(op.data.to_file(self.plain(open, file)?, op.offset).await? as u32)
     }
 
-    /// These requests do not say whether the caller may keep set-id bits: root may.
-    fn keep_set_ids_of(&self, cx: &Context) -> Result<()> {
-        self.creds.keep_set_ids(cx.caller().is_none_or(|caller| caller.uid == 0))
+    /// What takes set-id bits away as writing does, of which these requests do not say whether the caller may keep them: root may, and
+    /// whoever may keep a mark keeps that.
+    fn as_writing<R>(&self, cx: &Context, open: &Open, act: impl FnOnce() -> Result<R>) -> Result<R> {
+        let keeps_all = cx.caller().is_none_or(|caller| caller.uid == 0);
+        let changes = self.mode_changes.load(Ordering::Relaxed);
+        let mark = match !keeps_all && open.as_file()?.is_marked(open.fd(&self.nodes)?, changes)? {
+            true => self.mark_to_keep(cx, &open.path())?,
+            false => None,
+        };
+        self.creds.keep_set_ids(keeps_all)?;
+        let done = act()?;
+        self.set_mark(&open.path(), mark)?;
+        Ok(done)
     }
 
     pub(super) fn allocate(&self, cx: &Context, op: &Fallocate) -> Result<()> {
         let open = self.file(op.node, op.handle, Use::Write)?;
-        self.keep_set_ids_of(cx)?;
         let mode = FallocateFlags::from_bits_retain(op.mode);
         let _change = self.dax.changing(&open);
-        rustix::fs::fallocate(open.fd(&self.nodes)?, mode, op.offset, op.length)
+        let fd = open.fd(&self.nodes)?;
+        self.as_writing(cx, &open, || rustix::fs::fallocate(fd, mode, op.offset, op.length))
     }
 
     pub(super) fn seek(&self, op: &Lseek) -> Result<u64> {
@@ -180,7 +193,6 @@ impl Passthrough {
         if op.flags != 0 {
             return Err(Errno::INVAL);
         }
-        self.keep_set_ids_of(cx)?;
         if self.dax.has(&to.path()) {
             // Linux (7.3) frees what it has mapped of the target without waiting for those who use it, and warns of that. It copies by
             // itself then.
@@ -195,13 +207,10 @@ impl Passthrough {
             file if file.append => self.plain(&to, file)?,
             _ => to.fd(&self.nodes)?,
         };
-        let copied = rustix::fs::copy_file_range(
-            from.fd(&self.nodes)?,
-            Some(&mut offset),
-            to_fd,
-            Some(&mut to_offset),
-            length,
-        )?;
+        let from_fd = from.fd(&self.nodes)?;
+        let copied = self.as_writing(cx, &to, || {
+            rustix::fs::copy_file_range(from_fd, Some(&mut offset), to_fd, Some(&mut to_offset), length)
+        })?;
         Ok(copied as u64)
     }
 
@@ -215,6 +224,12 @@ impl Passthrough {
         argument[..given].copy_from_slice(&op.input[..given]);
         let result = sys::ioctl(open.fd(&self.nodes)?, op.command, &mut argument)?;
         out.put(&argument[..(op.out_size as usize).min(argument.len())]);
+        if CHANGES.contains(&op.command)
+            && let Some(notifier) = self.notifier.get()
+        {
+            // The time of the change; of this the kernel's client does not think. Where it cannot be told, it learns of it later.
+            _ = notifier.inval_inode(op.node, -1, 0);
+        }
         Ok(IoctlResult(result))
     }
 }

@@ -5,22 +5,27 @@
 //!   them, if they are too many.
 //! * `index.rs`: which nodes have the inode numbers that are in a handle.
 //! * `actors.rs`: what a thread that serves this mount changes is no news to its kernel.
+//! * `counts.rs`: what it has done so far.
 //! * `news.rs`: what the kernel is to be told, now and once more later.
+//! * `pace.rs`: how often it is told of one and the same file.
 //! * `stamps.rs`: answers that were read before a change and arrive after the news of it.
 //! * `settled.rs`: those who wait until the news has been told.
 //!
 //! See `docs/adr/0013-coherent.md` for why this suffices.
 
 mod actors;
+mod counts;
 mod event;
 mod index;
 mod news;
+mod pace;
 mod seats;
 mod settled;
 mod source;
 mod stamps;
 mod watches;
 
+pub use counts::FeedStats;
 pub use event::{Event, numbers};
 pub use news::patiently;
 pub use source::{Source, Waited};
@@ -28,9 +33,11 @@ pub use stamps::{Since, Subject};
 
 use super::{fds::Fd, options::Descriptors};
 use actors::Actors;
+use counts::Counts;
 use fusewire::{Errno, NodeId, Result, notify::Notifier};
 use index::Index;
 use news::{Later, Name, News, What};
+use pace::Pace;
 use rustix::fs::Statx;
 use seats::Leaving;
 use settled::Settled;
@@ -40,7 +47,7 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -67,34 +74,6 @@ const ROOM_TICK: Duration = Duration::from_millis(500);
 
 /// So many nodes are told of before it is heard what has changed meanwhile.
 const AT_ONCE: usize = 1024;
-
-/// What a feed has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FeedStats {
-    /// Changes that were told of, several at once counting once.
-    pub events: u64,
-    /// Those that the mount's own clients asked for.
-    pub own: u64,
-    /// What the kernel was told.
-    pub notifications: u64,
-    /// How often everything was dropped, because events were lost.
-    pub overflows: u64,
-    /// Files and directories that are watched one by one, now.
-    pub watched: u64,
-    /// How often one of these was given up for another that was asked for.
-    pub given_up: u64,
-    /// The longest time from reading of a change to the kernel's having been told, in microseconds.
-    pub longest_us: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    events: AtomicU64,
-    own: AtomicU64,
-    notifications: AtomicU64,
-    overflows: AtomicU64,
-    longest_us: AtomicU64,
-}
 
 /// Why there is no feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -418,16 +397,10 @@ impl Feed {
 
     /// What it has done so far.
     pub fn stats(&self) -> FeedStats {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Counts { events, own, notifications, overflows, longest_us } = &self.counts;
         FeedStats {
-            events: read(events),
-            own: read(own),
-            notifications: read(notifications),
-            overflows: read(overflows),
             watched: self.by_file.as_ref().map_or(0, |by_file| by_file.watches.len() as u64),
             given_up: self.by_file.as_ref().map_or(0, |by_file| by_file.watches.given_up()),
-            longest_us: read(longest_us),
+            ..self.counts.stats()
         }
     }
 
@@ -437,6 +410,7 @@ impl Feed {
             feed: self.clone(),
             notifier: notifier.clone(),
             later: Later::default(),
+            pace: Pace::default(),
             buffer: Vec::new(),
             era: Instant::now(),
             gathers: false,
@@ -466,6 +440,7 @@ struct Reader {
     feed: Arc<Feed>,
     notifier: Notifier,
     later: Later,
+    pace: Pace,
     buffer: Vec<u8>,
     /// When this era began.
     era: Instant,
@@ -494,7 +469,9 @@ impl Reader {
 
     fn listen(&mut self) -> Result<()> {
         loop {
-            let next = [self.later.next(), self.feed.is_room_wanted().then_some(ROOM_TICK)];
+            self.feed.counts.due.store((self.later.len() + self.pace.len()) as u64, Ordering::Relaxed);
+            let wants_room = self.feed.is_room_wanted().then_some(ROOM_TICK);
+            let next = [self.later.next(), self.pace.next(Instant::now()), wants_room];
             let waited = self.feed.source.wait(next.into_iter().flatten().min())?;
             match (waited, self.feed.settled.wanted()) {
                 (Waited::Stopped, _) => return Ok(()),
@@ -502,6 +479,8 @@ impl Reader {
                     self.feed.stamps.turn(&mut self.era);
                     self.hear_meanwhile()?;
                     self.catch_up()?;
+                    let held = self.pace.take_all(Instant::now());
+                    self.told(held)?;
                     self.notifier.flush();
                     self.feed.settled.reached(wanted);
                 }
@@ -520,6 +499,8 @@ impl Reader {
 
     /// Tell what is due.
     fn catch_up(&mut self) -> Result<()> {
+        let held = self.pace.take(Instant::now());
+        self.told(held)?;
         match self.later.take() {
             Ok(news) if news.len() == 0 => Ok(()),
             Ok(news) => self.tell(news),
@@ -622,7 +603,7 @@ impl Reader {
                 }
             });
         }
-        self.tell(news)?;
+        self.told(news)?;
         self.notifier.flush();
         leaving.iter().for_each(|Leaving { ino, .. }| watches.gone(&feed.source, *ino));
         watches.is_served();
@@ -630,7 +611,16 @@ impl Reader {
         Ok(())
     }
 
-    fn tell(&self, news: News) -> Result<()> {
+    /// Tell the kernel, but of a file that it was told of a moment ago only after another moment.
+    fn tell(&mut self, mut news: News) -> Result<()> {
+        self.pace.hold(&mut news, Instant::now());
+        self.told(news)
+    }
+
+    fn told(&self, news: News) -> Result<()> {
+        if news.len() == 0 {
+            return Ok(());
+        }
         let told = news.tell(&self.notifier)?;
         self.feed.counts.notifications.fetch_add(told as u64, Ordering::Relaxed);
         Ok(())

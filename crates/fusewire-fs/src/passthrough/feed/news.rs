@@ -49,6 +49,11 @@ impl News {
         *known = what.max(*known);
     }
 
+    /// Of the nodes, those alone are to be told of of which `keeps` says so.
+    pub fn retain_nodes(&mut self, mut keeps: impl FnMut(NodeId, &mut What) -> bool) {
+        self.nodes.retain(|&node, what| keeps(node, what));
+    }
+
     /// How much there is to tell.
     pub fn len(&self) -> usize {
         self.names.len() + self.nodes.len()
@@ -151,6 +156,11 @@ impl Later {
             Some((_, next)) => next.saturating_sub(1),
         };
         self.all = Some((now, next));
+    }
+
+    /// How much is to be told yet.
+    pub fn len(&self) -> usize {
+        self.due.len() + usize::from(self.all.is_some())
     }
 
     /// When to look again.

@@ -5,8 +5,9 @@ use std::{
     time::Duration,
 };
 
-/// How long anybody waits. What is told may wait for those who have the kernel's locks, and they for this.
-const LIMIT: Duration = Duration::from_millis(20);
+/// How long anybody waits. What is told may wait for those who have the kernel's locks, and they for this: whoever changes an ACL has the
+/// lock of a directory, which to forget a name in it takes.
+const LIMIT: Duration = Duration::from_millis(100);
 
 /// How far the kernel has been told, and how far somebody waits for that.
 #[derive(Debug, Default)]
