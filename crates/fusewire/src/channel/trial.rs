@@ -2,7 +2,8 @@
 //!
 //! What costs most of a request is how threads are woken, and that depends on more than can be seen: how many callers there are,
 //! what else runs, where the scheduler moves whom. So each way is tried on the load as it is, for a few windows, and kept if it is
-//! faster or cheaper than the one before.
+//! faster or cheaper than the one before. A load begins with the way that is presumed to be best for its like: most are over before all
+//! were tried.
 
 use crate::channel::watch::Window;
 
@@ -19,6 +20,9 @@ const BUSY: f64 = 3_000.0;
 /// For how many windows a load must last before the first trial, and between the first trials of one way and the next: a
 /// burst is over before a trial could help it.
 const FIRST: u32 = 4;
+
+/// The same while a load is served in the way that is presumed to be best.
+const LATER: u32 = 48;
 
 /// For how many windows a way is kept before one that failed is tried again; doubled each time it fails.
 const PATIENCE: u32 = 128;
@@ -111,6 +115,8 @@ pub(crate) struct Governor<W> {
     /// The first is for little load.
     ways: Vec<W>,
     turns: Vec<Turn>,
+    /// What a load begins with that nothing is known of.
+    presumed: usize,
     kept: usize,
     /// The latest windows under the way that is kept, and those before.
     now: Seen,
@@ -125,11 +131,17 @@ pub(crate) struct Governor<W> {
 impl<W: Way> Governor<W> {
     /// One that chooses from `ways`, of which the first is for little load.
     pub(crate) fn new(ways: Vec<W>) -> Self {
+        Self::presuming(ways, 0)
+    }
+
+    /// The same; the way of that number is presumed to be best for a load.
+    pub(crate) fn presuming(ways: Vec<W>, presumed: usize) -> Self {
         let turns = vec![Turn { due: 0, patience: PATIENCE, barred: 0, bar: 0 }; ways.len()];
         let mut new = Self {
             ways,
             turns,
-            kept: 0,
+            presumed,
+            kept: presumed,
             now: Seen::NOTHING,
             before: None,
             trial: None,
@@ -248,14 +260,17 @@ impl<W: Way> Governor<W> {
         (self.now, self.before, self.trial) = (Seen::NOTHING, None, None);
     }
 
-    /// Nothing is known of this load.
+    /// Nothing is known of this load. What is presumed to be best for it comes first.
     fn try_all_soon(&mut self) {
-        let mut due = 0;
-        for (way, turn) in self.turns.iter_mut().enumerate() {
-            if way != self.kept {
+        let (kept, presumed) = (self.kept, self.presumed);
+        let is_presumed = kept == presumed && self.ways[kept].is_for_load_only();
+        let mut due = if is_presumed { LATER } else { 0 };
+        let others = (0..self.ways.len()).filter(|&way| way != presumed);
+        for way in [presumed].into_iter().chain(others) {
+            if way != kept {
                 due += FIRST;
             }
-            (turn.due, turn.patience) = (due, PATIENCE);
+            (self.turns[way].due, self.turns[way].patience) = (due, PATIENCE);
         }
     }
 }
@@ -370,6 +385,22 @@ mod tests {
         assert_eq!(governor.window(at(2e3, 8.0)), Nth(0));
         assert_eq!(governor.window(IDLE), Nth(0));
         assert_eq!(governor.window(ways[0]), Nth(2));
+    }
+
+    #[test]
+    fn a_load_begins_with_what_is_presumed_to_be_best_and_does_not_end_with_it() {
+        let presuming = || Governor::presuming((0..4).map(Nth).collect(), 2);
+        let ways = |best: usize| (0..4).map(move |way| if way == best { at(60e3, 8.0) } else { at(40e3, 16.0) });
+        let mut governor = presuming();
+        assert_eq!(governor.window(IDLE), Nth(0), "nobody is at the mercy of others for little load");
+        let spent = run(&mut governor, 40, &ways(2).collect::<Vec<_>>(), &[1.0]);
+        assert_eq!(spent, [1, 0, 39, 0]);
+        for best in 0..4 {
+            let (mut governor, ways) = (presuming(), ways(best).collect::<Vec<_>>());
+            run(&mut governor, 150, &ways, &[1.0, 0.95, 1.05]);
+            let spent = run(&mut governor, 1_000, &ways, &[1.0, 0.95, 1.05]);
+            assert!(spent[best] > 900, "{best}: {spent:?}");
+        }
     }
 
     #[test]

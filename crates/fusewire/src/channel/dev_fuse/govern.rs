@@ -4,7 +4,8 @@
 //! longest, although the one that has just answered would take the next request without any waking. But the more callers
 //! there are and the longer a request takes, the more a single reader is the bottleneck. And where CPUs idle, the scheduler keeps
 //! reader and caller apart, so that each wakes the other by interrupt. Which of this weighs most is tried ([`Governor`]): for one caller, for two,
-//! and for more, since what is best for one is seldom best for many, and loads of one kind come again and again.
+//! and for more, since what is best for one is seldom best for many, and loads of one kind come again and again. A load begins with what was
+//! best for most of its like where it was measured (`docs/adr/0022-placement.md`).
 
 use crate::{
     channel::{
@@ -81,7 +82,11 @@ impl Stances {
             }
             Placement::Auto => vec![Stance::Single, Stance::Pinned],
         };
-        let governors = std::array::from_fn(|_| Governor::new(ways.clone()));
+        let governors = std::array::from_fn(|others| {
+            let best = if others == 0 { Stance::Beside } else { Stance::PinnedAside };
+            let presumed = ways.iter().position(|&way| way == best).unwrap_or(0);
+            Governor::presuming(ways.clone(), presumed)
+        });
         Self { readers, cpus, governors, callers: 1, before: 1, stance: Stance::Single, seat: None }
     }
 
