@@ -103,7 +103,7 @@ impl Sandbox {
             let _ = rustix::mount::unmount(&entry.point, UnmountFlags::DETACH);
         }
         // A process that was just told to end may need a moment.
-        let quiet = wait::until(Duration::from_secs(3), || self.processes().is_empty().then_some(()));
+        let quiet = wait::until(Duration::from_secs(8), || self.processes().is_empty().then_some(()));
         if quiet.is_none() {
             left.extend(self.processes().into_iter().map(|(pid, line)| format!("process {pid} ({line})")));
             kill_namespace(&[std::process::id(), self.watchdog.id()]);

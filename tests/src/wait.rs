@@ -15,15 +15,17 @@ pub fn patience(limit: Duration) -> Duration {
     if limit < Duration::from_secs(1) { limit } else { limit * *TIMES }
 }
 
-/// Asks `probe` every few milliseconds until it gives a value; `None` after `limit`, with [`patience`].
+/// Asks `probe` every few milliseconds until it gives a value; `None` after `limit`, with [`patience`]. What counts is a look that began
+/// after the limit: whoever looked before it and was held up itself knows nothing of what it waits for.
 pub fn until<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience(limit);
     let mut pause = Duration::from_millis(1);
     loop {
+        let is_last = Instant::now() >= deadline;
         if let Some(value) = probe() {
             return Some(value);
         }
-        if Instant::now() >= deadline {
+        if is_last {
             return None;
         }
         std::thread::sleep(pause);
@@ -35,4 +37,23 @@ pub fn until<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option
 #[track_caller]
 pub fn assert_within(limit: Duration, what: &str, mut probe: impl FnMut() -> bool) {
     assert!(until(limit, || probe().then_some(())).is_some(), "not within {limit:?}: {what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_began_before_the_limit_is_not_the_last() {
+        let mut looks = 0;
+        let held_up = || {
+            looks += 1;
+            std::thread::sleep(Duration::from_millis(40));
+            (looks > 1).then_some(looks)
+        };
+        assert_eq!(until(Duration::from_millis(20), held_up), Some(2));
+        let mut looks = 0;
+        assert_eq!(until(Duration::ZERO, || Some(looks += 1).filter(|()| false)), None);
+        assert_eq!(looks, 1, "and without time there is one");
+    }
 }

@@ -22,8 +22,9 @@ use vm_memory::{Bytes, GuestAddress};
 use zerocopy::IntoBytes;
 
 const ROOT: u64 = 1;
-const SOON: Duration = Duration::from_millis(500);
-/// One of them is SYNCFS, which may take as long as the disk takes.
+/// How long nothing comes where nothing must come.
+const A_WHILE: Duration = Duration::from_millis(500);
+/// What must come may take as long as the disk takes: SYNCFS does, and so does whatever waits for the journal.
 const LATE: Duration = Duration::from_secs(60);
 
 /// A directory in a directory with a secret beside it, and a guest that has mounted it.
@@ -87,7 +88,7 @@ fn chains_that_are_no_requests_go_back_and_the_queue_goes_on() {
         }
         driver.ring.add(100);
         driver.ring.kick();
-        let used = driver.ring.wait(SOON).unwrap_or_else(|| panic!("{chain:x?} never came back"));
+        let used = driver.ring.wait(LATE).unwrap_or_else(|| panic!("{chain:x?} never came back"));
         assert_eq!(used.head, 100, "{chain:x?}");
         assert!(driver.getattr(ROOT).is_ok(), "{chain:x?}");
     }
@@ -113,7 +114,7 @@ fn a_chain_is_no_longer_than_the_queue_may_be_whatever_its_table_says() {
         driver.ring.describe(100, Descriptor::new(table, 16 * (u32::from(bytes) + 1), INDIRECT, 0));
         driver.ring.add(100);
         driver.ring.kick();
-        let used = driver.ring.wait(SOON).expect("an answer");
+        let used = driver.ring.wait(LATE).expect("an answer");
         assert_eq!((used.head, used.len > 0), (100, served), "{bytes}");
     }
     guest.end();
@@ -126,7 +127,7 @@ fn a_queue_whose_rules_are_broken_is_stopped_until_it_is_reset() {
     // More chains than there are entries.
     driver.ring.publish(5000);
     driver.ring.kick.write(1).expect("kick");
-    assert_eq!(driver.ring.wait(SOON), None);
+    assert_eq!(driver.ring.wait(A_WHILE), None);
     assert!(guest.monitor.drivers[2].getattr(ROOT).is_ok(), "other queues go on");
     guest.monitor.restart(1).expect("restart");
     assert!(guest.monitor.driver().getattr(ROOT).is_ok());
@@ -136,7 +137,7 @@ fn a_queue_whose_rules_are_broken_is_stopped_until_it_is_reset() {
         driver.ring.add(head);
     }
     driver.ring.kick();
-    assert_eq!(driver.ring.wait(SOON), None);
+    assert_eq!(driver.ring.wait(A_WHILE), None);
     assert!(driver.getattr(ROOT).is_ok());
     guest.end();
 }
@@ -165,7 +166,7 @@ fn lengths_and_opcodes_that_lie_get_an_errno() {
         driver.ring.describe(101, Descriptor::new(at + 4096, 4096, WRITE, 0));
         driver.ring.add(100);
         driver.ring.kick();
-        let used = driver.ring.wait(SOON).expect("an answer");
+        let used = driver.ring.wait(LATE).expect("an answer");
         let [_, error]: [i32; 2] = driver.ring.memory.read_obj(GuestAddress(at + 4096)).expect("memory");
         assert_eq!((used.len, error), (16, -Errno::INVAL.raw_os_error()), "{len}");
     }
@@ -174,11 +175,11 @@ fn lengths_and_opcodes_that_lie_get_an_errno() {
     for size in [0, 1, 99, 101, u32::MAX] {
         let args = abi::WriteIn { fh, size, ..Default::default() };
         driver.send(Opcode::Write as u32, node, &[args.as_bytes()], (100, 0));
-        assert_eq!(driver.receive(SOON).expect("answer").result, Err(Errno::INVAL), "{size}");
+        assert_eq!(driver.receive(LATE).expect("answer").result, Err(Errno::INVAL), "{size}");
     }
     let args = abi::ReadIn { fh, size: u32::MAX, ..Default::default() };
     driver.send(Opcode::Read as u32, node, &[args.as_bytes()], (0, 4096));
-    assert_eq!(driver.receive(SOON).expect("answer").result, Ok(0));
+    assert_eq!(driver.receive(LATE).expect("answer").result, Ok(0));
     guest.end();
 }
 
@@ -254,7 +255,7 @@ fn memory_that_changes_while_it_is_read_is_one_request_or_another() {
         driver.ring.describe(102, d(at + 4096, 4096, WRITE, 0));
         driver.ring.add(100);
         driver.ring.kick();
-        driver.ring.wait(SOON).expect("an answer");
+        driver.ring.wait(LATE).expect("an answer");
     }
     done.store(true, Ordering::Relaxed);
     other.join().expect("thread");

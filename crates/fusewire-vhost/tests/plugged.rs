@@ -184,6 +184,7 @@ fn an_answer_to_where_memory_was_is_not_put_into_what_is_there_now() {
     let args = abi::ReadIn { size: 4, ..Default::default() };
     put(driver, Opcode::Read, ROOT, args.as_bytes(), 0, &[(PLACE, PAGE as u32, true)]);
     // It is in the middle of it once the queue goes on without it.
+    hung.wait_for(1);
     assert!(driver.ring.wait(Duration::from_millis(300)).is_none(), "it waits");
     guest.monitor.unplug(&before).expect("unplugged");
     guest.monitor.plug(&now).expect("plugged in");

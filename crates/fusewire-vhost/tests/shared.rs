@@ -73,8 +73,12 @@ fn leases(driver: &mut Driver, name: &str) -> (Duration, Duration) {
 
 fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(5), "{what}");
+    loop {
+        let is_last = start.elapsed() >= Duration::from_secs(5);
+        if holds() {
+            return;
+        }
+        assert!(!is_last, "{what}");
         std::thread::sleep(MILLISECOND);
     }
 }

@@ -94,7 +94,11 @@ fn trace_with_a_threshold_tells_of_slow_requests_alone() {
     kernel.getattr(NodeId::ROOT).unwrap();
     drop(kernel);
     let lines = lines_of(70002);
-    assert!(lines.len() == 1 && lines[0].contains("GETATTR"), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.contains("GETATTR")), "{lines:#?}");
+    // On a loaded machine the other may be slow, too.
+    let micros =
+        |line: &String| line.split_once("micros=").unwrap().1.split(' ').next().unwrap().parse::<u64>();
+    assert!(lines.iter().all(|line| micros(line).unwrap() >= 50_000), "{lines:#?}");
 }
 
 /// A small session: files are made, written, read, listed, removed.
@@ -274,13 +278,13 @@ fn an_effect_can_get_lost() {
 
 #[test]
 fn an_answer_can_be_held_back_without_holding_up_others() {
-    let kernel = kernel(Fault::new(1, [Rule::delay(Duration::from_millis(200)).on([Opcode::Lookup])]));
+    let kernel = kernel(Fault::new(1, [Rule::delay(Duration::from_secs(2)).on([Opcode::Lookup])]));
     let began = Instant::now();
     let slow = kernel.send(Opcode::Lookup, 1, &[], b"a\0");
     kernel.getattr(NodeId::ROOT).unwrap();
     assert!(!slow.is_answered());
     assert_eq!(slow.wait().unwrap_err(), Errno::NOENT);
-    assert!(began.elapsed() >= Duration::from_millis(200));
+    assert!(began.elapsed() >= Duration::from_secs(2));
 }
 
 #[test]

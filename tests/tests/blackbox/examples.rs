@@ -67,7 +67,7 @@ fn what_arrives_asynchronously_arrives_side_by_side() {
         let line = r#"cd "$1"; for n in $(seq 0 9); do cat $n & done; wait"#;
         let texts = shell(line, &[dir]).ok();
         assert_eq!(texts.lines().count(), 10, "{texts}");
-        // Half a second each.
-        assert!(start.elapsed().as_secs_f32() < 3.0, "one after the other: {:?}", start.elapsed());
+        // Half a second each: five, one after the other.
+        assert!(start.elapsed().as_secs_f32() < 4.5, "one after the other: {:?}", start.elapsed());
     });
 }

@@ -16,7 +16,7 @@ fn complaint(work: impl FnOnce()) -> String {
 #[test]
 fn the_watchdog_frees_the_clients_of_a_hung_server() {
     let start = Instant::now();
-    let Some(sandbox) = Sandbox::enter(Duration::from_secs(3)) else { return };
+    let Some(sandbox) = Sandbox::enter(Duration::from_secs(6)) else { return };
     let mut mount = mount::passthrough(&sandbox).start();
     mount.expect_trouble();
     mount.pause();

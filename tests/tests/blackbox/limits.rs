@@ -127,10 +127,17 @@ fn memory_does_not_grow_with_use() {
         shell(line, &[mount.path()]).ok();
     };
     round();
-    let before = mount.resident_kib();
-    (0..6).for_each(|_| round());
-    let after = mount.resident_kib();
-    assert!(after < before + 4096, "resident memory went from {before} to {after} KiB in six equal rounds");
+    // What is lost is lost each time; a thread that was made meanwhile, with all that it takes, stays and is no loss.
+    let grown = || {
+        let before = mount.resident_kib();
+        (0..6).for_each(|_| round());
+        mount.resident_kib().saturating_sub(before)
+    };
+    let mut all = Vec::new();
+    while all.len() < 3 && all.last().is_none_or(|&kib| kib >= 4096) {
+        all.push(grown());
+    }
+    assert!(all.last().is_some_and(|&kib| kib < 4096), "KiB more, each time after six equal rounds: {all:?}");
     mount.stop();
 }
 
@@ -181,11 +188,11 @@ fn files_made_and_removed_leave_nothing_behind() {
     let (open, resident) = (descriptors(), mount.resident_kib());
     work(FILES);
     // RELEASE and FORGET are sent without anybody waiting for them.
-    fusewire_tests::wait::assert_within(Duration::from_secs(20), "descriptors are closed", || {
-        descriptors() <= open + 16
-    });
+    let limit = Duration::from_secs(20);
+    fusewire_tests::wait::assert_within(limit, "descriptors are closed", || descriptors() <= open + 16);
     // A node that is kept takes a hundred bytes at least.
-    let grown = mount.resident_kib().saturating_sub(resident);
-    assert!(grown < 6 << 10, "{grown} KiB more after {FILES} files");
+    let grown = || mount.resident_kib().saturating_sub(resident);
+    let forgotten = fusewire_tests::wait::until(limit, || (grown() < 6 << 10).then_some(()));
+    assert!(forgotten.is_some(), "{} KiB more after {FILES} files", grown());
     mount.stop();
 }

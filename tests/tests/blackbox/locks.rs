@@ -133,7 +133,8 @@ fn a_signal_interrupts_a_waiting_lock() {
         first.must("close f");
         let mut third = Actor::start();
         third.must(&format!("open f {} w", mount.join("file").display()));
-        third.must(hold);
+        third.tell(wait_for);
+        assert_eq!(third.answer(wait::SOON), Some(Ok(String::new())), "{wait_for}: somebody holds it");
     }
     mount.stop();
 }

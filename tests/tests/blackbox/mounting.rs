@@ -7,6 +7,8 @@ use fusewire_tests::program::{Finished, Program, as_user, program, shell};
 use fusewire_tests::sandbox::{self, Sandbox};
 use fusewire_tests::wait::{self, SOON};
 use fusewire_tests::{need, skip_unless};
+use rustix::fs::OFlags;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -298,13 +300,16 @@ fn the_background_process_is_ready_when_the_command_returns() {
     let done = start(&source, &point).run();
     assert_eq!(done.code(), Some(0), "{done}");
     assert_eq!(std::fs::read_to_string(point.join("file")).unwrap(), "text");
-    // Over a ring there is a small one beside it.
+    // Over a ring there is a small one beside it, which has the other's name at first.
     let is_server = |pid: i32| {
         std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() != "fusewire-ask")
     };
-    let mut processes = sandbox.processes();
-    processes.retain(|&(pid, _)| is_server(pid));
-    let [(pid, _)] = &processes[..] else { panic!("one server, not {processes:?}") };
+    let one = wait::until(SOON, || {
+        let mut processes = sandbox.processes();
+        processes.retain(|&(pid, _)| is_server(pid));
+        <[_; 1]>::try_from(processes).ok()
+    });
+    let Some([(pid, _)]) = one else { panic!("one server, not {:?}", sandbox.processes()) };
     assert_ne!(
         session_of(&pid.to_string()),
         session_of("self"),
@@ -320,6 +325,30 @@ fn the_background_process_is_ready_when_the_command_returns() {
     // A failure is reported by the command itself, not lost in the background.
     let done = start(&source, &sandbox.dir().join("missing")).run();
     assert_refused(&sandbox, &done, &sandbox.dir().join("missing"));
+}
+
+/// Whoever hears that it is ready may unmount at once what the command was started in.
+#[test]
+fn the_background_process_leaves_the_directory_before_it_is_ready() {
+    skip_unless!(command::other_server().is_none(), "the stand-in server has no background mode");
+    let Some(sandbox) = sandbox::enter() else { return };
+    let (source, point, home) = (sandbox.make_dir("src"), sandbox.make_dir("mnt"), sandbox.make_dir("home"));
+    // It cannot say so: nobody reads what is in the pipe already.
+    let (unread, full) = std::io::pipe().unwrap();
+    rustix::fs::fcntl_setfl(&full, OFlags::NONBLOCK).unwrap();
+    while (&full).write(&[0; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&full, OFlags::empty()).unwrap();
+    let mut line = std::process::Command::new(command::binary());
+    line.args(["--report-ready", "mount", "--daemon"]).args([&source, &point]).current_dir(&home);
+    let mut server = line.stdout(full).spawn().unwrap();
+    drop(line);
+    let directory = || std::fs::read_link(format!("/proc/{}/cwd", server.id())).ok();
+    let left = wait::until(SOON, || (directory()? == Path::new("/")).then_some(()));
+    drop(unread);
+    // Who asked has gone, so that the mount is undone.
+    wait::assert_within(SOON, "it ends", || server.try_wait().unwrap().is_some());
+    assert!(left.is_some(), "it keeps its directory until it is ready");
+    assert_eq!(mountinfo::at(&point).map(|entry| entry.kind), None);
 }
 
 #[test]

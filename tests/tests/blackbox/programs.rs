@@ -81,7 +81,10 @@ fn sqlite_in_wal_mode_survives_kill_9_of_its_client() {
     need!("sqlite3");
     on_every_profile(|sandbox, mount| {
         let database = mount.join("test.db");
-        let sql = |database: &Path, text: &str| program("sqlite3").arg(database).arg(text).ok();
+        // A program that was killed is not waited for, only its shell, and may have locks for a moment still.
+        let sql = |database: &Path, text: &str| {
+            program("sqlite3").args(["-cmd", ".timeout 5000"]).arg(database).arg(text).ok()
+        };
         let mode =
             sql(&database, "PRAGMA journal_mode=WAL; CREATE TABLE t(i INTEGER PRIMARY KEY, text TEXT);");
         assert_eq!(mode.trim(), "wal");

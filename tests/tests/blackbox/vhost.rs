@@ -6,7 +6,7 @@ use fusewire_vhost::kit::{Layout, Monitor};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const ROOT: u64 = 1;
 
@@ -48,12 +48,9 @@ impl Drop for Device {
     }
 }
 
-pub(super) fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !done() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{what} does not come");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+#[track_caller]
+pub(super) fn wait(what: &str, done: impl FnMut() -> bool) {
+    fusewire_tests::wait::assert_within(Duration::from_secs(20), what, done);
 }
 
 #[test]

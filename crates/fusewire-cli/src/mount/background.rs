@@ -76,6 +76,8 @@ pub fn detach() -> Outcome<()> {
 /// # Errors
 /// If nobody listens any more: then nobody knows of this mount, and it had better not stay.
 pub fn report_ready() -> Outcome<()> {
+    // First: whoever hears that it is ready may unmount at once what it was started in.
+    let left = rustix::process::chdir("/");
     let mut output = io::stdout().lock();
     writeln!(output, "{READY}").and_then(|()| output.flush()).map_err(|error| {
         Failure::new(format!(
@@ -86,7 +88,7 @@ pub fn report_ready() -> Outcome<()> {
     let released = null.and_then(|null| {
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
-        Ok(rustix::process::chdir("/")?)
+        Ok(left?)
     });
     if let Err(error) = released {
         tracing::warn!(%error, "the terminal or working directory of the caller is kept");

@@ -168,8 +168,12 @@ fn serve_until(
     let facts = Facts { source: plan.source.clone(), fs: plan.fs.to_string(), cache };
     let live = Live::start(handle.clone(), facts, (&plan.show, before), (is_daemon, plan.log.quiet));
     if is_daemon && let Err(failure) = background::report_ready() {
-        drop(server);
-        return Err(failure);
+        // A server that is dropped ends by and by, and this process at once.
+        let undone = handle.unmount(Unmount::Lazy);
+        return Err(match undone {
+            Ok(()) => failure,
+            Err(error) => failure.or_try(format!("to unmount it: {error}")),
+        });
     }
     if plan.hides {
         tracing::warn!("{} hides another FUSE mount at the same place", plan.mountpoint.display());

@@ -362,6 +362,24 @@ mod served {
         assert_eq!((start, pid), (&5u64.to_ne_bytes()[..], &1002u32.to_ne_bytes()[..]));
     }
 
+    /// Who asks in vain is answered at once, unless whoever has it may be giving it up: then it is tried for again, for some milliseconds.
+    #[test]
+    fn what_is_given_up_just_then_is_had_without_waiting() {
+        let kernel = kernel();
+        let at = file(&kernel);
+        let flock = |owner, kind| send(&kernel, lock(Opcode::Setlk, at, owner, ALL, (kind, FLOCK)));
+        let is_had = |_| {
+            flock(1, WRITE).wait().unwrap();
+            let asked = flock(2, WRITE);
+            flock(1, UNLOCK).wait().unwrap();
+            let is_had = asked.wait().is_ok();
+            flock(2, UNLOCK).wait().unwrap();
+            is_had
+        };
+        // Once for certain: a thread may lose its CPU for longer than that.
+        assert!((0..1000).any(is_had));
+    }
+
     #[test]
     fn waiting_ends_with_an_interrupt() {
         let kernel = kernel();

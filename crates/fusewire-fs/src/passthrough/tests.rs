@@ -360,8 +360,15 @@ fn the_kernel_keeps_data_of_files_that_did_not_change() {
     let id = node(&kernel.lookup(ROOT, c"f").unwrap());
     assert!(!keeps(&kernel, id), "the first time there is nothing to keep");
     assert!(keeps(&kernel, id));
-    fs::write(&path, "two").unwrap();
-    assert!(!keeps(&kernel, id), "changed underneath");
+    // Opened at once: on a loaded machine it may grow old meanwhile.
+    loop {
+        let begin = Instant::now();
+        fs::write(&path, "two").unwrap();
+        assert!(!keeps(&kernel, id), "changed underneath");
+        if begin.elapsed() < Duration::from_millis(8) {
+            break;
+        }
+    }
     std::thread::sleep(Duration::from_millis(60));
     assert!(!keeps(&kernel, id), "was too young to tell whether it changed");
     assert!(keeps(&kernel, id));

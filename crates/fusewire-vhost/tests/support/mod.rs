@@ -15,8 +15,12 @@ use std::{
     fs, io,
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 /// A device that serves a guest made of the kit.
@@ -72,10 +76,16 @@ pub fn passthrough(dir: &Path) -> impl Fn() -> io::Result<Passthrough> + Send + 
 
 /// A filesystem whose reads keep their thread until somebody writes into a pipe.
 #[derive(Clone, Debug)]
-pub struct Hanging(Arc<fs::File>);
+pub struct Hanging(Arc<Pipe>);
 
 /// What makes them end.
-pub struct Hung(Arc<fs::File>);
+pub struct Hung(Arc<Pipe>);
+
+#[derive(Debug)]
+struct Pipe {
+    file: fs::File,
+    begun: AtomicUsize,
+}
 
 impl Hanging {
     /// Over a pipe that is made there.
@@ -83,8 +93,8 @@ impl Hanging {
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644));
         rustix::fs::mknodat(rustix::fs::CWD, pipe, kind, mode, 0).expect("pipe");
         let file = fs::File::options().read(true).write(true).open(pipe).expect("pipe");
-        let file = Arc::new(file);
-        (Self(file.clone()), Hung(file))
+        let pipe = Arc::new(Pipe { file, begun: AtomicUsize::new(0) });
+        (Self(pipe.clone()), Hung(pipe))
     }
 }
 
@@ -92,7 +102,16 @@ impl Hung {
     /// Let so many reads end.
     pub fn release(&self, count: usize) {
         for _ in 0..count {
-            io::Write::write_all(&mut &*self.0, b"late").expect("pipe");
+            io::Write::write_all(&mut &self.0.file, b"late").expect("pipe");
+        }
+    }
+
+    /// Wait until so many reads have begun.
+    pub fn wait_for(&self, count: usize) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.0.begun.load(Ordering::SeqCst) < count {
+            assert!(Instant::now() < end, "no {count} reads begin");
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -104,7 +123,8 @@ impl FileSystem for Hanging {
 
     async fn read(&self, _cx: &Context, _op: Read, out: &mut Sink<'_>) -> Result<()> {
         let mut bytes = [0; 4];
-        io::Read::read_exact(&mut &*self.0, &mut bytes).map_err(|_| fusewire::Errno::IO)?;
+        self.0.begun.fetch_add(1, Ordering::SeqCst);
+        io::Read::read_exact(&mut &self.0.file, &mut bytes).map_err(|_| fusewire::Errno::IO)?;
         out.put(&bytes);
         Ok(())
     }

@@ -68,13 +68,30 @@ pub fn ends_within(child: &mut Child, limit: Duration) -> Option<std::process::E
     None
 }
 
-/// Wait until it is so, for a while.
+/// Wait until it is so, for a while. What counts is a look that began after that.
+#[track_caller]
 pub fn wait_until(so: impl Fn() -> bool) {
     let begin = Instant::now();
-    while !so() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "it does not happen");
-        std::thread::sleep(Duration::from_millis(1));
+    loop {
+        let is_last = begin.elapsed() >= Duration::from_secs(20);
+        if so() {
+            return;
+        }
+        assert!(!is_last, "it does not happen");
+        std::thread::sleep(MS);
     }
+}
+
+/// Wait until a second passes in which this process takes next to no CPU time: whatever goes on ends some time.
+#[track_caller]
+pub fn wait_until_idle() {
+    wait_until(|| {
+        let before = process_cpu();
+        std::thread::sleep(1000 * MS);
+        let took = process_cpu() - before;
+        eprintln!("{took:?} of CPU time in a second");
+        took < 20 * MS
+    });
 }
 
 /// CPU time of this process so far.

@@ -3,7 +3,7 @@
 #![allow(dead_code)] // Each test uses a part.
 
 use fusewire::{
-    mount::Unmount,
+    mount::{MountError, Unmount},
     reply::*,
     server::{Ended, Options, Server, ServerHandle},
     *,
@@ -391,7 +391,7 @@ impl Mounted {
 
     /// Unmount, which must find nobody at work, and wait for the end.
     pub fn end(self) {
-        self.handle.unmount(Unmount::IfIdle).unwrap();
+        unmount_idle(&self.handle);
         assert_eq!(self.join(), Ended::Unmounted);
     }
 }
@@ -402,6 +402,19 @@ impl Drop for Mounted {
         _ = self.handle.unmount(Unmount::Lazy);
         WATCHED.lock().unwrap().retain(|watched| watched.connection() != self.handle.connection());
     }
+}
+
+/// Unmount what nobody uses. Who asks for the root's attributes, so that waiting requests are set going over a ring, may be at it
+/// for a moment still.
+#[track_caller]
+pub fn unmount_idle(handle: &ServerHandle) {
+    crate::callers::wait_until(|| match handle.unmount(Unmount::IfIdle) {
+        Err(MountError::Busy { .. }) => false,
+        done => {
+            done.unwrap();
+            true
+        }
+    });
 }
 
 static WATCHED: Mutex<Vec<ServerHandle>> = Mutex::new(Vec::new());
@@ -453,7 +466,7 @@ pub fn in_namespace(module: &str, name: &str) -> bool {
         Some((_, module)) => format!("{module}::{name}"),
         None => name.to_owned(),
     };
-    // They measure times, so they must not disturb each other.
+    // They measure times, so they must not disturb each other. To nextest, whose tests are processes, its configuration says so.
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])

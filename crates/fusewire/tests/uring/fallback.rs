@@ -67,7 +67,7 @@ pub fn limit_files(current: u64) {
 /// Serve and end, by whichever way.
 fn serves(server: Server, path: &Path) -> Ended {
     read_at(&File::open(path.join("plain")).unwrap(), 0);
-    server.handle().unmount(mount::Unmount::IfIdle).unwrap();
+    unmount_idle(&server.handle());
     server.join().unwrap()
 }
 
