@@ -110,7 +110,7 @@ fn what_users_wait_for_is_compared_without_being_asked_for() {
         assert!(said.contains("8 compared: 1 worse, 7 same.") && said.contains("one regression"), "{said}");
     }
     // No number of these says what somebody gets.
-    for number in ["p999_us", "switches", "resident"] {
+    for number in ["p999_us", "switches"] {
         let output = bench(&["compare", &old, &with(number, 5.0)]);
         assert_eq!(output.status.code(), Some(0), "{number}: {}", text(&output));
     }
