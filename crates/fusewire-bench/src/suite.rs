@@ -675,6 +675,48 @@ mod tests {
     }
 
     #[test]
+    fn presets_of_the_ring_have_it_beside_dev_fuse_by_the_same_requests() {
+        const BOTH: [&str; 2] = [
+            "ring=fusewire:channel=uring,passthrough=off?",
+            "dev-fuse=fusewire:channel=dev-fuse,passthrough=off",
+        ];
+        for name in ["paged-read", "dio-read", "mmap-read", "create", "fio-rw", "field"] {
+            let suite = Suite::preset(name).unwrap();
+            for target in BOTH.into_iter().chain(["native", "fusewire"]) {
+                assert!(suite.targets.iter().any(|known| known == target), "{name}: there is no {target}");
+            }
+            // What the kernel does by itself shows nothing of a channel.
+            assert!(suite.goals.iter().all(|goal| goal.subject == "ring"), "{name}");
+            let is_of_both = |goal: &Goal| goal.baseline.as_deref() == Some("dev-fuse");
+            assert!(suite.goals.iter().any(is_of_both), "{name}");
+        }
+    }
+
+    #[test]
+    fn polling_has_a_goal_for_auto_against_each_other_way() {
+        let goals = Suite::preset("polling").unwrap().goals;
+        let pairs: Vec<_> = goals
+            .iter()
+            .map(|goal| {
+                assert!(goal.workloads.is_empty() && goal.threads.is_empty(), "each cell counts: {goal:?}");
+                assert_eq!((goal.at_least, goal.rows), (Some(0.95), crate::goal::Rows::Each));
+                (goal.subject.as_str(), goal.baseline.as_deref().unwrap())
+            })
+            .collect();
+        assert_eq!(
+            pairs,
+            [
+                ("auto", "off"),
+                ("auto", "fixed-10"),
+                ("auto", "fixed-50"),
+                ("one-auto", "one-off"),
+                ("one-auto", "one-fixed-10"),
+                ("one-auto", "one-fixed-50")
+            ]
+        );
+    }
+
+    #[test]
     fn goals_of_presets_are_about_their_targets() {
         for name in Suite::presets() {
             let suite = Suite::preset(name).unwrap();

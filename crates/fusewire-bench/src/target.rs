@@ -338,10 +338,16 @@ impl TargetArgs {
         let mut targets: Vec<Target> = Vec::new();
         for text in asked {
             let found = match text.strip_suffix('?') {
-                Some(text) => self.target(text, profile).unwrap_or_else(|error| {
-                    eprintln!("{text} is left out: {error:#}");
-                    Vec::new()
-                }),
+                Some(text) => {
+                    let found = self.target(text, profile).and_then(|found| {
+                        found.iter().try_for_each(ring_can_be_had)?;
+                        Ok(found)
+                    });
+                    found.unwrap_or_else(|error| {
+                        eprintln!("{text} is left out: {error:#}");
+                        Vec::new()
+                    })
+                }
                 None => self.target(text, profile)?,
             };
             for target in found {
@@ -544,16 +550,31 @@ fn takes(program: &str, option: &str, value: &str) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// Whether this kernel can be had to give answers by itself, which `fusewire mount` finds out by trying.
+/// Whether this kernel can be had to give answers by itself.
 fn answers_in_kernel(program: &str) -> Result<()> {
+    try_out(program, ["--kernel-answers", "always"])
+}
+
+/// Whether a mount that is to be served over io_uring, and over nothing else, can be so here.
+fn ring_can_be_had(target: &Target) -> Result<()> {
+    const RING: [&str; 2] = ["--channel", "uring"];
+    match &target.kind {
+        Kind::Daemon { command, .. } if command.windows(2).any(|words| words == RING) => {
+            try_out(&command[0], RING)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a mount with this option can be had, which `fusewire mount` finds out by trying.
+fn try_out(program: &str, option: [&str; 2]) -> Result<()> {
     let dir = tempfile::tempdir().context("cannot make a directory to try it on")?;
     let mut command = Command::new(program);
-    command
-        .args(["mount", "--dry-run", "--kernel-answers", "always", "--fs", "null", "none"])
-        .arg(dir.path());
+    command.args(["mount", "--dry-run"]).args(option).args(["--fs", "null", "none"]).arg(dir.path());
     let tried = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {program}"))?;
     let said = String::from_utf8_lossy(&tried.stderr);
-    ensure!(tried.status.success(), "{}", said.lines().next().unwrap_or("kernel-answers=always is refused"));
+    let refused = || format!("{} is refused", option.join(" "));
+    ensure!(tried.status.success(), "{}", said.lines().next().map_or_else(refused, str::to_owned));
     Ok(())
 }
 
@@ -758,6 +779,16 @@ mod tests {
                 .to_string()
                 .contains("nothing to measure")
         );
+        // As it answers where there is no ring; not asked by those who cannot do without one.
+        args.fusewire = Some("/bin/false".into());
+        let optional = ["native", "dev-fuse=null:channel=dev-fuse", "ring=null:channel=uring?"];
+        let names = |default: &[&str]| -> Vec<String> {
+            let default: Vec<_> = default.iter().map(|text| (*text).to_owned()).collect();
+            let targets = args.resolve(&default, Profile::Auto).unwrap();
+            targets.into_iter().map(|target| target.name).collect()
+        };
+        assert_eq!(names(&optional), ["native", "dev-fuse"]);
+        assert_eq!(names(&["ring=null:channel=uring"]), ["ring"]);
     }
 
     #[test]

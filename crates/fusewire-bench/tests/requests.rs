@@ -100,3 +100,59 @@ fn without_kernel_sources_it_says_what_to_do() {
     assert!(!output.status.success() && told.contains("FUSEWIRE_BENCH_KERNEL names"), "{told}");
     assert!(told.contains("workload twice"), "{told}");
 }
+
+/// Presets with a small table's worth of one workload each, and how many requests its pass must have made at least.
+const OF_THE_RING: [(&str, &str, &str, u64); 5] = [
+    ("paged-read", include_str!("../workloads/paged-read.toml"), "paged-read-128k", 8),
+    ("dio-read", include_str!("../workloads/dio-read.toml"), "dio-read-1m", 8),
+    ("mmap-read", include_str!("../workloads/mmap-read.toml"), "mmap-read-4k", 2048),
+    ("fio-rw", include_str!("../workloads/fio-rw.toml"), "randwrite-4k-direct", 2048),
+    ("field", include_str!("../workloads/field.toml"), "read-128k-d", 64),
+];
+
+/// What the kernel reads by itself says nothing of a channel.
+#[test]
+fn presets_of_the_ring_make_requests_over_both_channels() {
+    if !Command::new("fio").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        skip::skipped("fio is not installed");
+        return;
+    }
+    let (work, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let json = out.path().join("out.json").to_str().unwrap().to_owned();
+    let mut args = vec!["--json".to_owned(), json.clone()];
+    for (name, text, workload, _) in OF_THE_RING {
+        // As they are, with less to do, and counted.
+        let small = |line: &str| match line.split(" = ").next() {
+            Some("total-size") => "total-size = \"8M\"\n".to_owned(),
+            Some("threads") => "threads = [1]\n".to_owned(),
+            Some("op") => format!("{line}\ncounted = true\n"),
+            _ => format!("{line}\n"),
+        };
+        let file = out.path().join(format!("{name}.toml"));
+        fs::write(&file, text.lines().map(small).collect::<String>()).unwrap();
+        args.extend(["--workloads", file.to_str().unwrap(), "--workload", workload].map(String::from));
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let Some(output) = bench(out.path(), work.path(), &args) else { return };
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}{told}", String::from_utf8_lossy(&output.stdout));
+
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let mut channels = vec!["dev-fuse"];
+    // Where there is none, it says so and goes on.
+    if !told.contains("ring=fusewire:channel=uring,passthrough=off is left out") {
+        channels.push("ring");
+    }
+    for ((name, _, workload, least), suite) in OF_THE_RING.iter().zip(report["suites"].as_array().unwrap()) {
+        let row = &suite["rows"][0];
+        assert_eq!((suite["name"].as_str(), row["workload"].as_str()), (Some(*name), Some(*workload)));
+        for channel in &channels {
+            let cell = row["cells"].as_array().unwrap().iter().find(|cell| cell["target"] == **channel);
+            let cell = cell.unwrap_or_else(|| panic!("{name}: there is no {channel}"));
+            let requests = &cell["slices"][0]["requests"];
+            let data = ["READ", "WRITE"].map(|name| requests[name].as_u64().unwrap_or(0));
+            assert!(data.iter().sum::<u64>() >= *least, "{name} over {channel}: {requests}");
+        }
+    }
+    assert!(fs::read_dir(work.path()).unwrap().next().is_none());
+}
