@@ -390,7 +390,8 @@ mod tests {
     #[test]
     fn a_load_begins_with_what_is_presumed_to_be_best_and_does_not_end_with_it() {
         let presuming = || Governor::presuming((0..4).map(Nth).collect(), 2);
-        let ways = |best: usize| (0..4).map(move |way| if way == best { at(60e3, 8.0) } else { at(40e3, 16.0) });
+        let ways =
+            |best: usize| (0..4).map(move |way| if way == best { at(60e3, 8.0) } else { at(40e3, 16.0) });
         let mut governor = presuming();
         assert_eq!(governor.window(IDLE), Nth(0), "nobody is at the mercy of others for little load");
         let spent = run(&mut governor, 40, &ways(2).collect::<Vec<_>>(), &[1.0]);
