@@ -39,6 +39,7 @@ Where the mount point may be:
 
 In /etc/fstab, once `fusewire install-helper` has been run:
   /srv/data  /mnt/data  fuse.fusewire  nofail  0  0
+  The word for --private is noallow_other there; private is mount(8)'s own.
 
 Requests over io_uring:
   From Linux 6.14 on, if that is switched on before mounting: echo Y > /sys/module/fuse/parameters/enable_uring, \
@@ -185,7 +186,7 @@ pub struct MountArgs {
     /// As for mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, strictatime, lazytime, nosymfollow, sync,
     /// dirsync, allow_other, default_permissions, max_read=BYTES, fsname=NAME, subtype=NAME, auto_unmount. Then each
     /// long option of this command as a word: fs=, cache=, entry_timeout=, attr_timeout=, negative_timeout=,
-    /// file_handles=, passthrough=, opens=, locks=, channel=, memory=, buffers=, threads=, poll=, placement=, max_write=, size=, delay=, log=, log_file=, policy=, kernel_answers=, metrics=, stats, private. What fstab needs
+    /// file_handles=, passthrough=, opens=, locks=, channel=, memory=, buffers=, threads=, poll=, placement=, max_write=, size=, delay=, log=, log_file=, policy=, kernel_answers=, metrics=, stats, private (noallow_other in /etc/fstab). What fstab needs
     /// (defaults, nofail, _netdev, user, x-...) is accepted. A backslash protects a comma in a value. Long options win over words in -o.
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,

@@ -33,6 +33,8 @@ pub enum Destination {
 /// If the filter cannot be understood or the file cannot be opened.
 pub fn start(args: &LogArgs, destination: Destination) -> Outcome<()> {
     let builder = tracing_subscriber::fmt().with_env_filter(filter(args)?).with_target(false);
+    // A message that cannot be written is lost. To tell of it on standard error would end the thread where that cannot be written either.
+    let builder = builder.log_internal_errors(false);
     if let Some(path) = &args.log_file {
         let file = OpenOptions::new().append(true).create(true).open(path).map_err(|error| {
             Failure::new(format!("cannot write messages to {}: {error}", path.display()))

@@ -1,4 +1,5 @@
 //! The `fusewire` command.
+#![deny(clippy::print_stderr)]
 
 mod args;
 mod bench;
@@ -11,6 +12,7 @@ mod mount8;
 mod pages;
 mod probe;
 mod stats;
+mod tell;
 mod top;
 mod trace;
 mod unmount;
@@ -26,6 +28,7 @@ use args::{Cli, Command};
 use failure::{Failure, Kind, Outcome};
 use logging::Destination;
 use mount::Role;
+use tell::tell;
 
 fn main() -> ExitCode {
     inherited::settle();
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
 
 fn complain(failure: &Failure) {
     if !failure.is_told() {
-        eprintln!("fusewire: {failure}");
+        tell(format_args!("fusewire: {failure}"));
     }
 }
 

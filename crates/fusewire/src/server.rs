@@ -122,6 +122,7 @@ pub struct Server {
     handle: ServerHandle,
     pool: Arc<Pool>,
     ring: Option<Arc<Crew>>,
+    joined: bool,
 }
 
 /// Controls a server from other threads: a signal handler's, most often.
@@ -157,7 +158,7 @@ impl Server {
             planned => planned,
         };
         let (mut session, mut ring, mut refused) = (None, Err(Reason::NotAsked), None);
-        let mounted = mount::mount(mountpoint, &options.mount, |device| {
+        let mounted = mount::mount_guarded(mountpoint, &options.mount, |device| {
             match queues.and_then(|queues| Prepared::new(device, queues).map_err(Reason::SetUp)) {
                 Err(reason) if must_ring => {
                     refused = Some(reason);
@@ -209,8 +210,9 @@ impl Server {
             pool.at_end(move || ring.end());
         }
         drop(begins);
+        mounted.mount.is_served(&options.mount);
         let handle = ServerHandle { mount: Arc::new(mounted.mount), session, channel, threads: serving };
-        Ok(Self { handle, pool, ring })
+        Ok(Self { handle, pool, ring, joined: false })
     }
 
     /// To unmount, abort or observe it from elsewhere.
@@ -219,7 +221,8 @@ impl Server {
     }
 
     /// Wait until it is unmounted, by whomever, or aborted, and every reader has ended.
-    pub fn join(self) -> Result<Ended, Error> {
+    pub fn join(mut self) -> Result<Ended, Error> {
+        self.joined = true;
         let ended = self.pool.join();
         if let Some(ring) = &self.ring {
             ring.join();
@@ -227,6 +230,17 @@ impl Server {
         // A reader that is late at an unmount sees the connection as aborted; an abort leaves the mount in place.
         let gone = ended == Ended::Aborted && !self.handle.mount.is_mounted();
         Ok(if gone { Ended::Unmounted } else { ended })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Whoever keeps a handle keeps the mount's memory, not the mount.
+        if !self.joined
+            && let Err(error) = self.handle.unmount(Unmount::Lazy)
+        {
+            tracing::warn!(%error, "the mount stays behind");
+        }
     }
 }
 

@@ -293,3 +293,21 @@ fn a_mount_is_recorded_and_replayed_without_differences() {
         std::fs::copy(&recording, PathBuf::from(keep)).unwrap();
     }
 }
+
+#[test]
+fn a_dropped_server_unmounts_whoever_has_a_handle() {
+    if !in_namespace("a_dropped_server_unmounts_whoever_has_a_handle") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::mount(Lenient::default(), dir.path(), &Options::default()).unwrap();
+    let handle = server.handle();
+    let is_mounted = || {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        table.contains(&*dir.path().to_string_lossy())
+    };
+    assert!(is_mounted());
+    drop(server);
+    assert!(!is_mounted());
+    handle.unmount(Unmount::IfIdle).expect("there is nothing left to do");
+}

@@ -2,8 +2,10 @@
 
 use fusewire_tests::command::{self, Cache};
 use fusewire_tests::mount::{self, Mount};
+use fusewire_tests::mountinfo;
 use fusewire_tests::program::{Running, program, shell};
 use fusewire_tests::sandbox;
+use fusewire_tests::skip::find_program;
 use fusewire_tests::wait::{self, SOON};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -96,6 +98,38 @@ fn a_killed_server_leaves_no_mount_with_auto_unmount() {
         0,
         "the mount point is an empty directory again"
     );
+}
+
+/// Its path may be another one by then: a directory above was renamed, or it was moved itself.
+#[test]
+fn a_moved_mount_of_a_killed_server_goes_with_auto_unmount() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let may = |user: Option<&str>| user.is_none() || find_program("fusermount3").is_some();
+    for (number, user) in [None, Some("daemon")].into_iter().filter(|user| may(*user)).enumerate() {
+        for is_renamed in [true, false] {
+            let parent = format!("{}-{number}", if is_renamed { "renamed" } else { "moved" });
+            let plan = mount::passthrough(&sandbox).name(&format!("{parent}/a")).auto_unmount();
+            let above = sandbox.make_dir(&parent);
+            let mut mount = match user {
+                Some(user) => plan.user(user).start(),
+                None => plan.start(),
+            };
+            let other = sandbox.dir().join(format!("{parent}, elsewhere"));
+            let now = if is_renamed {
+                std::fs::rename(&above, &other).unwrap();
+                other.join("a.mnt")
+            } else {
+                std::fs::create_dir(&other).unwrap();
+                program("mount").arg("--move").args([mount.path(), &other]).ok();
+                other
+            };
+            let connection = mountinfo::at(&now).expect("it is there now").minor;
+            mount.kill();
+            let is_there =
+                || mountinfo::read().iter().any(|entry| entry.minor == connection && entry.is_fuse());
+            wait::assert_within(SOON, "the mount of a killed server is gone", || !is_there());
+        }
+    }
 }
 
 #[test]

@@ -261,6 +261,13 @@ fn mount_8_mounts_through_the_helper() {
     assert_eq!(std::fs::read_to_string(point.join("file")).unwrap(), "text");
     program("umount").arg(&point).ok();
     wait::assert_within(SOON, "the server ends after umount", || sandbox.processes().is_empty());
+    // The word `private` would be mount(8)'s own.
+    mount("ro,noallow_other,cache=none");
+    let entry = mountinfo::at(&point).expect("mount(8) said that it is mounted");
+    assert!(!entry.fs_options.contains("allow_other"), "{entry:?}");
+    as_user("nobody", "ls").arg(&point).fails();
+    program("umount").arg(&point).ok();
+    wait::assert_within(SOON, "the server ends after umount", || sandbox.processes().is_empty());
     // As from fstab at boot: the options there are no filesystem's business.
     let line = format!(
         "{} {} fuse.fusewire defaults,nofail,_netdev,x-systemd.automount,ro 0 0\n",
@@ -349,6 +356,20 @@ fn the_background_process_leaves_the_directory_before_it_is_ready() {
     wait::assert_within(SOON, "it ends", || server.try_wait().unwrap().is_some());
     assert!(left.is_some(), "it keeps its directory until it is ready");
     assert_eq!(mountinfo::at(&point).map(|entry| entry.kind), None);
+}
+
+#[test]
+fn a_mount_in_the_background_whose_caller_has_gone_is_undone() {
+    skip_unless!(command::other_server().is_none(), "the stand-in server has no background mode");
+    let Some(sandbox) = sandbox::enter() else { return };
+    let (source, point) = (sandbox.make_dir("src"), sandbox.make_dir("mnt"));
+    // As the caller starts it, and then nobody reads what it answers.
+    let line = r#"mkfifo answer; exec 3<>answer 1>answer 3<&-; exec "$1" --report-ready mount "$2" "$3""#;
+    let done = shell(line, &[&command::binary(), &source, &point]).dir(sandbox.dir()).limit(20).run();
+    assert_eq!(done.code(), Some(1), "{done}");
+    assert!(done.stderr.contains("it is undone"), "{done}");
+    assert!(mountinfo::at(&point).is_none(), "{done}");
+    assert_eq!(std::fs::read_dir(&point).unwrap().count(), 0);
 }
 
 #[test]

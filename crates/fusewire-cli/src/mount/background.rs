@@ -74,16 +74,12 @@ pub fn detach() -> Outcome<()> {
 /// In the background: tells that the mount works and lets go of terminal and working directory.
 ///
 /// # Errors
-/// If nobody listens any more: then nobody knows of this mount, and it had better not stay.
-pub fn report_ready() -> Outcome<()> {
+/// If nobody listens any more.
+pub fn report_ready() -> io::Result<()> {
     // First: whoever hears that it is ready may unmount at once what it was started in.
     let left = rustix::process::chdir("/");
     let mut output = io::stdout().lock();
-    writeln!(output, "{READY}").and_then(|()| output.flush()).map_err(|error| {
-        Failure::new(format!(
-            "whoever asked for this mount has gone before it was ready ({error}); it is undone"
-        ))
-    })?;
+    writeln!(output, "{READY}").and_then(|()| output.flush())?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null");
     let released = null.and_then(|null| {
         rustix::stdio::dup2_stdout(&null)?;

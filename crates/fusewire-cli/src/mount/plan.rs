@@ -68,7 +68,7 @@ pub struct Timeouts {
 }
 
 /// The words in `-o` that are fusewire's own.
-const WORDS: [&str; 25] = [
+const WORDS: [&str; 26] = [
     "fs=",
     "cache=",
     "entry_timeout=",
@@ -94,6 +94,8 @@ const WORDS: [&str; 25] = [
     "metrics=",
     "stats",
     "private",
+    // The same: of those for a helper, mount(8) takes `private` for itself and makes the mount's propagation of it.
+    "noallow_other",
 ];
 
 impl Plan {
@@ -152,7 +154,7 @@ impl Plan {
         if !WORDS.iter().any(|known| known.trim_end_matches('=') == key) {
             return Ok(false);
         }
-        let is_alone = matches!(key, "private" | "stats");
+        let is_alone = matches!(key, "private" | "noallow_other" | "stats");
         if value.is_empty() != is_alone {
             let why =
                 if is_alone { "it takes no value".into() } else { format!("a value is needed: {key}=...") };
@@ -239,7 +241,8 @@ impl Plan {
     fn access(&mut self, private: bool, allow_other: bool) -> Outcome<()> {
         let mount = &mut self.server.mount;
         if private && (allow_other || mount.allow_other) {
-            return Err(Failure::usage("private and allow_other exclude each other").or_try("one of them"));
+            return Err(Failure::usage("private (noallow_other) and allow_other exclude each other")
+                .or_try("one of them"));
         }
         mount.allow_other |= allow_other || (!private && rustix::process::geteuid().is_root());
         // Rules on the way to a file are kept because the kernel checks permissions there.
@@ -440,6 +443,9 @@ mod tests {
         assert!(refused("metrics=here").contains("such as 9100"));
         assert!(refused("max_read=x").contains("max_read=x"));
         assert!(refused("private,allow_other").contains("exclude"));
+        assert!(refused("noallow_other,allow_other").contains("exclude"));
+        assert!(refused("noallow_other=1").contains("no value"));
+        assert!(refused("cahce=none").contains("noallow_other"));
         assert!(refusal(&["none", "/b"]).contains("--fs mem none MNT"));
         assert!(refusal(&["--fs", "mem", "/a", "/b"]).contains("--fs mem none /b"));
         assert!(refusal(&["--fs", "null", "-o", "size=1G", "none", "/b"]).contains("size"));
@@ -483,8 +489,10 @@ mod tests {
     fn whoever_lets_others_in_has_permissions_checked() {
         let open = plan(&["--allow-other", "/a", "/b"]).expect("plan").server.mount;
         assert!(open.allow_other && open.default_permissions);
-        let closed = plan(&["--private", "/a", "/b"]).expect("plan").server.mount;
-        assert!(!closed.allow_other && !closed.default_permissions);
+        for words in [&["--private"][..], &["-o", "private"], &["-o", "noallow_other"]] {
+            let closed = plan(&[words, &["/a", "/b"]].concat()).expect("plan").server.mount;
+            assert!(!closed.allow_other && !closed.default_permissions, "{words:?}");
+        }
         let default = plan(&["/a", "/b"]).expect("plan").server.mount;
         assert_eq!(default.allow_other, rustix::process::geteuid().is_root());
         let ruled = plan(&["--private", "--policy", "p", "/a", "/b"]).expect("plan").server.mount;

@@ -18,6 +18,7 @@ use super::{in_kernel, policy};
 use crate::args::{BuffersKind, CacheKind, FileHandles, Forwarding, FsKind, LocksKind, OpensKind};
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::stats::{Before, Facts, Live, try_metrics};
+use crate::tell::tell;
 
 /// Mounts and serves until the mount ends.
 ///
@@ -167,13 +168,8 @@ fn serve_until(
     // Before anybody is told that it is there.
     let facts = Facts { source: plan.source.clone(), fs: plan.fs.to_string(), cache };
     let live = Live::start(handle.clone(), facts, (&plan.show, before), (is_daemon, plan.log.quiet));
-    if is_daemon && let Err(failure) = background::report_ready() {
-        // A server that is dropped ends by and by, and this process at once.
-        let undone = handle.unmount(Unmount::Lazy);
-        return Err(match undone {
-            Ok(()) => failure,
-            Err(error) => failure.or_try(format!("to unmount it: {error}")),
-        });
+    if is_daemon && let Err(error) = background::report_ready() {
+        return Err(undo(&handle, &error));
     }
     if plan.hides {
         tracing::warn!("{} hides another FUSE mount at the same place", plan.mountpoint.display());
@@ -181,7 +177,7 @@ fn serve_until(
     if is_daemon {
         tracing::info!("{description}");
     } else if !plan.log.quiet {
-        eprintln!("{description}; Ctrl-C unmounts");
+        tell(format_args!("{description}; Ctrl-C unmounts"));
     }
     signals::notify(&[NotifyState::Ready, NotifyState::Status(&description)]);
     ending.mounted(handle.clone());
@@ -202,6 +198,15 @@ fn serve_until(
                 Some(error) => failure.or_try(format!("to end what is left of it: {error}")),
             })
         }
+    }
+}
+
+/// Nobody listens any more: then nobody knows of this mount, and it had better not stay.
+fn undo(handle: &ServerHandle, error: &std::io::Error) -> Failure {
+    let gone = format!("whoever asked for this mount has gone before it was ready ({error})");
+    match handle.unmount(Unmount::Lazy) {
+        Ok(()) => Failure::new(format!("{gone}; it is undone")),
+        Err(error) => Failure::new(gone).or_try(format!("to end what is left of it: {error}")),
     }
 }
 

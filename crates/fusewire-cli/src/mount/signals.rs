@@ -12,6 +12,7 @@ use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
 use crate::failure::{Failure, Outcome};
+use crate::tell::tell;
 use crate::unmount::while_busy;
 use crate::{inherited, users};
 
@@ -180,7 +181,7 @@ fn say(is_daemon: bool, text: &str) {
     if is_daemon {
         tracing::warn!("{text}");
     } else {
-        eprintln!("fusewire: {text}");
+        tell(format_args!("fusewire: {text}"));
     }
 }
 

@@ -16,6 +16,7 @@ use super::{Endpoint, ShowArgs, table};
 use crate::failure::Outcome;
 use crate::logging;
 use crate::mount::InForce;
+use crate::tell::tell;
 
 /// What has to be had before there is a mount.
 #[derive(Debug)]
@@ -93,7 +94,7 @@ impl Live {
         if let Some(endpoint) = endpoint {
             // Whoever let the system choose the port wants to know it.
             if !is_daemon && !quiet {
-                eprintln!("metrics at {}", endpoint.url());
+                tell(format_args!("metrics at {}", endpoint.url()));
             }
             endpoint.serve(of(&source));
         }
@@ -154,7 +155,7 @@ fn print(report: &Report, is_daemon: bool) {
         let lines = text.lines().filter(|line| !line.is_empty());
         lines.for_each(|line| tracing::info!(target: logging::ASKED_FOR, "{line}"));
     } else {
-        eprint!("{text}");
+        tell(text.trim_end());
     }
 }
 

@@ -10,6 +10,7 @@ use fusewire_bpf::requests::{Event, Events, Filter, Lines, Missed};
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Outcome};
+use crate::tell::tell;
 use crate::top::connections::Connections;
 use crate::top::{connection_at, failure, micros, monotonic_ns, name_of, print_or_end, signals, text};
 pub use args::{EXAMPLES, TraceArgs};
@@ -37,14 +38,14 @@ pub fn run(args: &TraceArgs) -> Outcome<()> {
     let ended = signals()?;
     let (events, lines) = Events::start(&filter).map_err(|refused| failure(&refused))?;
     for note in events.split().into_iter().flat_map(|split| split.refused()) {
-        eprintln!("fusewire: {note}");
+        tell(format_args!("fusewire: {note}"));
     }
-    eprintln!("fusewire: requests are told of as they are answered; Ctrl-C ends");
+    tell("fusewire: requests are told of as they are answered; Ctrl-C ends");
     let mut printer = Printer { args, connections, clock: Clock::now(), told: 0, lost: Missed::default() };
     let outcome = printer.follow(&events, lines, || ended.load(Ordering::Relaxed));
     printer.tell_lost(&events);
     let lost = printer.lost;
-    eprintln!("fusewire: {} requests, {} lost", printer.told, lost.events + lost.requests);
+    tell(format_args!("fusewire: {} requests, {} lost", printer.told, lost.events + lost.requests));
     outcome
 }
 
@@ -92,7 +93,7 @@ impl Printer<'_> {
         let lost = events.missed();
         if lost != self.lost {
             let now = lost.events + lost.requests - self.lost.events - self.lost.requests;
-            eprintln!("fusewire: {now} requests came too fast and were lost");
+            tell(format_args!("fusewire: {now} requests came too fast and were lost"));
             self.lost = lost;
         }
     }

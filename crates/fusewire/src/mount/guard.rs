@@ -9,12 +9,12 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
+use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, send, shutdown, socketpair};
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use super::error::MountError;
 use super::sys;
-use super::table::{Identity, c_path};
+use super::table::{Identity, c_path, find_in_table};
 
 /// Name of the guard in `ps -o comm`.
 pub(super) const PROCESS_NAME: &CStr = c"fusewire-guard";
@@ -27,7 +27,15 @@ pub(super) struct Watch<'a> {
     identity: Identity,
     /// The program to unmount with; none if the guard may do so itself.
     program: Option<CString>,
+    /// Room for the table of mounts.
+    table: Vec<u8>,
+    /// Room for a path from there.
+    path: Vec<u8>,
 }
+
+/// More than any line of the table has: three paths, with up to four characters for each byte.
+const TABLE_ROOM: usize = 1 << 16;
+const PATH_ROOM: usize = 4096;
 
 /// The server's end of a guard. If it is dropped, or closed by the end of the process, the guard unmounts.
 #[derive(Debug)]
@@ -43,13 +51,15 @@ impl Guard {
     pub fn start(mountpoint: &Path, identity: Identity, program: Option<&Path>) -> Result<Self, MountError> {
         let failure = |error: Errno| MountError::Guard { path: mountpoint.to_owned(), source: error.into() };
         let (theirs, ours) = socket_pair().map_err(failure)?;
-        let watch = Watch {
+        let mut watch = Watch {
             line: theirs.as_fd(),
             mountpoint: c_path(mountpoint).map_err(failure)?,
             identity,
             program: program.map(c_path).transpose().map_err(failure)?,
+            table: vec![0; TABLE_ROOM],
+            path: vec![0; PATH_ROOM],
         };
-        let pid = sys::start_guard(&watch).map_err(failure)?;
+        let pid = sys::start_guard(&mut watch).map_err(failure)?;
         let process = pidfd_open(pid, PidfdFlags::empty()).ok();
         drop(theirs);
         let guard = Self { line: ours, process };
@@ -71,6 +81,17 @@ impl Guard {
     pub fn dismiss(self) {
         // A guard that is gone already (EPIPE) is dismissed as well.
         let _ = send(&self.line, b"0", SendFlags::NOSIGNAL);
+        self.wait();
+    }
+
+    /// Has the guard unmount now, and waits until it has tried.
+    pub fn relieve(self) {
+        // Not closed: another process that this one has forked may have a copy.
+        let _ = shutdown(&self.line, Shutdown::Write);
+        self.wait();
+    }
+
+    fn wait(&self) {
         if let Some(process) = &self.process {
             // No child of ours any more (ECHILD) if this process was forked in between, or ignores SIGCHLD.
             let wait = || waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED);
@@ -90,7 +111,7 @@ pub(super) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// The guard's whole life. Runs in a forked child: system calls only, no allocation, no panic.
-pub(super) fn stand(line: BorrowedFd<'_>, watch: &Watch<'_>) {
+pub(super) fn stand(line: BorrowedFd<'_>, watch: &mut Watch<'_>) {
     let mut byte = [0];
     if send(line, &byte, SendFlags::NOSIGNAL).is_err() {
         return;
@@ -102,14 +123,21 @@ pub(super) fn stand(line: BorrowedFd<'_>, watch: &Watch<'_>) {
             _ => return,
         }
     }
+    let Watch { mountpoint, identity, program, table, path, .. } = watch;
     // Only the very same mount: by now somebody may have unmounted it and mounted something else.
-    if Identity::at_c(&watch.mountpoint) != Ok(watch.identity) {
-        return;
-    }
-    match &watch.program {
-        None => {
-            let _ = unmount(watch.mountpoint.as_c_str(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    let is_there = |path: &CStr| Identity::at_c(path) == Ok(*identity);
+    let place = match is_there(mountpoint.as_c_str()) {
+        true => Some(mountpoint.as_c_str()),
+        // It was moved, or a directory above it renamed.
+        false => find_in_table(identity, table, path).filter(|path| is_there(path)),
+    };
+    match (place, program) {
+        (None, _) => {}
+        (Some(place), None) => {
+            let _ = unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
         }
-        Some(program) => sys::become_program([program, c"-u", c"-q", c"-z", c"--", &watch.mountpoint]),
+        (Some(place), Some(program)) => {
+            sys::become_program([program.as_c_str(), c"-u", c"-q", c"-z", c"--", place])
+        }
     }
 }

@@ -107,6 +107,18 @@ pub fn mount(
     mount_by(Way::choose(), mountpoint, options, answer_init)
 }
 
+/// Mounts as [`mount()`] does, and until [`Mount::is_served`] unmounting takes nothing that may be at its limit: a user who can start no
+/// more threads cannot start `fusermount3` either.
+pub(crate) fn mount_guarded(
+    mountpoint: &Path,
+    options: &MountOptions,
+    answer_init: impl FnOnce(BorrowedFd<'_>) -> io::Result<()> + Send,
+) -> Result<Mounted, MountError> {
+    let way = Way::choose();
+    let auto_unmount = options.auto_unmount || way == Way::Fusermount;
+    mount_by(way, mountpoint, &MountOptions { auto_unmount, ..options.clone() }, answer_init)
+}
+
 /// Finds out whether [`mount()`] could mount there, as far as that can be known without doing it: the mount point, the options, and what it
 /// takes of the system. What only the kernel or `fusermount3` can tell is not tried.
 ///
@@ -251,7 +263,7 @@ impl Mount {
                 Err(error) => return Err(place::explain(&path, error.into())),
             }
             match self.way {
-                Way::Fusermount => fusermount::unmount(&path, how == Unmount::Lazy)?,
+                Way::Fusermount => self.unmount_by_program(&path, how == Unmount::Lazy)?,
                 _ => unmount_by_syscall(&path, flags(how == Unmount::Lazy, false))?,
             }
         }
@@ -260,6 +272,26 @@ impl Mount {
             guard.dismiss();
         }
         Ok(())
+    }
+
+    /// If the program cannot be started, the guard still can become it.
+    fn unmount_by_program(&self, path: &Path, lazy: bool) -> Result<(), MountError> {
+        let outcome = fusermount::unmount(path, lazy);
+        if !lazy || outcome.is_ok() {
+            return outcome;
+        }
+        let Some(guard) = self.guard().take() else { return outcome };
+        guard.relieve();
+        if self.is_mounted() { outcome } else { Ok(()) }
+    }
+
+    /// Whoever mounted by [`mount_guarded`] with these options has all that it takes to serve.
+    pub(crate) fn is_served(&self, options: &MountOptions) {
+        if !options.auto_unmount
+            && let Some(guard) = self.guard().take()
+        {
+            guard.dismiss();
+        }
     }
 
     /// Makes every request fail at once with `ECONNABORTED` or `ENOTCONN`, and with them whoever waits for them. The

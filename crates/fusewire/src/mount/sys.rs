@@ -54,7 +54,7 @@ pub(super) fn mount_exists(unique: u64) -> rustix::io::Result<bool> {
 /// Starts a child that runs [`guard::stand`] with `watch` and then ends.
 ///
 /// It has no descriptor but `watch.line`, as number 0, and blocks every signal that can be blocked.
-pub(super) fn start_guard(watch: &Watch<'_>) -> rustix::io::Result<Pid> {
+pub(super) fn start_guard(watch: &mut Watch<'_>) -> rustix::io::Result<Pid> {
     // SAFETY: this process may have other threads, so until it exits the child calls only async-signal-safe
     // functions: bare system calls, on memory allocated before. Nothing in it panics.
     match unsafe { libc::fork() } {
@@ -68,7 +68,7 @@ pub(super) fn start_guard(watch: &Watch<'_>) -> rustix::io::Result<Pid> {
 }
 
 /// In the child only: lets go of everything inherited, then watches.
-fn stand_alone(watch: &Watch<'_>) {
+fn stand_alone(watch: &mut Watch<'_>) {
     // SAFETY: system calls without memory, except for the set and the name, both local or constant.
     unsafe {
         let mut all = std::mem::zeroed::<libc::sigset_t>();

@@ -134,21 +134,49 @@ fn text(field: &[u8]) -> String {
     String::from_utf8_lossy(unescape(field).as_bytes()).into_owned()
 }
 
-/// Undoes the kernel's `mangle_path`: a backslash and three octal digits stand for one byte.
 fn unescape(field: &[u8]) -> OsString {
-    let mut bytes = Vec::with_capacity(field.len());
+    OsString::from_vec(unescaped(field).collect())
+}
+
+/// Undoes the kernel's `mangle_path`: a backslash and three octal digits stand for one byte.
+fn unescaped(field: &[u8]) -> impl Iterator<Item = u8> {
     let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let escaped = match tail {
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] if *first == b'\\' => {
-                Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
+    std::iter::from_fn(move || {
+        let (byte, tail) = match rest {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] => {
+                ((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'), tail)
             }
-            _ => None,
+            [byte, tail @ ..] => (*byte, tail),
+            [] => return None,
         };
-        bytes.push(escaped.unwrap_or(*first));
-        rest = if escaped.is_some() { &tail[3..] } else { tail };
+        rest = tail;
+        Some(byte)
+    })
+}
+
+/// Where the table of this process, which has one thread, lists the mount. `table` is room for more than a line, `path` for the answer.
+/// Makes system calls only, and allocates nothing, so a forked child may call it.
+pub(super) fn find_in_table<'a>(
+    identity: &Identity,
+    table: &mut [u8],
+    path: &'a mut [u8],
+) -> Option<&'a CStr> {
+    let file = rustix::fs::open(c"/proc/self/mountinfo", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let file = file.ok()?;
+    let mut filled = 0;
+    loop {
+        let count = rustix::io::read(&file, table.get_mut(filled..)?).ok().filter(|count| *count > 0)?;
+        filled += count;
+        let lines = table.get(..filled)?.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        for line in table.get(..lines)?.split(|byte| *byte == b'\n') {
+            if identity.place_in(line, path).is_some() {
+                return CStr::from_bytes_until_nul(path).ok();
+            }
+        }
+        // The rest is the beginning of a line.
+        table.copy_within(lines..filled, 0);
+        filled -= lines;
     }
-    OsString::from_vec(bytes)
 }
 
 /// `st_dev` of a FUSE filesystem is anonymous (major 0), and its number names the connection in `fusectl`.
@@ -207,6 +235,22 @@ impl Identity {
 
     fn is(&self, entry: &MountEntry) -> bool {
         self.id.is_none_or(|id| id == entry.id) && self.device == entry.device
+    }
+
+    /// If the line is about this mount, writes where it is mounted to `path`, with a NUL. Allocates nothing.
+    fn place_in(&self, line: &[u8], path: &mut [u8]) -> Option<()> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let id = number(fields.next()?)?;
+        let device = std::str::from_utf8(fields.nth(1)?).ok()?.split_once(':')?;
+        let device = (device.0.parse().ok()?, device.1.parse().ok()?);
+        if self.id.is_some_and(|own| own != id) || self.device != device {
+            return None;
+        }
+        let mut room = path.iter_mut();
+        for byte in unescaped(fields.nth(1)?).chain([0]) {
+            *room.next()? = byte;
+        }
+        Some(())
     }
 }
 
@@ -300,6 +344,27 @@ mod tests {
         assert_eq!(entry.mountpoint, Path::new("/"));
         let other = Identity { device: (0, u32::MAX), ..identity };
         assert_eq!(other.entry().expect("table"), None);
+    }
+
+    #[test]
+    fn a_place_is_found_without_allocating() {
+        let identity = Identity::at(Path::new("/")).expect("statx");
+        // Reads of any length, down to a little more than the longest line.
+        let longest =
+            std::fs::read(MOUNTINFO).expect("table").split(|byte| *byte == b'\n').map(<[u8]>::len).max();
+        for room in [longest.expect("a line") + 1, 1 << 16] {
+            let (mut table, mut path) = (vec![0; room], [7; 4096]);
+            assert_eq!(find_in_table(&identity, &mut table, &mut path), Some(c"/"), "{room}");
+        }
+        let (mut table, mut path) = (vec![0; 1 << 16], [7; 4096]);
+        let other = Identity { device: (0, u32::MAX), ..identity };
+        assert_eq!(find_in_table(&other, &mut table, &mut path), None);
+        let identity = Identity { id: Some(36), device: (0, 98), unique: None };
+        let line = b"36 35 0:98 / /mnt\\0402/b\\134c rw - fuse x rw";
+        assert_eq!(identity.place_in(line, &mut path), Some(()));
+        assert_eq!(CStr::from_bytes_until_nul(&path), Ok(c"/mnt 2/b\\c"));
+        assert_eq!(identity.place_in(line, &mut path[..9]), None, "no room for the NUL");
+        assert_eq!(identity.place_in(b"36 35 0:98 /", &mut path), None);
     }
 
     #[test]
