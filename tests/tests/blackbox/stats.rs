@@ -210,6 +210,15 @@ fn watching_ends_with_the_mount() {
     assert!(requests.len() >= 3 && requests.is_sorted() && requests[0] < requests[2], "{requests:?}");
 }
 
+/// The mount is there before the signal is understood.
+fn hears_signals(mount: &Mount) {
+    wait::assert_within(SOON, "the signal is heard", || {
+        let threads = fs::read_dir(format!("/proc/{}/task", mount.pid().as_raw_nonzero())).unwrap().flatten();
+        let name = |path: PathBuf| fs::read_to_string(path.join("comm")).unwrap_or_default();
+        threads.map(|thread| name(thread.path())).any(|name| name.trim() == "stats-signal")
+    });
+}
+
 #[test]
 fn the_table_comes_at_the_end_and_on_a_signal() {
     let Some(sandbox) = sandbox::enter() else { return };
@@ -220,11 +229,7 @@ fn the_table_comes_at_the_end_and_on_a_signal() {
     let printed = || fs::read_to_string(&log).unwrap().matches("Times are the daemon's own").count();
     // The mount is there before the signal is understood; asked, the process is ready.
     wait::assert_within(SOON, "it answers", || stats(mount.path()).run().code() == Some(0));
-    wait::assert_within(SOON, "the signal is heard", || {
-        let threads = fs::read_dir(format!("/proc/{}/task", mount.pid().as_raw_nonzero())).unwrap().flatten();
-        let name = |path: PathBuf| fs::read_to_string(path.join("comm")).unwrap_or_default();
-        threads.map(|thread| name(thread.path())).any(|name| name.trim() == "stats-signal")
-    });
+    hears_signals(&mount);
     mount.signal(Signal::USR1);
     wait::assert_within(SOON, "a table", || printed() == 1);
     assert!(mount.log().contains("LOOKUP") && mount.log().contains("p99"), "{}", mount.log());
@@ -238,6 +243,20 @@ fn the_table_comes_at_the_end_and_on_a_signal() {
 
 /// What a web server answers: the status line, the head, the body.
 /// In the background nobody sees what is printed, so it goes to the log, which says little else by default.
+/// It is nothing that a server should end of, with or without them.
+#[test]
+fn a_signal_for_statistics_that_nobody_asked_for_ends_nothing() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    skip_unless!(command::other_server().is_none(), "the stand-in server has no statistics");
+    let mount = started(asking(&sandbox));
+    fs::metadata(mount.join("missing")).unwrap_err();
+    hears_signals(&mount);
+    mount.signal(Signal::USR1);
+    wait::assert_within(SOON, "the table", || mount.log().contains("How long they took is not known"));
+    assert!(mount.path().read_dir().is_ok());
+    mount.stop();
+}
+
 #[test]
 fn of_a_mount_in_the_background_the_table_is_in_the_log() {
     let Some(sandbox) = sandbox::enter() else { return };

@@ -98,9 +98,8 @@ impl Live {
             }
             endpoint.serve(of(&source));
         }
-        if show.stats {
-            print_on_signal(of(&source), is_daemon);
-        }
+        // Also without --stats: a signal that nobody catches would end the server, and leave a dead mount.
+        print_on_signal(of(&source), is_daemon);
         Self { source, _socket: socket, prints: show.stats, is_daemon }
     }
 

@@ -83,7 +83,11 @@ impl Creds {
             words.split_ascii_whitespace().eq(["0", "0", "4294967295"])
         });
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        if !switches {
+        if !switches && uid == 0 {
+            tracing::warn!(
+                "CAP_SETUID, CAP_SETGID or CAP_CHOWN is missing: everything made through the mount belongs to root, whoever makes it"
+            );
+        } else if !switches {
             tracing::info!(
                 uid,
                 gid,
