@@ -3,7 +3,10 @@
 use super::*;
 use fusewire::abi::notify_code;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// To tell the kernel of so many takes a while.
 const NODES: usize = 4000;
@@ -17,7 +20,7 @@ fn change(dir: &Path, count: &mut usize) {
     *count += 1;
 }
 
-/// Set in a process that has a mount namespace of its own.
+/// The directory for a filesystem, in a process that has a mount namespace of its own.
 const INSIDE: &str = "FUSEWIRE_TEST_INSIDE";
 
 /// On a filesystem of its own, of which nobody else's changes are heard.
@@ -26,25 +29,26 @@ fn what_comes_while_the_kernel_is_told_to_forget_everything_is_not_lost() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("skipped: not root");
     }
-    if std::env::var_os(INSIDE).is_none() {
+    let Some(dir) = std::env::var_os(INSIDE).map(PathBuf::from) else {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let mut again = Command::new("unshare");
         again.args(["--mount", "--propagation", "private"]).arg(std::env::current_exe().unwrap());
-        again.args([std::thread::current().name().unwrap(), "--exact", "--nocapture"]).env(INSIDE, "1");
+        again
+            .args([std::thread::current().name().unwrap(), "--exact", "--nocapture"])
+            .env(INSIDE, dir.path());
         let output = again.output().unwrap();
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         eprint!("{said}");
         return assert!(output.status.success() && said.contains("1 passed"), "inside of its namespace");
-    }
+    };
     let queue = fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events").unwrap_or_default();
     let queue: usize = queue.trim().parse().unwrap_or(usize::MAX);
-    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(dir.path()).status();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&dir).status();
     assert!(mounted.unwrap().success());
-    let [known, other] = ["known", "other"].map(|name| dir.path().join(name));
+    let [known, other] = ["known", "other"].map(|name| dir.join(name));
     [&known, &other].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
-    let source =
-        Passthrough::new(dir.path(), Options { cache: CacheProfile::Coherent, ..Options::default() });
+    let source = Passthrough::new(&dir, Options { cache: CacheProfile::Coherent, ..Options::default() });
     let caching = source.as_ref().unwrap().caching();
     if caching.coherence() != Coherence::Told || queue > NODES * (CHANGES - 1) {
         return eprintln!("skipped: {:?}, and a queue of {queue}", caching.coherence());
