@@ -14,9 +14,12 @@
 
 mod file;
 mod in_kernel;
+#[cfg(test)]
+mod kernel_tests;
 mod places;
 mod policed;
 mod rules;
+mod take_back;
 #[cfg(test)]
 mod tests;
 
