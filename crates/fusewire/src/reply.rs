@@ -5,7 +5,7 @@ use crate::{
     types::*,
 };
 use fusewire_abi as abi;
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, time::Duration};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Takes the bytes of a `read`. Backed by a ring payload, a reply buffer or guest memory; which, a filesystem cannot tell.
@@ -251,17 +251,22 @@ impl<'a> DirPlusSink<'a> {
         put_dirent(&mut self.0, none.as_bytes(), ino, kind, name, next)
     }
 
-    /// Go through the resolved entries that were put, for a filesystem around another: `keeps` is told node, generation, kind and name, and answers
-    /// whether the kernel may keep the attributes for as long as was said, or not at all.
-    pub fn review(&mut self, mut keeps: impl FnMut((NodeId, Generation), FileType, &[u8]) -> bool) {
+    /// Go through the resolved entries that were put, for a filesystem around another: `keeps` is told node and generation, kind, for how long
+    /// the attributes are valid, and name, and answers whether the kernel may keep the attributes for as long as was said, or not at all.
+    pub fn review(
+        &mut self,
+        mut keeps: impl FnMut((NodeId, Generation), (FileType, Duration), &[u8]) -> bool,
+    ) {
         let mut rest = &mut self.0.buf[..self.0.len];
         while let Ok((entry, after)) = abi::EntryOut::mut_from_prefix(rest) {
             let Ok((head, tail)) = abi::Dirent::ref_from_prefix(after) else { return };
             let (size, kind) = (head.namelen as usize, FileType::from_mode(head.typ << 12));
             let Some(name) = tail.get(..size) else { return };
             let resolved = NodeId::from_raw(entry.nodeid).zip(kind).filter(|_| !matches!(name, b"." | b".."));
+            let valid = Duration::from_secs(entry.attr_valid)
+                .saturating_add(Duration::from_nanos(entry.attr_valid_nsec.into()));
             if let Some((node, kind)) = resolved
-                && !keeps((node, Generation(entry.generation)), kind, name)
+                && !keeps((node, Generation(entry.generation)), (kind, valid), name)
             {
                 (entry.attr_valid, entry.attr_valid_nsec) = (0, 0);
             }

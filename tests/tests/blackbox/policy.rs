@@ -228,6 +228,63 @@ fn a_second_name_made_underneath_does_not_lead_around_the_rules() {
 }
 
 #[test]
+fn what_is_moved_out_of_a_closed_place_underneath_is_free_once_the_old_name_is_asked_for() {
+    let rules = "[[rule]]\npath = \"/data/mail\"\neffect = \"deny\"\nuid = 10102\n";
+    with_rules(rules, |_, mount| {
+        if mount.path().ends_with("always.mnt") {
+            // Nothing is changed underneath there.
+            return;
+        }
+        let make = "cd data/mail; echo l > linked; chmod a+rw linked; cat deep/f linked";
+        assert_eq!(run(MAIL, make, mount.path()).ok(), "m\nl\n");
+        std::fs::hard_link(mount.below("data/mail/linked"), mount.below("free/linked")).unwrap();
+        run(MAIL, "cat free/linked", mount.path()).ok();
+        run(CHAT, "cat free/linked", mount.path()).fails();
+        std::fs::rename(mount.below("data/mail/deep/f"), mount.below("free/moved")).unwrap();
+        std::fs::remove_file(mount.below("data/mail/linked")).unwrap();
+        wait::assert_within(wait::SOON, "the old names are gone, and their rules with them", || {
+            run(MAIL, "stat data/mail/deep/f data/mail/linked", mount.path()).run();
+            run(CHAT, "cat free/moved free/linked", mount.path()).run().code() == Some(0)
+        });
+        run(CHAT, "ls data/mail", mount.path()).fails();
+    });
+}
+
+/// Where the kernel itself takes other spellings for the same name.
+#[test]
+fn a_closed_directory_is_closed_by_each_spelling_that_the_filesystem_knows() {
+    need!("setpriv");
+    let Some(sandbox) = sandbox::enter() else { return };
+    if fusewire_tests::command::other_server().is_some() {
+        return fusewire_tests::skip::report("the stand-in server has no rules");
+    }
+    if !Path::new("/sys/fs/tmpfs/features/casefold").exists() {
+        return fusewire_tests::skip::report(
+            "tmpfs has no directories that ignore case (Linux 6.13, CONFIG_UNICODE)",
+        );
+    }
+    let source = sandbox.tmpfs("folded", "casefold").join("src");
+    std::fs::create_dir(&source).unwrap();
+    let casefold = rustix::fs::IFlags::from_bits_retain(0x4000_0000);
+    rustix::fs::ioctl_setflags(std::fs::File::open(&source).unwrap(), casefold).unwrap();
+    let tree = "umask 0; mkdir secret straße; echo s > secret/f; echo s > straße/f; chmod -R a+rwX .";
+    program("sh").args(["-ceu", tree]).dir(&source).ok();
+    let file = sandbox.dir().join("rules.toml");
+    let rule = |path: &str| format!("[[rule]]\npath = \"/{path}\"\neffect = \"deny\"\nuid = {CHAT}\n");
+    std::fs::write(&file, format!("ignore_case = true\n{}{}", rule("Secret"), rule("straße"))).unwrap();
+    let option = format!("policy={}", file.display());
+    let mount = mount::passthrough(&sandbox).source(&source).cache(Cache::Auto).option(&option).start();
+    for name in ["secret", "SECRET", "\u{17f}ecret", "se\u{ad}cret", "straße", "STRASSE", "stra\u{1e9e}e"] {
+        let line = format!("cat '{name}/f'");
+        assert_eq!(run(MAIL, &line, mount.path()).ok(), "s\n", "{name:?} is a name of it");
+        run(CHAT, &line, mount.path()).fails();
+        // Nor by the right name, after somebody has used the other.
+        run(CHAT, "cat secret/f", mount.path()).fails();
+    }
+    mount.stop();
+}
+
+#[test]
 fn sighup_reads_the_rules_again_and_keeps_the_old_ones_if_they_are_wrong() {
     with_rules("", |sandbox, mount| {
         let file = sandbox.dir().join("rules.toml");
@@ -362,6 +419,32 @@ fn the_kernel_says_again_who_may_not() {
         counted(mount);
         run(CHAT, "cat free/log; ls data/mail", mount.path()).ok();
     });
+}
+
+/// The same paths for other users: the kernel's own lists are others, too, also of what is known already.
+#[test]
+fn new_rules_hold_for_what_the_kernel_has_closed() {
+    let to = |more: &str| format!("[[rule]]\npath = \"/data/mail\"\neffect = \"deny\"\n{more}\n");
+    for cache in [Cache::Always, Cache::Coherent] {
+        in_kernel(&to(&format!("uid = {CHAT}")), cache, |file, mount| {
+            let line = "ls data/mail/deep; cat data/mail/deep/f; stat -c %s data/mail";
+            let may = |uid| run(uid, line, mount.path()).run().code() == Some(0);
+            for (rules, mail, chat) in [
+                (to(&format!("uid = {CHAT}")), true, false),
+                (to(&format!("uid = {MAIL}")), false, true),
+                (to(&format!("gid = {CHAT}")), true, false),
+                (to(""), false, false),
+                (to(&format!("uid = {MAIL}")).replace("deny", "allow"), true, true),
+                (to(&format!("uid = {CHAT}")), true, false),
+            ] {
+                std::fs::write(file, &rules).unwrap();
+                counted(mount);
+                for _ in 0..2 {
+                    assert_eq!((may(MAIL), may(CHAT)), (mail, chat), "{cache:?} {rules}");
+                }
+            }
+        });
+    }
 }
 
 #[test]

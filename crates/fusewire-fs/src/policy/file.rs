@@ -1,6 +1,9 @@
 //! The file that rules are written in; `docs/policy.md` is its manual.
 
-use super::rules::{Action, Actions, Effect, Ids, Part, Policy, Rule, Table, Whom, fold};
+use super::{
+    fold::fold,
+    rules::{Action, Actions, Effect, Ids, Part, Policy, Rule, Table, Whom},
+};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,

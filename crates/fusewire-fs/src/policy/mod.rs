@@ -13,10 +13,14 @@
 //! Hence: mount with `default_permissions`. Without it nobody is asked on the way through a cached directory.
 
 mod file;
+mod fold;
 mod in_kernel;
+#[cfg(test)]
+mod kernel_tests;
 mod places;
 mod policed;
 mod rules;
+mod take_back;
 #[cfg(test)]
 mod tests;
 

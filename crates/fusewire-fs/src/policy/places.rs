@@ -1,6 +1,6 @@
 //! Where the nodes are that the kernel knows: the names by which it came to know them, and how they stand with the rules.
 
-use super::rules::{Policy, Standing};
+use super::rules::{Effect, Policy, Standing, Subjects};
 use fusewire::{Generation, NodeId};
 use std::{collections::HashMap, sync::Arc};
 
@@ -18,6 +18,8 @@ struct Place {
     node: Option<NodeId>,
     /// Whether the name leads here. If not it was removed, but what was there is still in use.
     is_linked: bool,
+    /// When the name was last seen to lead here, by [`Places::now`].
+    seen: u64,
     /// Places that are below.
     children: usize,
     standing: Arc<Standing>,
@@ -32,8 +34,33 @@ struct Known {
     is_directory: bool,
     /// More than one if the file has several names. One at least.
     places: Vec<PlaceId>,
-    /// As what the kernel was told to close it by itself.
-    closed: Option<Arc<Standing>>,
+    /// By what the kernel was told to close it by itself.
+    closed: Option<Closed>,
+}
+
+/// What the kernel closes a node by: the list of who has access, by these rules, to what stands so.
+#[derive(Clone, Debug)]
+pub struct Closed {
+    policy: Arc<Policy>,
+    standing: Arc<Standing>,
+}
+
+impl Closed {
+    /// By these rules, as what stands so.
+    pub fn new(policy: &Arc<Policy>, standing: &Arc<Standing>) -> Self {
+        Self { policy: policy.clone(), standing: standing.clone() }
+    }
+
+    /// Would the kernel be given the same list now? Standings of different rules say nothing about each other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let are_equal = Arc::ptr_eq(&self.standing, &other.standing) || self.standing == other.standing;
+        Arc::ptr_eq(&self.policy, &other.policy) && are_equal || self.list() == other.list()
+    }
+
+    /// The list, and how the rest is treated.
+    pub fn list(&self) -> (Vec<Subjects>, Effect) {
+        self.policy.access_list(&self.standing)
+    }
 }
 
 /// All places of known nodes, and their parents.
@@ -46,7 +73,8 @@ pub struct Places {
     nodes: HashMap<NodeId, Known>,
     places: HashMap<PlaceId, Place>,
     index: HashMap<(PlaceId, Arc<[u8]>), PlaceId>,
-    next: u64,
+    /// Counts what was seen, and numbers places by that.
+    clock: u64,
 }
 
 impl Places {
@@ -57,6 +85,7 @@ impl Places {
             name: Arc::from(&b""[..]),
             node: Some(NodeId::ROOT),
             is_linked: true,
+            seen: 0,
             children: 0,
             standing: Arc::new(policy.root()),
             version: 0,
@@ -69,7 +98,7 @@ impl Places {
             nodes: HashMap::from([(NodeId::ROOT, known)]),
             places: HashMap::from([(ROOT, root)]),
             index: HashMap::new(),
-            next: 1,
+            clock: 0,
         }
     }
 
@@ -93,21 +122,31 @@ impl Places {
         self.nodes.contains_key(&node)
     }
 
-    /// As what the kernel closes a node by itself, if it does.
-    pub fn closed(&self, node: NodeId) -> Option<&Arc<Standing>> {
+    /// By what the kernel closes a node by itself, if it does.
+    pub fn closed(&self, node: NodeId) -> Option<&Closed> {
         self.nodes.get(&node)?.closed.as_ref()
     }
 
     /// The kernel closes it by itself from now on, or not any more.
-    pub fn set_closed(&mut self, node: NodeId, standing: Option<Arc<Standing>>) {
+    pub fn set_closed(&mut self, node: NodeId, closed: Option<Closed>) {
         if let Some(known) = self.nodes.get_mut(&node) {
-            known.closed = standing;
+            known.closed = closed;
         }
     }
 
     /// All that the kernel closes by itself.
     pub fn all_closed(&self) -> Vec<NodeId> {
         self.nodes.iter().filter(|(_, known)| known.closed.is_some()).map(|(node, _)| *node).collect()
+    }
+
+    /// A name that is seen from now on is seen later than this.
+    pub fn now(&self) -> u64 {
+        self.clock
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
     }
 
     /// How many names are remembered, the root included.
@@ -205,7 +244,9 @@ impl Places {
         known.is_directory = is_directory;
         let Some(above) = self.place_of_directory(parent) else { return };
         if let Some(&there) = self.index.get(&(above, Arc::from(name))) {
-            if self.places.get(&there).and_then(|place| place.node) == Some(node) {
+            let seen = self.tick();
+            if let Some(place) = self.places.get_mut(&there).filter(|place| place.node == Some(node)) {
+                place.seen = seen;
                 return;
             }
             // Somebody has changed it underneath.
@@ -226,8 +267,8 @@ impl Places {
     }
 
     fn make(&mut self, parent: PlaceId, name: &[u8], node: NodeId, is_linked: bool) -> PlaceId {
-        let id = PlaceId(self.next);
-        self.next += 1;
+        let seen = self.tick();
+        let id = PlaceId(seen);
         let name: Arc<[u8]> = name.into();
         let standing = self.standing(parent).map_or_else(Arc::default, |above| self.below(&above, &name));
         if is_linked {
@@ -237,8 +278,10 @@ impl Places {
             parent.children += 1;
         }
         let version = self.version;
-        self.places
-            .insert(id, Place { parent, name, node: Some(node), is_linked, children: 0, standing, version });
+        self.places.insert(
+            id,
+            Place { parent, name, node: Some(node), is_linked, seen, children: 0, standing, version },
+        );
         id
     }
 
@@ -366,6 +409,14 @@ impl Places {
         }
     }
 
+    /// The filesystem, asked at that time, has no such name: somebody has removed it underneath, unless it was seen since.
+    pub fn absent(&mut self, (parent, name): (NodeId, &[u8]), asked: u64) {
+        let known = self.at(parent, name);
+        if let Some(place) = known.filter(|id| self.places.get(id).is_some_and(|place| place.seen <= asked)) {
+            self.unlink(place);
+        }
+    }
+
     /// A name was moved, or two have changed places.
     pub fn moved(
         &mut self,
@@ -395,8 +446,9 @@ impl Places {
     }
 
     fn rename(&mut self, id: PlaceId, parent: PlaceId, name: &[u8]) {
-        let name: Arc<[u8]> = name.into();
+        let (name, seen): (Arc<[u8]>, _) = (name.into(), self.tick());
         let Some(place) = self.places.get_mut(&id) else { return };
+        place.seen = seen;
         let (old_parent, old_name) = (place.parent, std::mem::replace(&mut place.name, name.clone()));
         place.parent = parent;
         if self.index.get(&(old_parent, old_name.clone())) == Some(&id) {
@@ -478,6 +530,30 @@ mod tests {
         // Another file of the name, made underneath.
         places.learn((N(3), b"f"), (N(6), Generation(1)), false);
         assert_eq!(places.node_at(N(3), b"f"), Some((N(6), false)));
+    }
+
+    #[test]
+    fn a_name_is_not_gone_that_was_seen_after_it_was_asked_for() {
+        let mut places = places(SECRET);
+        places.learn((NodeId::ROOT, b"secret"), (N(2), Generation(1)), true);
+        places.learn((NodeId::ROOT, b"open"), (N(3), Generation(1)), true);
+        let in_secret = (N(2), &b"f"[..]);
+        let asked = places.now();
+        places.learn((N(3), b"f"), (N(4), Generation(1)), false);
+        places.learn(in_secret, (N(4), Generation(1)), false);
+        places.absent(in_secret, asked);
+        assert!(places.guards(N(4)), "made since");
+        let asked = places.now();
+        places.learn(in_secret, (N(4), Generation(1)), false);
+        places.absent(in_secret, asked);
+        assert!(places.guards(N(4)), "seen since");
+        let asked = places.now();
+        places.moved((N(3), b"f"), (N(3), b"g"), false);
+        places.absent((N(3), b"g"), asked);
+        assert_eq!(places.node_at(N(3), b"g"), Some((N(4), false)), "moved there since");
+        let asked = places.now();
+        places.absent(in_secret, asked);
+        assert!(!places.guards(N(4)) && places.standings(N(4)).len() == 1);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use super::{
     in_kernel::{Attributes, InKernel, Moment},
-    places::Places,
+    places::{Closed, Places},
     rules::{Action, Because, Policy, Standing, Subject},
+    take_back::{TakeBack, patiently},
 };
 use fusewire::{
     Attr, Config, Context, Entry, Errno, Extended, FileLock, FileSystem, FileType, FopenFlags, Generation,
@@ -46,6 +47,7 @@ struct Shared {
     denials: AtomicU64,
     in_kernel: OnceLock<Box<dyn InKernel>>,
     attributes: Attributes,
+    take_back: Arc<TakeBack>,
     /// There are rules, or may be some day: the kernel must not stop asking.
     has_rules: bool,
 }
@@ -81,16 +83,18 @@ impl Shared {
         let is_guarded = standings.iter().any(|standing| policy.guards(standing));
         let Some(kernel) = self.in_kernel.get() else { return is_guarded };
         let id = (node, places.generation(node));
-        if let Some(closed) = places.closed(node) {
-            let stands = standings.iter().any(|standing| Arc::ptr_eq(standing, closed) || standing == closed);
-            if is_guarded && stands {
-                return standings.len() > 1;
-            }
+        let mut lists = standings.iter().map(|standing| Closed::new(&policy, standing));
+        if let Some(closed) = places.closed(node).filter(|_| is_guarded)
+            && let Some(same) = lists.clone().find(|list| list.is_same(closed))
+        {
+            // By the rules of now, so that others are not kept.
+            places.set_closed(node, Some(same));
+            return standings.len() > 1;
         }
-        if let ([standing], true) = (&*standings, is_guarded) {
-            let (list, others) = policy.access_list(standing);
+        if let (1, true, Some(closed)) = (standings.len(), is_guarded, lists.next()) {
+            let (list, others) = closed.list();
             if kernel.close(id, &list, others) {
-                places.set_closed(node, Some(standing.clone()));
+                places.set_closed(node, Some(closed));
                 return false;
             }
         }
@@ -103,10 +107,8 @@ impl Shared {
 
     /// What the kernel has cached of a node may not be for everybody any more.
     fn take_back(&self, node: NodeId) {
-        if let Some(notifier) = self.notifier.get()
-            && let Err(error) = notifier.inval_inode(node, -1, 0)
-        {
-            tracing::warn!(%error, "what is cached of a node stays until it expires");
+        if let Some(notifier) = self.notifier.get() {
+            self.take_back.take_back(notifier, node);
         }
     }
 
@@ -153,12 +155,8 @@ impl PolicySwitch {
         }
         let guarded = self.0.change(|places| places.replace(Arc::new(policy)));
         let Some(notifier) = self.0.notifier.get() else { return };
-        for node in guarded {
-            // Attributes alone: the data stays.
-            while notifier.inval_inode(node, -1, 0) == Err(Errno::AGAIN) {
-                notifier.flush();
-            }
-        }
+        // If there is an error, the session is over.
+        _ = guarded.into_iter().try_for_each(|node| patiently(notifier, node));
         notifier.flush();
     }
 
@@ -220,6 +218,7 @@ impl<F> Policed<F> {
             denials: AtomicU64::new(0),
             in_kernel: OnceLock::new(),
             attributes: Attributes::default(),
+            take_back: Arc::default(),
             has_rules,
         };
         Self { fs, shared: Arc::new(shared) }
@@ -378,7 +377,16 @@ impl<F: FileSystem> FileSystem for Policed<F> {
     async fn lookup(&self, cx: &Context, op: Lookup<'_>) -> Result<Entry> {
         // Not whether the name itself is denied: see the module.
         self.check(cx, op.parent, Action::Access)?;
-        Ok(self.entry(op.parent, op.name.as_bytes(), self.fs.lookup(cx, op).await?))
+        let asked = self.places().now();
+        let found = self.fs.lookup(cx, op).await;
+        let leads_nowhere = match &found {
+            Ok(entry) => entry.node().is_none(),
+            Err(error) => *error == Errno::NOENT,
+        };
+        if leads_nowhere {
+            self.shared.change(|places| places.absent((op.parent, op.name.as_bytes()), asked));
+        }
+        Ok(self.entry(op.parent, op.name.as_bytes(), found?))
     }
 
     fn forget(&self, op: Forget) {
@@ -569,6 +577,7 @@ impl<F: FileSystem> FileSystem for Policed<F> {
         self.check_name(cx, op.parent, b"", &[Action::Create])?;
         let (mut entry, opened) = self.fs.tmpfile(cx, op).await?;
         if let Some(node) = entry.node() {
+            self.shared.trusted_for(node, entry.attr.ttl);
             let mut places = self.places();
             places.learn_nameless(op.parent, (node, entry.generation));
             if self.shared.must_ask(&mut places, node) {
@@ -589,13 +598,17 @@ impl<F: FileSystem> FileSystem for Policed<F> {
 
     async fn readdirplus(&self, cx: &Context, op: Readdirplus, out: &mut DirPlusSink<'_>) -> Result<()> {
         let listed = self.fs.readdirplus(cx, op, out).await;
+        let mut valid = Vec::new();
         self.shared.change(|places| {
             // Also after an error: what was put has been counted.
-            out.review(|node, kind, name| {
+            out.review(|node, (kind, ttl), name| {
+                valid.push((node.0, ttl));
                 places.learn((op.node, name), node, kind == FileType::Directory);
                 !self.shared.must_ask(places, node.0)
             });
         });
+        // Not while places are locked: whoever says that something is absent locks them after attributes.
+        valid.into_iter().for_each(|(node, ttl)| self.shared.trusted_for(node, ttl));
         listed
     }
 

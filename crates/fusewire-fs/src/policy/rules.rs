@@ -1,5 +1,6 @@
 //! The rules themselves: who may do what, where. No I/O, no state: the same question has the same answer.
 
+use super::fold::fold;
 use std::{fmt, ops::RangeInclusive, sync::Arc};
 
 /// What somebody wants to do.
@@ -435,14 +436,6 @@ fn number(name: &[u8]) -> Option<u32> {
     let text = std::str::from_utf8(name).ok()?;
     let number: u32 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
-}
-
-/// For comparison without regard to case. What is not UTF-8 is compared as it is.
-pub(super) fn fold(name: &[u8]) -> Box<[u8]> {
-    match std::str::from_utf8(name) {
-        Ok(text) => text.to_lowercase().into_bytes().into(),
-        Err(_) => name.into(),
-    }
 }
 
 /// Does a pattern with `*` and `?` match the whole name? `?` is one character if the name is UTF-8, else one byte.

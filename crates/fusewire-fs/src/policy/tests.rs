@@ -98,6 +98,54 @@ fn case_is_regarded_unless_told_otherwise() {
     assert!(!may(&strict, 1, Action::Read, "/Secret/Ümlaut"));
 }
 
+/// Directories of ext4, F2FS and tmpfs that ignore case compare names in the form NFDICF: full folding of case, canonical
+/// decomposition, without what is not displayed.
+#[test]
+fn a_name_spelled_otherwise_is_the_same_name_where_case_is_ignored() {
+    for (rule, name, is_same) in [
+        ("secret", "\u{17f}ecret", true),
+        ("secret", "se\u{ad}cret", true),
+        ("secret", "\u{feff}sec\u{200d}ret\u{e0101}", true),
+        ("se\u{200b}cret", "SECRET", true),
+        ("straße", "STRASSE", true),
+        ("STRASSE", "stra\u{1e9e}e", true),
+        ("\u{39f}\u{394}\u{39f}\u{3a3}", "\u{3bf}\u{3b4}\u{3bf}\u{3c2}", true),
+        ("\u{e9}", "e\u{301}", true),
+        ("\u{c9}", "e\u{ad}\u{301}", true),
+        ("\u{1eb7}", "A\u{306}\u{323}", true),
+        ("\u{1fb3}", "\u{391}\u{345}", true),
+        ("\u{1fb3}", "\u{3b1}\u{3b9}", true),
+        ("kelvin", "\u{212a}elvin", true),
+        ("\u{212b}", "a\u{30a}", true),
+        ("file", "\u{fb01}le", true),
+        ("\u{130}", "i\u{307}", true),
+        ("\u{ac01}", "\u{1100}\u{1161}\u{11a8}", true),
+        // Other letters, whatever they look like.
+        ("i", "\u{131}", false),
+        ("a", "\u{ff21}", false),
+        ("e", "\u{e9}", false),
+        ("1", "\u{2460}", false),
+        ("secret", "sec ret", false),
+    ] {
+        let rule = format!("[[rule]]\npath = \"/{rule}\"\neffect = \"deny\"\n");
+        let strict = parse(&rule).expect("parses");
+        let loose = parse(&format!("ignore_case = true\n{rule}")).expect("parses");
+        assert!(may(&strict, 1, Action::Access, name), "{rule} {name:?}");
+        assert_eq!(!may(&loose, 1, Action::Access, name), is_same, "{rule} {name:?}");
+    }
+    // Patterns see the name as it is compared: a letter with its accent is one character.
+    let glob = parse("ignore_case = true\n[[rule]]\npath = \"/A?C*\"\neffect = \"deny\"\n").expect("parses");
+    for name in ["a\u{e9}c", "ae\u{301}c", "ABCD"] {
+        assert!(!may(&glob, 1, Action::Access, name), "{name}");
+    }
+    // Not text: as it is.
+    let table =
+        "ignore_case = true\n[tables.t]\n\"Stra\u{df}e\" = 5\n[[rule]]\npath = \"/{t}\"\neffect = \"deny\"\n";
+    let table = parse(table).expect("parses");
+    let standing = |name: &'static [u8]| table.standing([name]);
+    assert!(table.guards(&standing(b"STRASSE")) && !table.guards(&standing(b"STRASSE\xff")));
+}
+
 #[test]
 fn mistakes_are_found_and_explained() {
     let at = |text: &str| {
