@@ -34,7 +34,7 @@ use crate::{
 use fusewire_abi::InitFlags;
 use rustix::fd::{AsFd, OwnedFd};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -44,6 +44,7 @@ use std::{
         mpsc,
     },
     thread::{Builder, JoinHandle},
+    time::{Duration, Instant},
 };
 
 /// State of the ring threads.
@@ -239,7 +240,9 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         let relief = RefCell::new(Relief::new(&queues.cpus, &queues.allowed));
         let calm = RefCell::new(vec![Calm::default(); first]);
         let (theirs, session) = (crew.clone(), session.clone());
-        let mut guard = Guard { crew: theirs, queues, government, asides, session, layer, calm, relief };
+        let last_stuck = Cell::new(Instant::now());
+        let mut guard =
+            Guard { crew: theirs, queues, government, asides, session, layer, calm, relief, last_stuck };
         let watch = Builder::new().name("fusewire-watch".into()).stack_size(256 << 10).spawn(move || {
             let crew = guard.crew.clone();
             crew.watch.run(&mut guard);
@@ -333,7 +336,12 @@ struct Guard<F, L> {
     /// By queue.
     calm: RefCell<Vec<Calm>>,
     relief: RefCell<Relief>,
+    /// When a thread was seen stuck.
+    last_stuck: Cell<Instant>,
 }
+
+/// An interrupt whose request has not begun after this time, with nobody stuck, came too late for it.
+const STALE: Duration = Duration::from_secs(1);
 
 impl<F: FileSystem, L: Layer> Guard<F, L> {
     /// One thread more for the queues of a group, on these CPUs.
@@ -413,8 +421,13 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
 
     fn stuck(&self, readers: &[usize]) {
         if readers.is_empty() {
+            // A thread that was stuck until now may have to begin with a request that was interrupted meanwhile.
+            if self.last_stuck.get().elapsed() >= STALE {
+                self.session.forget_interrupts(STALE);
+            }
             return;
         }
+        self.last_stuck.set(Instant::now());
         let members = self.crew.members().clone();
         for group in 0..self.queues.groups.len() {
             let stuck =
