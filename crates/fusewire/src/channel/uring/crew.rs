@@ -124,7 +124,11 @@ impl Crew {
 
     /// A queue has got so many entries more, while requests may have been waiting for one.
     pub(super) fn kick(&self, queue: u16, entries: usize) {
-        self.kicker.kick(queue, entries);
+        self.kicker.kick(&self.rest, queue, entries);
+    }
+
+    pub(super) fn kicker(&self) -> &Kicker {
+        &self.kicker
     }
 
     /// This is what wakes a thread that begins.

@@ -174,6 +174,19 @@ impl Local {
         self.spare.set_resting(0);
     }
 
+    /// A request begins. Not one of our own.
+    pub(super) fn begins(&self, opcode: u32, node: u64) {
+        self.crew.kicker().open().begins(opcode, node);
+    }
+
+    /// An OPEN of this node is about to be answered, perhaps with an error.
+    pub(super) fn opened(&self, node: u64, error: Option<Errno>) {
+        self.rest().opened(error);
+        if error.is_none() {
+            self.crew.kicker().open().opened(node);
+        }
+    }
+
     /// The kernel does not take an entry: it goes on over `/dev/fuse`, unless other entries were taken before.
     pub(super) fn refused(&self, errno: Errno) {
         self.crew.refused(errno);
