@@ -13,6 +13,7 @@ mod filter;
 mod hidden;
 #[path = "../support/lab.rs"]
 mod lab;
+mod lost;
 mod spares;
 mod sys;
 mod teardown;

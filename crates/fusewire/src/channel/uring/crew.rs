@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     channel::{
+        Abort,
         layer::Layer,
         placement,
         poll::{Board, Poll},
@@ -65,6 +66,7 @@ pub(crate) struct Crew {
     threads: Mutex<Vec<JoinHandle<()>>>,
     members: Mutex<Vec<Member>>,
     rest: Rest,
+    abort: Abort,
 }
 
 /// A thread of the crew.
@@ -93,7 +95,10 @@ impl Crew {
     /// The kernel does not take an entry.
     pub(super) fn refused(&self, errno: Errno) {
         if !self.refused.swap(true, Ordering::Relaxed) {
-            tracing::warn!(%errno, "the kernel refused an entry of the ring; requests that find none go over /dev/fuse");
+            tracing::warn!(
+                %errno,
+                "the kernel refused an entry of the ring; until each queue has one, requests come over /dev/fuse"
+            );
         }
     }
 
@@ -114,6 +119,14 @@ impl Crew {
     /// How many entries there may still be.
     pub(super) fn entries(&self) -> &Budget {
         &self.entries
+    }
+
+    /// Something that requests need is gone while the connection lives, so that callers would wait for ever: it is aborted.
+    pub(super) fn fails(&self, why: &str) {
+        if !self.has_ended() {
+            tracing::error!("{why}");
+            self.abort.now();
+        }
     }
 
     fn left(&self) {
@@ -209,7 +222,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         self,
         session: &Arc<Session<F>>,
         layer: Arc<L>,
-        device: OwnedFd,
+        (device, abort): (OwnedFd, Abort),
         mountpoint: &Path,
     ) -> io::Result<Arc<Crew>> {
         let Self { queues, starts, threads, members, boards } = self;
@@ -231,12 +244,14 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             threads: Mutex::new(threads),
             members: Mutex::new(members),
             rest: Rest::new(NotInherited::new(device), first, is_timed),
+            abort,
         });
         for start in &starts {
             session.join();
             let begin = Start { session: session.clone(), layer: layer.clone(), crew: crew.clone() };
             // It waits for nothing else.
             if start.send(begin).is_err() {
+                crew.fails("a ring thread has ended before it began");
                 session.leave();
                 crew.left();
             }
@@ -292,7 +307,8 @@ fn make<F: FileSystem, L: Layer>(
         let Ok(Start { session, layer, crew }) = begin.recv() else { return };
         let run = || thread::run(&session, &*layer, &crew, post);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            tracing::error!("a ring thread panicked outside of a handler");
+            // What it had in work nobody will answer, and its queues have nobody.
+            crew.fails("a ring thread panicked outside of a handler");
         }
         crew.left();
         session.leave();

@@ -132,7 +132,7 @@ impl UringSlot {
     fn work(&mut self, entry: Entry, request: Request) -> Poll<bool> {
         match Own::of(request.opcode, request.unique) {
             None => {
-                self.local.begins(request.opcode, request.node);
+                self.local.begins(self.queue, request.opcode, request.node);
                 self.phase = Phase::Work(entry, request);
                 return Poll::Ready(true);
             }
@@ -169,7 +169,7 @@ impl UringSlot {
                 Poll::Ready(false)
             }
             Remedy::GiveUp => {
-                self.local.refused(errno);
+                self.local.refused(self.queue, errno);
                 Poll::Ready(false)
             }
         }
