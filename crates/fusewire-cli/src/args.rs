@@ -257,7 +257,7 @@ pub struct RunArgs {
     /// How requests come from the kernel; `fusewire probe` tells what auto comes to, and why [default: auto]
     #[arg(long, value_name = "WHICH")]
     pub channel: Option<ChannelKind>,
-    /// What the buffers of the rings may take together, such as 64M. Each CPU has one at least, never below 64K: less
+    /// What the buffers of the rings may take together, such as 64M, at least 1M. Each CPU has one, never below 128K: less
     /// than 1M for each lowers the longest read and write [default: 64M, or 2M for each CPU if that is more]
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory: Option<u64>,
@@ -584,6 +584,24 @@ mod tests {
     #[test]
     fn definitions_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_least_memory_is_what_the_help_says() {
+        let mut command = Cli::command();
+        let mount = command.find_subcommand_mut("mount").expect("mount");
+        let help = mount.render_long_help().to_string();
+        let smallest = u64::from(fusewire::limits::RING_PAGES) * 4096;
+        let text = help.split("--memory <BYTES>").nth(1).expect("--memory");
+        let text = &text.split_whitespace().take(60).collect::<Vec<_>>().join(" ");
+        let number =
+            |before: &str| text.split(before).nth(1).and_then(|text| text.split([' ', '.', ':']).next());
+        assert_eq!(number("never below ").map(bytes), Some(Ok(smallest)), "{text}");
+        let least = number("at least ").expect(text);
+        assert!(
+            memory(least).is_ok() && memory(&(bytes(least).expect(text) - 1).to_string()).is_err(),
+            "{text}"
+        );
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl Notifier {
     ///
     /// Choose even numbers from 2^63 up: over a ring, the kernel finds what is answered by its number (`fuse_request_find`), and
     /// those of requests are even and small; odd ones stand for interrupts, and the kernel logs a mismatch. Those that begin with
-    /// `0xf05e` (the highest 16 bits) are the ring's own: what they ask for does not arrive.
+    /// `0xf05e` or `0xf05f` (the highest 16 bits) are the ring's own: what they ask for does not arrive.
     pub fn retrieve(&self, unique: u64, node: NodeId, offset: u64, size: u32) -> Result<()> {
         let out =
             abi::NotifyRetrieveOut { notify_unique: unique, nodeid: node.raw(), offset, size, padding: 0 };

@@ -3,6 +3,7 @@
 use crate::{
     backing::Backings,
     channel::{
+        Abort,
         dev_fuse::{self, Pool},
         layer::Layer,
         uring::{self, Crew, Prepared, Queues, Reason, RingSize},
@@ -181,7 +182,7 @@ impl Server {
         let ring = ring.and_then(|ring| if agreed { Ok(ring) } else { Err(Reason::NotAgreed) });
         let ring = match ring {
             Err(reason) if must_ring => return Err(no_ring(reason)),
-            ring => ring.inspect_err(|reason| tracing::info!(%reason, "requests come over /dev/fuse")).ok(),
+            ring => ring.inspect_err(tell_of_fallback).ok(),
         };
         if let Some(RingSize { queues, threads, .. }) = ring.as_ref().map(Prepared::size) {
             tracing::info!(queues, threads, "requests come over io_uring");
@@ -199,16 +200,15 @@ impl Server {
         };
         // A ring that the kernel refuses must not be the end of the session while nobody reads /dev/fuse yet.
         let begins = session.hold();
+        let abort = abort_of(&mounted.mount);
         // The ring first: from the answer to INIT until it is ready, the kernel holds requests back.
         let ring = ring
-            .map(|ring| ring.start(&session, layer.clone(), device, mountpoint))
+            .map(|ring| ring.start(&session, layer.clone(), (device, abort.clone()), mountpoint))
             .transpose()
             .map_err(threads)?;
         let readers = (options.threads, ring.is_none().then_some(options.poll), options.placement);
         let pool = Pool::start(&session, layer, mounted.device, readers).map_err(threads)?;
-        if let Some(ring) = ring.clone() {
-            pool.at_end(move || ring.end());
-        }
+        pool.at_end(at_end(ring.clone(), abort));
         drop(begins);
         mounted.mount.is_served(&options.mount);
         let handle = ServerHandle { mount: Arc::new(mounted.mount), session, channel, threads: serving };
@@ -289,6 +289,41 @@ impl ServerHandle {
     /// Sends notifications.
     pub fn notifier(&self) -> Notifier {
         self.session.notifier()
+    }
+}
+
+/// What aborts the connection when threads that serve it are lost.
+fn abort_of(mount: &Mount) -> Abort {
+    let (abort, connection) = (mount.abort_later(), mount.connection());
+    Abort::new(move || match abort() {
+        Ok(()) => tracing::error!(connection, "the connection is aborted"),
+        Err(error) => tracing::error!(%error, "callers may wait for as long as this process lives"),
+    })
+}
+
+/// What is done when readers end; told is whether the connection lives all the same.
+fn at_end(ring: Option<Arc<Crew>>, abort: Abort) -> impl Fn(bool) + Send + Sync + 'static {
+    move |lives| {
+        if lives {
+            abort.now();
+        }
+        if let Some(ring) = &ring {
+            ring.end();
+        }
+    }
+}
+
+/// The ring was not asked for expressly, and cannot be had.
+fn tell_of_fallback(reason: &Reason) {
+    let text = "requests come over /dev/fuse";
+    match reason {
+        // As it was set up by somebody.
+        Reason::NotAsked | Reason::Missing | Reason::NoSysfs | Reason::Off | Reason::NotAgreed => {
+            tracing::info!(%reason, "{text}");
+        }
+        Reason::Cpus | Reason::Pages(_) | Reason::SetUp(_) => {
+            tracing::warn!(%reason, remedy = reason.remedy(), "{text}");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use fusewire_tests::sandbox::{self, Sandbox};
 use fusewire_tests::{need, skip, sys, wait};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 const PAGE: usize = 4096;

@@ -19,3 +19,24 @@ pub use crate::{
     sys::segments::Segments,
 };
 pub use loopback::FakeKernel;
+
+/// Ends a connection from this side: whoever waits for an answer gets an error, and so does everybody afterwards. Whoever can serve no
+/// more while the connection lives has to do that, for callers would wait for ever.
+#[derive(Clone)]
+pub(crate) struct Abort(std::sync::Arc<dyn Fn() + Send + Sync>);
+
+impl Abort {
+    pub(crate) fn new(how: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(std::sync::Arc::new(how))
+    }
+
+    pub(crate) fn now(&self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Abort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Abort")
+    }
+}

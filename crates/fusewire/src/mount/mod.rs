@@ -23,8 +23,8 @@ mod tests;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::UnmountFlags;
@@ -66,7 +66,7 @@ pub struct Mount {
     mountpoint: PathBuf,
     identity: Identity,
     way: Way,
-    abort: Option<AbortSwitch>,
+    abort: Option<Arc<AbortSwitch>>,
     gone: AtomicBool,
     guard: Mutex<Option<Guard>>,
 }
@@ -223,7 +223,7 @@ impl Mount {
     fn new(place: &Place, identity: Identity, way: Way) -> Self {
         let mountpoint = place.path.clone();
         // Opened now, when the number is certain to mean this connection.
-        let abort = AbortSwitch::open(table::connection(identity.device)).ok();
+        let abort = AbortSwitch::open(table::connection(identity.device)).ok().map(Arc::new);
         Self { mountpoint, identity, way, abort, gone: AtomicBool::new(false), guard: Mutex::new(None) }
     }
 
@@ -307,6 +307,15 @@ impl Mount {
             // Without the switch there is only the number, and it is ours as long as the mount is there.
             None if self.is_mounted() => fusectl::abort(connection),
             None => Err(fusectl::failure(connection, rustix::io::Errno::NOTCONN)),
+        }
+    }
+
+    /// What aborts the connection, also when this value is gone.
+    pub(crate) fn abort_later(&self) -> impl Fn() -> Result<(), MountError> + Send + Sync + use<> {
+        let (switch, connection) = (self.abort.clone(), self.connection());
+        move || {
+            let pressed = switch.as_ref().map_or(Err(rustix::io::Errno::PERM), |switch| switch.press());
+            pressed.map_err(|error| fusectl::failure(connection, error))
         }
     }
 

@@ -27,6 +27,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::Poll,
+    time::{Duration, Instant},
 };
 
 /// Where a slot's requests come from and its answers go: what a channel implements.
@@ -53,7 +54,8 @@ pub trait Slot {
 struct EarlyInterrupts {
     /// How many are kept: usually none, which is all that a request pays for.
     count: AtomicUsize,
-    targets: Mutex<VecDeque<u64>>,
+    /// With the time when each came: the oldest first.
+    targets: Mutex<VecDeque<(Instant, u64)>>,
 }
 
 impl EarlyInterrupts {
@@ -65,7 +67,7 @@ impl EarlyInterrupts {
         if targets.len() == Self::MOST {
             targets.pop_front();
         }
-        targets.push_back(target);
+        targets.push_back((Instant::now(), target));
         self.count.store(targets.len(), Ordering::Release);
     }
 
@@ -76,10 +78,20 @@ impl EarlyInterrupts {
             return false;
         }
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = targets.iter().position(|&target| target == unique);
+        let found = targets.iter().position(|&(_, target)| target == unique);
         found.map(|index| targets.remove(index));
         self.count.store(targets.len(), Ordering::Release);
         found.is_some()
+    }
+
+    /// Those that are as old as that came too late: their requests were answered before.
+    fn forget(&self, age: Duration) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        targets.retain(|(came, _)| came.elapsed() < age);
+        self.count.store(targets.len(), Ordering::Release);
     }
 }
 
@@ -236,6 +248,11 @@ impl<F: FileSystem> Session<F> {
         slots.iter().for_each(|slot| slot.cancel_all());
     }
 
+    /// Forget interrupts that came at least so long ago and whose requests have not begun since.
+    pub(crate) fn forget_interrupts(&self, age: Duration) {
+        self.early.forget(age);
+    }
+
     /// Interrupt all that is being served now.
     pub fn interrupt_all(&self) {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -360,4 +377,23 @@ fn guarded<T>(mut future: Pin<&mut impl Future<Output = T>>) -> impl Future<Outp
         Ok(Poll::Pending) => Poll::Pending,
         Err(_) => Poll::Ready(None),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupts_that_came_too_late_are_forgotten() {
+        let early = EarlyInterrupts::default();
+        early.keep(7);
+        early.keep(9);
+        let kept = || early.count.load(Ordering::Relaxed);
+        early.forget(Duration::from_secs(60));
+        assert_eq!(kept(), 2);
+        assert!(early.has(9) && !early.has(8));
+        early.forget(Duration::ZERO);
+        assert_eq!(kept(), 0);
+        assert!(!early.has(7));
+    }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test uses a part.
 
 use fusewire::{
+    channel::layer::Layer,
     mount::{MountError, Unmount},
     reply::*,
     server::{Ended, Options, Server, ServerHandle},
@@ -355,13 +356,18 @@ impl Mounted {
     }
 
     pub fn start(lab: Lab, options: Options) -> Self {
+        Self::start_with(lab, options, ())
+    }
+
+    /// The same with a layer around every slot.
+    pub fn start_with(lab: Lab, options: Options, layer: impl Layer) -> Self {
         LazyLock::force(&CLOCK);
         LazyLock::force(&WAKERS);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mnt");
         std::fs::create_dir(&path).unwrap();
         let fs = Arc::new(lab);
-        let server = Server::mount(Shared(fs.clone()), &path, &options).unwrap();
+        let server = Server::mount_with(Shared(fs.clone()), &path, &options, layer).unwrap();
         let handle = server.handle();
         WATCHED.lock().unwrap().push(handle.clone());
         const FUSE: i64 = 0x6573_5546;

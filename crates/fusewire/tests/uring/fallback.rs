@@ -6,10 +6,17 @@ use fusewire::{
     *,
 };
 use rustix::{
-    process::{Resource, Rlimit, getrlimit, setrlimit},
+    process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit},
     thread::{CapabilitySet, capabilities, set_capabilities},
 };
-use std::{fs::File, io, path::Path, process::Command, sync::Mutex, thread};
+use std::{
+    fs::File,
+    io,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Mutex, atomic::Ordering},
+    thread,
+};
 
 /// What was logged.
 static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
@@ -42,12 +49,12 @@ fn auto() -> Options {
 
 /// Mount with `auto`, which must fall back with this in the log, and serve; then with the ring or nothing, which must be
 /// refused for the same reason, with this remedy.
-fn falls_back(lab: fn() -> Lab, reason: &str, remedy: &str) {
+fn falls_back(lab: fn() -> Lab, (level, reason): (&str, &str), remedy: &str) {
     let mount = Mounted::start(lab(), auto());
     assert_eq!(mount.handle().channel(), Channel::DevFuse);
     let log = log();
     let line = log.lines().find(|line| line.contains("requests come over /dev/fuse"));
-    assert!(line.is_some_and(|line| line.contains(reason)), "{log}");
+    assert!(line.is_some_and(|line| line.contains(reason) && line.contains(level)), "{log}");
     read_at(&File::open(mount.at("plain")).unwrap(), 0);
     mount.end();
     let dir = tempfile::tempdir().unwrap();
@@ -57,6 +64,13 @@ fn falls_back(lab: fn() -> Lab, reason: &str, remedy: &str) {
     assert!(text.contains(reason) && text.contains(remedy), "{text}");
     let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     assert!(!table.contains(&*dir.path().to_string_lossy()), "it stays mounted");
+}
+
+/// A program on the first CPU that is given a path.
+fn on_first_cpu(program: &str, path: &Path) -> Child {
+    let cpu = allowed_cpus()[0].to_string();
+    let mut words = Command::new("taskset");
+    words.args(["-c", &cpu, program]).arg(path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 pub fn limit_files(current: u64) {
@@ -79,13 +93,13 @@ real! {
         std::fs::write(&off, "N\n").unwrap();
         let switch = Path::new(channel::uring::SWITCH);
         assert!(Command::new("mount").arg("--bind").args([off.path(), switch]).status().unwrap().success());
-        falls_back(Lab::default, "it is switched off", "echo Y > ");
+        falls_back(Lab::default, ("INFO", "it is switched off"), "echo Y > ");
     }
 
     fn a_filesystem_may_decline_the_ring() {
         keep_log();
         let without = || Lab { without: InitFlags::OVER_IO_URING, ..Lab::default() };
-        falls_back(without, "the filesystem declined it", "");
+        falls_back(without, ("INFO", "the filesystem declined it"), "");
     }
 
     /// A thread that found out later would leave a mount that answers nothing.
@@ -94,7 +108,7 @@ real! {
         for call in [libc::SYS_io_uring_setup, libc::SYS_io_uring_register, libc::SYS_io_uring_enter] {
             let filtered = move || {
                 filter::forbid(call, libc::EPERM).unwrap();
-                falls_back(Lab::default, "cannot set up io_uring", "seccomp");
+                falls_back(Lab::default, ("WARN", "cannot set up io_uring"), "seccomp");
             };
             thread::spawn(filtered).join().unwrap();
         }
@@ -110,9 +124,41 @@ real! {
         setrlimit(Resource::Memlock, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
         let poor = move || {
             set_capabilities(None, sets).unwrap();
-            falls_back(Lab::default, "cannot set up io_uring", "LimitMEMLOCK=");
+            falls_back(Lab::default, ("WARN", "cannot set up io_uring"), "LimitMEMLOCK=");
         };
         thread::spawn(poor).join().unwrap();
+    }
+
+    /// After INIT, which no trial can tell: a list of CPUs of this mount namespace alone names more than there are, and the kernel takes no entry
+    /// for the queues of those.
+    fn entries_that_the_kernel_refuses_are_lived_with() {
+        keep_log();
+        let list = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&list, "0-63\n").unwrap();
+        let possible = "/sys/devices/system/cpu/possible";
+        assert!(Command::new("mount").arg("--bind").args([list.path(), possible.as_ref()]).status().unwrap().success());
+        for channel in [Channel::Auto, Channel::Uring] {
+            let mount = Mounted::start(Lab::default(), Options { channel, ..auto() });
+            crowd(4, |i| {
+                pin(i % allowed_cpus().len());
+                let file = File::open(mount.at(["plain", "timer"][i / 2])).unwrap();
+                (0..50).for_each(|round| read_at(&file, (i as u64 * 50 + round) * 4096));
+            });
+            let log = log();
+            let line = log.lines().find(|line| line.contains("the kernel refused an entry of the ring"));
+            assert!(line.is_some_and(|line| line.contains("WARN") && line.contains("Invalid argument")), "{log}");
+            // What it refused is not missing for handlers that wait.
+            let waiting: Vec<_> = (0..8).map(|_| on_first_cpu("cat", &mount.at("cancel"))).collect();
+            wait_until(|| mount.fs.begun.load(Ordering::Acquire) >= 208);
+            let mut stat = on_first_cpu("stat", &mount.at("plain"));
+            let ended = ends_within(&mut stat, 5000 * MS);
+            for mut caller in waiting {
+                kill_process(Pid::from_child(&caller), Signal::TERM).unwrap();
+                ends_within(&mut caller, 5000 * MS).expect("the interrupted request is answered");
+            }
+            assert!(ended.expect("a request waits behind others that wait").success());
+            mount.end();
+        }
     }
 
     /// Whatever the limit, the mount works by one way or the other, or is refused with what would help; it never hangs.

@@ -10,8 +10,10 @@ mod every_channel;
 mod fallback;
 #[path = "../ring_offer/sys.rs"]
 mod filter;
+mod hidden;
 #[path = "../support/lab.rs"]
 mod lab;
+mod lost;
 mod spares;
 mod sys;
 mod teardown;

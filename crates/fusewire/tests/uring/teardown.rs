@@ -82,7 +82,7 @@ impl Drop for Daemon {
 }
 
 /// Callers on every CPU that wait for an answer which does not come, more of them than there are entries.
-fn waiting_callers(at: impl Fn(&str) -> std::path::PathBuf) -> Vec<Child> {
+pub fn waiting_callers(at: impl Fn(&str) -> std::path::PathBuf) -> Vec<Child> {
     let cpus = allowed_cpus();
     let callers = (0..24).map(|i| {
         let name = ["cancel", "never", "stuck"][i % 3];
@@ -101,7 +101,7 @@ fn waiting_callers(at: impl Fn(&str) -> std::path::PathBuf) -> Vec<Child> {
 }
 
 /// All of them must end, and none of them with an answer.
-fn assert_all_fail(callers: Vec<Child>) {
+pub fn assert_all_fail(callers: Vec<Child>) {
     for mut caller in callers {
         let ended = ends_within(&mut caller, 5000 * MS).expect("a caller waits for ever");
         assert!(!ended.success(), "it got data");

@@ -45,8 +45,8 @@ pub(crate) struct Pool {
     state: Mutex<State>,
     changed: Condvar,
     watch: Watch,
-    /// Called when the connection ends.
-    at_end: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Called when the connection ends. Told is whether it lives: readers cannot go on although nobody has ended it.
+    at_end: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -58,6 +58,8 @@ impl std::fmt::Debug for Pool {
 #[derive(Debug, Default)]
 struct State {
     ended: Option<Ended>,
+    /// It ended here alone: the kernel knows nothing of it.
+    lives: bool,
     statuses: Vec<Arc<Status>>,
     threads: Vec<JoinHandle<()>>,
     /// Readers that have not ended.
@@ -87,32 +89,45 @@ impl Pool {
 
     /// The connection ended with this error of `read`.
     pub(super) fn close(&self, errno: Errno) {
-        let ended = match errno {
-            Errno::NODEV => Ended::Unmounted,
-            Errno::CONNABORTED => Ended::Aborted,
+        match errno {
+            Errno::NODEV => self.end(Ended::Unmounted, false),
+            Errno::CONNABORTED => self.end(Ended::Aborted, false),
             errno => {
                 tracing::error!(%errno, "/dev/fuse cannot be read any more");
-                Ended::Aborted
+                self.end(Ended::Aborted, true);
             }
-        };
-        self.end(ended);
+        }
     }
 
-    fn end(&self, ended: Ended) {
-        self.lock().ended.get_or_insert(ended);
+    fn end(&self, ended: Ended, lives: bool) {
+        let mut state = self.lock();
+        if state.ended.is_none() {
+            (state.ended, state.lives) = (Some(ended), lives);
+        }
+        let lives = state.lives;
+        drop(state);
         self.changed.notify_all();
         self.watch.close();
         if let Some(tell) = self.at_end.get() {
-            tell();
+            tell(lives);
         }
     }
 
-    /// Call `tell` when the connection ends: at once if it has. May be used once.
-    pub(crate) fn at_end(&self, tell: impl Fn() + Send + Sync + 'static) {
+    /// Call `tell` when the connection ends, at once if it has, with whether it lives all the same. May be used once.
+    pub(crate) fn at_end(&self, tell: impl Fn(bool) + Send + Sync + 'static) {
         let tell = self.at_end.get_or_init(|| Box::new(tell));
-        if self.lock().ended.is_some() {
-            tell();
+        let state = self.lock();
+        let (has_ended, lives) = (state.ended.is_some(), state.lives);
+        drop(state);
+        if has_ended {
+            tell(lives);
         }
+    }
+
+    /// A reader has panicked. What it had in work nobody will answer.
+    fn panicked(&self) {
+        tracing::error!("a reader panicked outside of a handler");
+        self.end(Ended::Aborted, true);
     }
 
     /// A reader has ended.
@@ -120,9 +135,9 @@ impl Pool {
         let mut state = self.lock();
         state.alive -= 1;
         if state.alive == 0 && state.ended.is_none() {
-            // All have panicked: without a reader the mount must not go on.
+            // Without a reader the mount must not go on.
             drop(state);
-            self.end(Ended::Aborted);
+            self.end(Ended::Aborted, true);
         }
     }
 
@@ -266,7 +281,7 @@ impl<F: FileSystem, L: Layer> Crew<F, L> {
         let body = move || {
             let run = || reader::run(&session, &*layer, &pool, post);
             if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                tracing::error!("a reader panicked outside of a handler");
+                pool.panicked();
             }
             pool.left();
             session.leave();

@@ -20,6 +20,8 @@ pub use trace::{Trace, TraceSlot};
 use crate::session::Slot;
 
 /// Wraps every slot of a mount. `()` is the layer that does nothing; a pair of layers is a layer, the first innermost.
+///
+/// A panic in a layer, other than one in a handler, aborts the connection: what the thread had in work nobody could answer.
 pub trait Layer: Send + Sync + 'static {
     /// The slot around a slot.
     type Slot<S: Slot>: Slot;

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     channel::{
+        Abort,
         layer::Layer,
         placement,
         poll::{Board, Poll},
@@ -34,7 +35,7 @@ use crate::{
 use fusewire_abi::InitFlags;
 use rustix::fd::{AsFd, OwnedFd};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -44,6 +45,7 @@ use std::{
         mpsc,
     },
     thread::{Builder, JoinHandle},
+    time::{Duration, Instant},
 };
 
 /// State of the ring threads.
@@ -64,6 +66,7 @@ pub(crate) struct Crew {
     threads: Mutex<Vec<JoinHandle<()>>>,
     members: Mutex<Vec<Member>>,
     rest: Rest,
+    abort: Abort,
 }
 
 /// A thread of the crew.
@@ -92,7 +95,10 @@ impl Crew {
     /// The kernel does not take an entry.
     pub(super) fn refused(&self, errno: Errno) {
         if !self.refused.swap(true, Ordering::Relaxed) {
-            tracing::warn!(%errno, "the kernel refused an entry of the ring; requests that find none go over /dev/fuse");
+            tracing::warn!(
+                %errno,
+                "the kernel refused an entry of the ring; until each queue has one, requests come over /dev/fuse"
+            );
         }
     }
 
@@ -115,6 +121,14 @@ impl Crew {
         &self.entries
     }
 
+    /// Something that requests need is gone while the connection lives, so that callers would wait for ever: it is aborted.
+    pub(super) fn fails(&self, why: &str) {
+        if !self.has_ended() {
+            tracing::error!("{why}");
+            self.abort.now();
+        }
+    }
+
     fn left(&self) {
         if self.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.watch.close();
@@ -123,7 +137,11 @@ impl Crew {
 
     /// A queue has got so many entries more, while requests may have been waiting for one.
     pub(super) fn kick(&self, queue: u16, entries: usize) {
-        self.kicker.kick(queue, entries);
+        self.kicker.kick(&self.rest, queue, entries);
+    }
+
+    pub(super) fn kicker(&self) -> &Kicker {
+        &self.kicker
     }
 
     /// This is what wakes a thread that begins.
@@ -204,7 +222,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         self,
         session: &Arc<Session<F>>,
         layer: Arc<L>,
-        device: OwnedFd,
+        (device, abort): (OwnedFd, Abort),
         mountpoint: &Path,
     ) -> io::Result<Arc<Crew>> {
         let Self { queues, starts, threads, members, boards } = self;
@@ -226,12 +244,14 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             threads: Mutex::new(threads),
             members: Mutex::new(members),
             rest: Rest::new(NotInherited::new(device), first, is_timed),
+            abort,
         });
         for start in &starts {
             session.join();
             let begin = Start { session: session.clone(), layer: layer.clone(), crew: crew.clone() };
             // It waits for nothing else.
             if start.send(begin).is_err() {
+                crew.fails("a ring thread has ended before it began");
                 session.leave();
                 crew.left();
             }
@@ -239,7 +259,9 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         let relief = RefCell::new(Relief::new(&queues.cpus, &queues.allowed));
         let calm = RefCell::new(vec![Calm::default(); first]);
         let (theirs, session) = (crew.clone(), session.clone());
-        let mut guard = Guard { crew: theirs, queues, government, asides, session, layer, calm, relief };
+        let last_stuck = Cell::new(Instant::now());
+        let mut guard =
+            Guard { crew: theirs, queues, government, asides, session, layer, calm, relief, last_stuck };
         let watch = Builder::new().name("fusewire-watch".into()).stack_size(256 << 10).spawn(move || {
             let crew = guard.crew.clone();
             crew.watch.run(&mut guard);
@@ -285,7 +307,8 @@ fn make<F: FileSystem, L: Layer>(
         let Ok(Start { session, layer, crew }) = begin.recv() else { return };
         let run = || thread::run(&session, &*layer, &crew, post);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            tracing::error!("a ring thread panicked outside of a handler");
+            // What it had in work nobody will answer, and its queues have nobody.
+            crew.fails("a ring thread panicked outside of a handler");
         }
         crew.left();
         session.leave();
@@ -333,7 +356,12 @@ struct Guard<F, L> {
     /// By queue.
     calm: RefCell<Vec<Calm>>,
     relief: RefCell<Relief>,
+    /// When a thread was seen stuck.
+    last_stuck: Cell<Instant>,
 }
+
+/// An interrupt whose request has not begun after this time, with nobody stuck, came too late for it.
+const STALE: Duration = Duration::from_secs(1);
 
 impl<F: FileSystem, L: Layer> Guard<F, L> {
     /// One thread more for the queues of a group, on these CPUs.
@@ -413,8 +441,13 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
 
     fn stuck(&self, readers: &[usize]) {
         if readers.is_empty() {
+            // A thread that was stuck until now may have to begin with a request that was interrupted meanwhile.
+            if self.last_stuck.get().elapsed() >= STALE {
+                self.session.forget_interrupts(STALE);
+            }
             return;
         }
+        self.last_stuck.set(Instant::now());
         let members = self.crew.members().clone();
         for group in 0..self.queues.groups.len() {
             let stuck =

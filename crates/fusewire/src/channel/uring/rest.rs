@@ -30,10 +30,28 @@ use zerocopy::{FromBytes, IntoBytes};
 /// interrupts, and the kernel's log has a line for an answer with it.
 const MARK: u64 = 0xf05e << 48;
 const MARKED: u64 = 0xffff << 48;
+/// The same for those that are answered at once, which sets a waiting request going: see `kick.rs`.
+const STIR: u64 = 0xf05f << 48;
 
-/// Is this a request that an entry can rest over?
-pub(super) fn is_rest(opcode: u32, unique: u64) -> bool {
-    opcode == Opcode::NotifyReply as u32 && unique & MARKED == MARK
+/// A request of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Own {
+    /// One that an entry can rest over.
+    Rest,
+    /// One that is to be answered.
+    Stir,
+}
+
+impl Own {
+    /// What a request is for, if it is one of ours.
+    pub(super) fn of(opcode: u32, unique: u64) -> Option<Self> {
+        match unique & MARKED {
+            _ if opcode != Opcode::NotifyReply as u32 => None,
+            MARK => Some(Self::Rest),
+            STIR => Some(Self::Stir),
+            _ => None,
+        }
+    }
 }
 
 /// Is the node of such a request, with this answer, a file that the kernel keeps while the request is in work? A directory cannot be asked for.
@@ -130,12 +148,20 @@ impl Rest {
         if surplus.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
             return;
         }
-        let unique = MARK | (self.next.fetch_add(2, Ordering::Relaxed) & !MARKED);
-        let asked = on_cpu(usize::from(queue), || self.ask(unique, node));
+        let asked = on_cpu(usize::from(queue), || self.ask(MARK, node));
         tracing::debug!(queue, ?asked, "a spare entry is to rest");
     }
 
-    fn ask(&self, notify_unique: u64, nodeid: u64) -> Result<(), Errno> {
+    /// Have `count` requests of a queue made whose answers set others going. `node` is a file that is open.
+    pub(super) fn stir(&self, queue: u16, node: u64, count: usize) -> Result<(), Errno> {
+        if self.opens.load(Ordering::Relaxed) != opens::ASKED {
+            return Err(Errno::NOENT);
+        }
+        on_cpu(usize::from(queue), || (0..count).try_for_each(|_| self.ask(STIR, node)))
+    }
+
+    fn ask(&self, mark: u64, nodeid: u64) -> Result<(), Errno> {
+        let notify_unique = mark | (self.next.fetch_add(2, Ordering::Relaxed) & !MARKED);
         let body = abi::NotifyRetrieveOut { notify_unique, nodeid, offset: 0, size: 0, padding: 0 };
         const HEAD: usize = size_of::<abi::OutHeader>();
         const LEN: usize = HEAD + size_of::<abi::NotifyRetrieveOut>();
@@ -300,8 +326,10 @@ mod tests {
 
     #[test]
     fn only_our_own_answers_are_rested_over() {
-        assert!(is_rest(Opcode::NotifyReply as u32, MARK | 7));
-        assert!(!is_rest(Opcode::NotifyReply as u32, 7) && !is_rest(Opcode::Read as u32, MARK | 7));
+        let answer = Opcode::NotifyReply as u32;
+        assert_eq!(Own::of(answer, MARK | 7), Some(Own::Rest));
+        assert_eq!(Own::of(answer, STIR | 7), Some(Own::Stir));
+        assert!(Own::of(answer, 7).is_none() && Own::of(Opcode::Read as u32, MARK | 7).is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     policy::{Command, Remedy, remedy},
-    rest::{is_rest, names_a_file},
+    rest::{Own, names_a_file},
     thread::Local,
 };
 use crate::{
@@ -101,11 +101,9 @@ impl UringSlot {
                     Poll::Pending
                 }
                 Some((entry, Ok(()))) => match self.begin(entry) {
-                    Phase::Work(entry, request) if is_rest(request.opcode, request.unique) => {
-                        self.rest(entry, request)
-                    }
-                    work => {
-                        self.phase = work;
+                    Phase::Work(entry, request) => self.work(entry, request),
+                    other => {
+                        self.phase = other;
                         Poll::Ready(true)
                     }
                 },
@@ -129,13 +127,20 @@ impl UringSlot {
         }
     }
 
-    /// An answer has come that nobody waits for: the entry rests over it if it may, and is ready for the next request otherwise.
-    fn rest(&mut self, entry: Entry, request: Request) -> Poll<bool> {
-        if self.local.stands_in() {
-            self.phase = Phase::Resting(entry, request);
-            self.local.rests(self.id, self.queue);
-        } else {
-            self.commit(entry, request, (0, 0));
+    /// A request has come. If it is one of our own, nobody waits for it: the entry rests over it if it may, and is ready for the
+    /// next request otherwise.
+    fn work(&mut self, entry: Entry, request: Request) -> Poll<bool> {
+        match Own::of(request.opcode, request.unique) {
+            None => {
+                self.local.begins(self.queue, request.opcode, request.node);
+                self.phase = Phase::Work(entry, request);
+                return Poll::Ready(true);
+            }
+            Some(Own::Rest) if self.local.stands_in() => {
+                self.phase = Phase::Resting(entry, request);
+                self.local.rests(self.id, self.queue);
+            }
+            Some(Own::Rest | Own::Stir) => self.commit(entry, request, (0, 0)),
         }
         Poll::Pending
     }
@@ -164,7 +169,7 @@ impl UringSlot {
                 Poll::Ready(false)
             }
             Remedy::GiveUp => {
-                self.local.refused(errno);
+                self.local.refused(self.queue, errno);
                 Poll::Ready(false)
             }
         }
@@ -270,7 +275,7 @@ impl Slot for UringSlot {
             return;
         };
         if request.opcode == abi::Opcode::Open as u32 {
-            self.local.rest().opened(answer.and_then(Result::err));
+            self.local.opened(request.node, answer.and_then(Result::err));
         }
         let length = answer.and_then(Result::ok).unwrap_or(0);
         self.local.spares_rest(self.queue, request.node, || {

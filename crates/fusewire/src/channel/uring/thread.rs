@@ -81,6 +81,10 @@ pub(super) struct Local {
     resting: RefCell<Vec<usize>>,
     /// They are to take part again.
     called: Cell<bool>,
+    /// How many requests of each queue have come here.
+    reached: Vec<Cell<usize>>,
+    /// The kernel has just not taken an entry: it is not offered another one at once.
+    refused: Cell<bool>,
 }
 
 impl std::fmt::Debug for Local {
@@ -174,9 +178,39 @@ impl Local {
         self.spare.set_resting(0);
     }
 
-    /// The kernel does not take an entry: it goes on over `/dev/fuse`, unless other entries were taken before.
-    pub(super) fn refused(&self, errno: Errno) {
+    /// A request begins. Not one of our own.
+    pub(super) fn begins(&self, queue: usize, opcode: u32, node: u64) {
+        self.reached[queue].set(self.reached[queue].get() + 1);
+        self.crew.kicker().open().begins(opcode, node);
+    }
+
+    /// An OPEN of this node is about to be answered, perhaps with an error.
+    pub(super) fn opened(&self, node: u64, error: Option<Errno>) {
+        self.rest().opened(error);
+        if error.is_none() {
+            self.crew.kicker().open().opened(node);
+        }
+    }
+
+    /// The kernel does not take an entry of a queue. Until each queue has one, requests come over `/dev/fuse`; afterwards, never again.
+    pub(super) fn refused(&self, queue: usize, errno: Errno) {
+        self.refused.set(true);
         self.crew.refused(errno);
+        self.crew.entries().give_back(1);
+        self.slots[queue].set(self.slots[queue].get() - 1);
+        if self.slots[queue].get() == 0 && self.reached[queue].get() > 0 && !self.stands_in {
+            self.crew.fails("a queue of the ring has lost its last entry");
+        }
+    }
+
+    /// Queues all of whose entries are in the hands of handlers. One that has no slot was refused by the kernel.
+    fn bare(&self) -> Vec<usize> {
+        if self.refused.take() || self.closed.get() || !self.resting.borrow().is_empty() {
+            return Vec::new();
+        }
+        // Most often there is none, and nothing is allocated.
+        let is_bare = |&queue: &usize| self.lent[queue].get() == 0 && self.slots[queue].get() > 0;
+        (0..self.queues.len()).filter(is_bare).collect()
     }
 
     /// Submit, wait, sort what has come. Was a task woken?
@@ -245,7 +279,7 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         move || _ = rustix::io::write(&wake, &1u64.to_ne_bytes())
     });
     let none = || queues.iter().map(|_| Cell::new(0)).collect();
-    let (lent, slots) = (none(), none());
+    let (lent, slots, reached) = (none(), none(), none());
     let ring = Rc::new(RefCell::new(ring));
     let _offered = Offered::new(ring.clone());
     let local = Rc::new(Local {
@@ -264,6 +298,8 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         spare,
         resting: RefCell::default(),
         called: Cell::new(false),
+        reached,
+        refused: Cell::new(false),
     });
     let mut tasks = Tasks::new(ready);
     for (queue, entry) in entries.into_iter().enumerate() {
@@ -293,10 +329,8 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
             }
         }
         local.called.set(false);
-        for queue in 0..local.queues.len() {
-            if local.lent[queue].get() == 0 && !local.closed.get() && local.resting.borrow().is_empty() {
-                grow(session, layer, &local, &mut tasks, (queue, payload));
-            }
+        for queue in local.bare() {
+            grow(session, layer, &local, &mut tasks, (queue, payload));
         }
     }
     finish(session, &local, &mut tasks, &wake);
