@@ -95,7 +95,7 @@ impl FileSystem for Shelf {
     }
 
     async fn lookup(&self, _: &Context, op: Lookup<'_>) -> Result<Entry> {
-        let name = op.name.to_str().unwrap();
+        let name = std::str::from_utf8(op.name.as_bytes()).unwrap();
         let is_gone = self.gone.lock().unwrap().contains(&(op.parent, name));
         match (op.parent, name) {
             (NodeId::ROOT, "secret") => Ok(entry(SECRET)),
