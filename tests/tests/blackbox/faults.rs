@@ -297,7 +297,7 @@ fn a_running_program_cannot_be_overwritten() {
     let Some(sandbox) = sandbox::enter() else { return };
     for cache in Cache::ALL {
         let mount = mount::passthrough(&sandbox).name(cache.word()).cache(cache).start();
-        let sleep = fusewire_tests::skip::find_program("sleep").expect("sleep");
+        let sleep = find_program("sleep").expect("sleep");
         std::fs::copy(sleep, mount.join("sleep")).unwrap();
         let length = mount.join("sleep").metadata().unwrap().len();
         let mut running = program(mount.join("sleep")).arg("1000").start();
