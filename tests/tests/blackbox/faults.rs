@@ -3,7 +3,7 @@
 use fusewire_tests::command::{self, Cache};
 use fusewire_tests::mount::{self, Mount};
 use fusewire_tests::mountinfo;
-use fusewire_tests::program::{Running, program, shell};
+use fusewire_tests::program::{Running, as_user, program, shell};
 use fusewire_tests::sandbox;
 use fusewire_tests::skip::find_program;
 use fusewire_tests::wait::{self, SOON};
@@ -114,6 +114,10 @@ fn a_moved_mount_of_a_killed_server_goes_with_auto_unmount() {
                 Some(user) => plan.user(user).start(),
                 None => plan.start(),
             };
+            if let Some(user) = user {
+                // Theirs is visible before it is served and guarded.
+                as_user(user, "ls").arg(mount.path()).ok();
+            }
             let other = sandbox.dir().join(format!("{parent}, elsewhere"));
             let now = if is_renamed {
                 std::fs::rename(&above, &other).unwrap();

@@ -363,8 +363,9 @@ fn a_mount_in_the_background_whose_caller_has_gone_is_undone() {
     skip_unless!(command::other_server().is_none(), "the stand-in server has no background mode");
     let Some(sandbox) = sandbox::enter() else { return };
     let (source, point) = (sandbox.make_dir("src"), sandbox.make_dir("mnt"));
-    // As the caller starts it, and then nobody reads what it answers.
-    let line = r#"mkfifo answer; exec 3<>answer 1>answer 3<&-; exec "$1" --report-ready mount "$2" "$3""#;
+    // As the caller starts it (not the first of its process group), and then nobody reads what it answers.
+    let line =
+        r#"mkfifo answer; exec 3<>answer 1>answer 3<&-; "$1" --report-ready mount "$2" "$3" || exit $?"#;
     let done = shell(line, &[&command::binary(), &source, &point]).dir(sandbox.dir()).limit(20).run();
     assert_eq!(done.code(), Some(1), "{done}");
     assert!(done.stderr.contains("it is undone"), "{done}");
