@@ -211,8 +211,8 @@ impl Passthrough {
             return open();
         }
         let opened = match self.groups_of(maker) {
-            Some(groups) => self.creds.acting_in(maker.owner, &groups, self.umask_of(maker), &open),
-            None => self.creds.acting_as(maker.owner, self.umask_of(maker), &open),
+            Some(groups) => self.creds.acting_in(maker.owner, &groups, self.umask_of(maker), open),
+            None => self.creds.acting_as(maker.owner, self.umask_of(maker), open),
         };
         self.or_by_capability(maker, opened, open).map(|(fd, _)| fd)
     }
