@@ -1,8 +1,10 @@
 //! Whether one result is worse than another beyond noise.
 //!
-//! A number is worse if its median is worse by more than a threshold, and its turns are worse than those before by
-//! more than chance (a Mann-Whitney test). The threshold answers for what turns of one run do not show, such as
-//! placement that stays as it is for the whole run. Rows that others disturbed are not judged.
+//! A number is worse if its turns are worse than those before by more than a threshold, and that by more than chance: what
+//! a Mann-Whitney test says of turns that are better by the threshold than they were. So numbers that lie far apart within
+//! a run must lie further apart between two. The threshold answers for what turns of one run do not show, such as
+//! placement that stays as it is for the whole run; tails of latencies, which show that most, must be worse by twice as
+//! much. Rows that others disturbed are not judged.
 
 use std::fmt::Write;
 
@@ -20,7 +22,7 @@ pub const LEAST_TURNS: usize = 5;
 pub struct Rules {
     /// What is compared.
     pub metrics: Vec<Metric>,
-    /// Share by which a median must be worse, such as 0.1.
+    /// Share by which a number must be worse, such as 0.1; those of tails by twice that.
     pub threshold: f64,
     /// How likely a difference may be by chance, at most.
     pub significance: f64,
@@ -70,8 +72,10 @@ pub struct Change {
 pub struct Changes {
     /// One for each number that both have.
     pub changes: Vec<Change>,
-    /// Rows and targets that only one of the two has.
-    pub unmatched: Vec<String>,
+    /// Suites, rows, targets and numbers that only the old result has.
+    pub missing: Vec<String>,
+    /// Those that only the new one has.
+    pub added: Vec<String>,
     /// What makes the comparison doubtful.
     pub warnings: Vec<String>,
 }
@@ -98,12 +102,12 @@ pub fn compare(old: &Results, new: &Results, rules: &Rules) -> Result<Changes> {
     let mut changes = Changes { warnings: warnings(old, new), ..Changes::default() };
     for before in &old.suites {
         match new.suites.iter().find(|suite| suite.name == before.name) {
-            Some(after) => compare_suites(before, after, rules, &mut changes),
-            None => changes.unmatched.push(format!("only the old result has {}", before.name)),
+            Some(after) => compare_suites((before, after), rules, &mut changes),
+            None => changes.missing.push(before.name.clone()),
         }
     }
     for after in new.suites.iter().filter(|after| old.suites.iter().all(|suite| suite.name != after.name)) {
-        changes.unmatched.push(format!("only the new result has {}", after.name));
+        changes.added.push(after.name.clone());
     }
     ensure!(!changes.changes.is_empty(), "the two results have no row and target in common");
     Ok(changes)
@@ -125,94 +129,167 @@ fn warnings(old: &Results, new: &Results) -> Vec<String> {
     warnings
 }
 
-fn compare_suites(old: &SuiteResult, new: &SuiteResult, rules: &Rules, changes: &mut Changes) {
+fn compare_suites((old, new): (&SuiteResult, &SuiteResult), rules: &Rules, changes: &mut Changes) {
     if old.plan.scale != new.plan.scale || old.plan.pin != new.plan.pin || old.profile != new.profile {
         changes.warnings.push(format!("{} was run with another scale, profile or pinning", old.name));
     }
-    let same_row =
-        |a: &Row, b: &Row| (&a.lower, &a.workload, a.threads) == (&b.lower, &b.workload, b.threads);
+    changes.missing.extend(targets_only_in(old, new));
+    changes.added.extend(targets_only_in(new, old));
     for before in &old.rows {
-        let name = format!("{}/{} x{} on {}", old.name, before.workload, before.threads, before.lower);
-        let Some(after) = new.rows.iter().find(|row| same_row(row, before)) else {
-            changes.unmatched.push(format!("only the old result has {name}"));
+        let name = row_name(old, before);
+        let Some(after) = new.rows.iter().find(|row| is_same_row(row, before)) else {
+            changes.missing.push(name);
             continue;
         };
         let is_noisy = before.is_noisy(old.plan.quiet) || after.is_noisy(new.plan.quiet);
         for cell in &before.cells {
-            let Some(later) = after.cell(&cell.target) else {
-                changes.unmatched.push(format!("only the old result has {} at {name}", cell.target));
-                continue;
-            };
-            if rules.relative_to.as_deref() == Some(cell.target.as_str()) {
-                continue;
-            }
-            for metric in &rules.metrics {
-                let samples = (samples(before, cell, *metric, rules), samples(after, later, *metric, rules));
-                let is_silent = samples.0.is_empty() && samples.1.is_empty();
-                if is_silent && !cell.slices.is_empty() && !later.slices.is_empty() {
-                    // Such as the user time of a target without a daemon.
-                    continue;
+            match after.cell(&cell.target) {
+                Some(later) if has_lost_its_turns(cell, later) => {
+                    changes.missing.push(format!("turns of {} at {name}", cell.target));
                 }
-                let Some(mut change) = judge(*metric, (&samples.0, &samples.1), is_noisy, rules) else {
-                    continue;
-                };
-                if later.error.is_some() && cell.error.is_none() {
-                    change.verdict = Verdict::Fails;
+                Some(later) => {
+                    let both = Both { row: &name, old: (before, cell), new: (after, later), is_noisy };
+                    both.compare(rules, changes);
                 }
-                changes.changes.push(Change { row: name.clone(), target: cell.target.clone(), ..change });
+                None if has_target(new, &cell.target) => {
+                    changes.missing.push(format!("{} at {name}", cell.target));
+                }
+                // Told once, not at each row.
+                None => {}
             }
         }
     }
-    for after in &new.rows {
-        if !old.rows.iter().any(|row| same_row(row, after)) {
-            let name = format!("{}/{} x{}", new.name, after.workload, after.threads);
-            changes.unmatched.push(format!("only the new result has {name} on {}", after.lower));
+    for after in new.rows.iter().filter(|after| !old.rows.iter().any(|row| is_same_row(row, after))) {
+        changes.added.push(row_name(new, after));
+    }
+}
+
+fn row_name(suite: &SuiteResult, row: &Row) -> String {
+    format!("{}/{} x{} on {}", suite.name, row.workload, row.threads, row.lower)
+}
+
+fn is_same_row(a: &Row, b: &Row) -> bool {
+    (&a.lower, &a.workload, a.threads) == (&b.lower, &b.workload, b.threads)
+}
+
+fn has_target(suite: &SuiteResult, target: &str) -> bool {
+    suite.rows.iter().any(|row| row.cell(target).is_some())
+}
+
+/// Targets with a cell anywhere in `suite` that have none in `other`.
+fn targets_only_in(suite: &SuiteResult, other: &SuiteResult) -> Vec<String> {
+    let mut names: Vec<&str> = Vec::new();
+    for cell in suite.rows.iter().flat_map(|row| &row.cells) {
+        if !names.contains(&cell.target.as_str()) && !has_target(other, &cell.target) {
+            names.push(&cell.target);
         }
     }
+    names.into_iter().map(|target| format!("the target {target} in {}", suite.name)).collect()
 }
 
-/// The numbers of a cell's turns, as ratios to those of another target if the rules say so.
-fn samples(row: &Row, cell: &Cell, metric: Metric, rules: &Rules) -> Vec<f64> {
-    let Some(base) = &rules.relative_to else {
-        let numbers = cell.slices.iter().map(|slice| metric.of(slice));
-        return numbers.filter(|number| number.is_finite()).collect();
-    };
-    row.ratios(cell, base, metric).into_iter().map(|(_, ratio)| ratio).collect()
+/// Whether the run was ended before its first turn there, as by an interrupt.
+fn has_lost_its_turns(old: &Cell, new: &Cell) -> bool {
+    !old.slices.is_empty() && new.slices.is_empty() && new.error.is_none()
 }
 
-/// `None` if there is nothing to judge, such as the memory of a target without a daemon.
-fn judge(metric: Metric, (old, new): (&[f64], &[f64]), is_noisy: bool, rules: &Rules) -> Option<Change> {
-    let median = |samples: &[f64]| stats::summary(samples.iter().copied()).map(|s| s.median);
-    let medians = median(old).zip(median(new));
-    let mut change = Change {
-        row: String::new(),
-        target: String::new(),
-        metric,
-        medians,
-        chance: 1.0,
-        verdict: Verdict::TooFew,
-    };
-    let Some((before, after)) = medians else { return Some(change) };
-    if before <= 0.0 {
-        return None;
+/// One target at one row, in both results.
+struct Both<'a> {
+    row: &'a str,
+    old: (&'a Row, &'a Cell),
+    new: (&'a Row, &'a Cell),
+    is_noisy: bool,
+}
+
+impl Both<'_> {
+    fn compare(&self, rules: &Rules, changes: &mut Changes) {
+        let ((_, cell), (_, later)) = (self.old, self.new);
+        let (row, target) = (self.row.to_owned(), cell.target.clone());
+        if later.error.is_some() && cell.error.is_none() {
+            // Whatever its numbers were until then; once for all of them.
+            let metric = rules.metrics.first().copied().unwrap_or(Metric::Cpu);
+            let medians = median(&numbers(cell, metric)).zip(median(&numbers(later, metric)));
+            changes.changes.push(Change {
+                row,
+                target,
+                metric,
+                medians,
+                chance: 1.0,
+                verdict: Verdict::Fails,
+            });
+            return;
+        }
+        if rules.relative_to.as_deref() == Some(target.as_str()) {
+            return;
+        }
+        for metric in rules.metrics.iter().copied() {
+            match (numbers(cell, metric).is_empty(), numbers(later, metric).is_empty()) {
+                // Such as the user time of a target without a daemon.
+                (true, true) if !cell.slices.is_empty() => {}
+                (false, true) => {
+                    changes.missing.push(format!("{} of {target} at {row}", metric.title()));
+                }
+                _ => changes.changes.extend(self.judge(metric, rules)),
+            }
+        }
     }
-    let is_more = after > before;
-    change.chance =
-        if is_more { stats::chance_of_larger(new, old) } else { stats::chance_of_larger(old, new) };
-    // A doubling and a halving are the same distance.
-    let is_far = (after / before).max(before / after) > 1.0 + rules.threshold;
-    change.verdict = if is_noisy && !rules.with_noisy {
-        Verdict::Noisy
-    } else if old.len() < LEAST_TURNS || new.len() < LEAST_TURNS {
-        Verdict::TooFew
-    } else if !is_far || change.chance > rules.significance {
-        Verdict::Same
-    } else if is_more == metric.is_better_high() {
-        Verdict::Better
-    } else {
-        Verdict::Worse
+
+    /// `None` if there is nothing to judge, such as the memory of a target without a daemon.
+    fn judge(&self, metric: Metric, rules: &Rules) -> Option<Change> {
+        let (old, new) = (samples(self.old, metric, rules), samples(self.new, metric, rules));
+        let medians = median(&old).zip(median(&new));
+        let mut change = Change {
+            row: self.row.to_owned(),
+            target: self.old.1.target.clone(),
+            metric,
+            medians,
+            chance: 1.0,
+            verdict: Verdict::TooFew,
+        };
+        let Some((before, after)) = medians else { return Some(change) };
+        if before <= 0.0 && after <= 0.0 {
+            return None;
+        }
+        let is_more = after > before;
+        let (more, less) = if is_more { (&new, &old) } else { (&old, &new) };
+        let least = if rules.relative_to.is_some() { 0.0 } else { metric.least() };
+        // A doubling and a halving are the same distance.
+        let far = 1.0 + if metric.is_tail() { 2.0 * rules.threshold } else { rules.threshold };
+        let [more, less] = [more, less].map(|side| side.iter().map(|one| one.max(least)).collect::<Vec<_>>());
+        let nearer: Vec<f64> = more.iter().map(|number| number / far).collect();
+        change.chance = stats::chance_of_larger(&nearer, &less);
+        change.verdict = if self.is_noisy && !rules.with_noisy {
+            Verdict::Noisy
+        } else if old.len() < LEAST_TURNS || new.len() < LEAST_TURNS {
+            Verdict::TooFew
+        } else if change.chance > rules.significance || median(&nearer) <= median(&less) {
+            Verdict::Same
+        } else if is_more == metric.is_better_high() {
+            Verdict::Better
+        } else {
+            Verdict::Worse
+        };
+        Some(change)
+    }
+}
+
+fn median(samples: &[f64]) -> Option<f64> {
+    stats::summary(samples.iter().copied()).map(|summary| summary.median)
+}
+
+/// The numbers of a cell's turns.
+fn numbers(cell: &Cell, metric: Metric) -> Vec<f64> {
+    cell.slices.iter().map(|slice| metric.of(slice)).filter(|number| number.is_finite()).collect()
+}
+
+/// The same, as ratios to those of another target if the rules say so.
+fn samples((row, cell): (&Row, &Cell), metric: Metric, rules: &Rules) -> Vec<f64> {
+    let Some(base) = &rules.relative_to else { return numbers(cell, metric) };
+    let least = metric.least();
+    let ratio = |number: f64, base: f64| match (number.is_finite(), base.is_finite()) {
+        (true, true) => number.max(least) / base.max(least),
+        _ => f64::NAN,
     };
-    Some(change)
+    row.beside(cell, base, metric, ratio).into_iter().map(|(_, ratio)| ratio).collect()
 }
 
 impl Changes {
@@ -237,7 +314,8 @@ impl Changes {
         }
         for change in listed {
             let (old, new, ratio) = match change.medians {
-                Some((old, new)) => (figure(old), figure(new), format!("{:.2}", new / old)),
+                Some((old, new)) if old > 0.0 => (figure(old), figure(new), format!("{:.2}", new / old)),
+                Some((old, new)) => (figure(old), figure(new), "-".into()),
                 None => ("-".into(), "-".into(), "-".into()),
             };
             let _ = writeln!(
@@ -250,8 +328,10 @@ impl Changes {
                 change.verdict.word()
             );
         }
-        for text in &self.unmatched {
-            let _ = writeln!(out, "- {text}");
+        for (which, texts) in [("old", &self.missing), ("new", &self.added)] {
+            for text in texts {
+                let _ = writeln!(out, "- only the {which} result has {text}");
+            }
         }
         let counts: Vec<_> =
             [Verdict::Worse, Verdict::Fails, Verdict::Better, Verdict::Same, Verdict::Noisy, Verdict::TooFew]
@@ -307,13 +387,55 @@ mod tests {
         // Much more in the median, but all over the place.
         assert_eq!(verdict(&BEFORE, &[4.0, 9.0, 6.0, 3.0, 6.5], &rules()), Verdict::Same);
         assert_eq!(verdict(&BEFORE, &[9.0, 9.1, 9.2], &rules()), Verdict::TooFew);
-        assert_eq!(verdict(&BEFORE, &[], &rules()), Verdict::TooFew);
+    }
+
+    /// Turns that lie far apart, as tails of latencies do, must be further from those before to count.
+    #[test]
+    fn the_threshold_must_be_passed_beyond_the_spread() {
+        let wide = [10.0, 14.0, 11.0, 13.0, 12.0];
+        // All above those before, and the median a quarter.
+        assert_eq!(verdict(&wide, &[14.5, 14.8, 15.0, 15.2, 15.3], &rules()), Verdict::Same);
+        assert_eq!(verdict(&wide, &[15.5, 15.8, 16.0, 16.2, 16.3], &rules()), Verdict::Worse);
+        let eager = Rules { threshold: 0.0, ..rules() };
+        assert_eq!(verdict(&wide, &[14.5, 14.8, 15.0, 15.2, 15.3], &eager), Verdict::Worse);
+        // A sixth more, and no spread to speak of: enough for a median of the latency, not for its tail.
+        let latency = |metric| Rules { metrics: vec![metric], ..rules() };
+        let more = [6.0, 6.1, 6.2, 6.05, 6.15];
+        assert_eq!(verdict(&BEFORE, &more, &latency(Metric::P50)), Verdict::Worse);
+        assert_eq!(verdict(&BEFORE, &more, &latency(Metric::P99)), Verdict::Same);
+    }
+
+    #[test]
+    fn a_number_that_was_0_can_become_worse() {
+        let with_switches = |switches: [f64; 5]| {
+            let mut results = with(&BEFORE);
+            for (slice, switches) in results.suites[0].rows[0].cells[0].slices.iter_mut().zip(switches) {
+                slice.switches = switches;
+            }
+            results
+        };
+        let rules = Rules { metrics: vec![Metric::Switches], ..rules() };
+        let none = with_switches([0.0; 5]);
+        let all = |old: &Results, new: &Results, rules: &Rules| {
+            let verdicts = verdicts(old, new, rules);
+            verdicts.into_iter().find(|(target, _)| target == "a").map(|(_, verdict)| verdict)
+        };
+        let many = with_switches([50.0, 51.0, 50.0, 52.0, 50.0]);
+        assert_eq!(all(&none, &many, &rules), Some(Verdict::Worse));
+        assert_eq!(all(&many, &none, &rules), Some(Verdict::Better));
+        // More than none, and nothing to speak of.
+        assert_eq!(all(&none, &with_switches([0.01, 0.02, 0.01, 0.03, 0.01]), &rules), Some(Verdict::Same));
+        assert_eq!(all(&none, &none, &rules), None, "there is nothing");
+        let text = compare(&none, &many, &rules).unwrap().markdown(false);
+        assert!(text.contains("| a | context switches per operation | 0.00 | 50.0 | - |"), "{text}");
+        let relative = Rules { relative_to: Some("b".into()), ..rules };
+        assert_eq!(all(&none, &many, &relative), Some(Verdict::Worse));
     }
 
     #[test]
     fn more_throughput_is_better() {
         let rules = Rules { metrics: vec![Metric::Throughput, Metric::P99], ..rules() };
-        let slow = [6.0, 6.1, 6.2, 6.05, 6.15];
+        let slow = [7.0, 7.1, 7.2, 7.05, 7.15];
         let both = |old: &[f64], new: &[f64]| {
             verdicts(&with(old), &with(new), &rules)
                 .iter()
@@ -354,30 +476,50 @@ mod tests {
         let mut new = with(&BEFORE);
         new.suites[0].rows[0].cells[0].error = Some("broken".into());
         assert_eq!(verdicts(&with(&BEFORE), &new, &rules())[0].1, Verdict::Fails);
+        let many = Rules { metrics: Metric::RATIOS.to_vec(), ..rules() };
+        let changes = compare(&with(&BEFORE), &new, &many).unwrap();
+        assert_eq!(changes.count(Verdict::Fails), 1, "one thing does not work, whatever is measured of it");
         assert_eq!(verdicts(&new, &new, &rules())[0].1, Verdict::Same, "it did not work before");
     }
 
     #[test]
     fn what_only_one_has_is_named() {
         let old = results(vec![
-            row("stat", 1, vec![cell("a", &BEFORE), cell("c", &BEFORE)]),
+            row("stat", 1, vec![cell("a", &BEFORE), cell("b", &BEFORE), cell("c", &BEFORE)]),
+            row("stat", 3, vec![cell("b", &BEFORE), cell("c", &BEFORE), cell("d", &BEFORE)]),
             row("open", 1, vec![]),
         ]);
-        let mut new = results(vec![row("stat", 1, vec![cell("a", &BEFORE)]), row("stat", 2, vec![])]);
+        let mut new = results(vec![
+            row("stat", 1, vec![cell("a", &BEFORE), cell("b", &[])]),
+            row("stat", 2, vec![]),
+            row("stat", 3, vec![cell("d", &BEFORE), cell("e", &BEFORE)]),
+        ]);
+        for slice in &mut new.suites[0].rows[2].cells[0].slices {
+            slice.user_us = None;
+        }
         new.machine.kernel = "7.0".into();
-        let changes = compare(&old, &new, &rules()).unwrap();
+        let rules = Rules { metrics: vec![Metric::Cpu, Metric::User], ..rules() };
+        let changes = compare(&old, &new, &rules).unwrap();
+        let missing = [
+            "the target c in passthrough",
+            "turns of b at passthrough/stat x1 on tmpfs",
+            "b at passthrough/stat x3 on tmpfs",
+            "daemon's user µs per operation of d at passthrough/stat x3 on tmpfs",
+            "passthrough/open x1 on tmpfs",
+        ];
+        assert_eq!(changes.missing, missing);
+        assert_eq!(changes.added, ["the target e in passthrough", "passthrough/stat x2 on tmpfs"]);
         let text = changes.markdown(true);
         for needle in [
-            "only the old result has c at passthrough/stat x1 on tmpfs",
-            "only the old result has passthrough/open x1 on tmpfs",
-            "only the new result has passthrough/stat x2 on tmpfs",
+            "- only the old result has the target c in passthrough\n",
+            "- only the new result has passthrough/stat x2 on tmpfs\n",
             "the kernel was 6.18.0 and is 7.0",
             "| passthrough/stat x1 on tmpfs | a | CPU µs per operation | 5.10 | 5.10 | 1.00 |",
-            "1 compared: 1 same.",
+            "3 compared: 3 same.",
         ] {
             assert!(text.contains(needle), "`{needle}` is missing in:\n{text}");
         }
         assert!(!changes.markdown(false).contains("5.10"));
-        assert!(compare(&old, &results(vec![]), &rules()).is_err(), "nothing in common");
+        assert!(compare(&old, &results(vec![]), &rules).is_err(), "nothing in common");
     }
 }

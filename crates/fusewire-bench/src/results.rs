@@ -230,7 +230,8 @@ impl Row {
         self.beside(cell, baseline, metric, |number, base| number - base)
     }
 
-    fn beside(
+    /// What is made of a number of a cell and of that of the target `baseline` in the same repetition, as far as it is finite.
+    pub fn beside(
         &self,
         cell: &Cell,
         baseline: &str,
@@ -303,6 +304,24 @@ impl Metric {
             Self::Memory => "resident memory of the daemon, MiB",
             Self::Requests => "requests per operation",
         }
+    }
+
+    /// So little of it that it does not matter whether it is less, in what [`of`](Self::of) gives: without it, the smallest
+    /// amount would be without end more than none.
+    pub fn least(self) -> f64 {
+        match self {
+            Self::Cpu | Self::Daemon | Self::User | Self::Own | Self::P50 | Self::P99 | Self::P999 => 0.05,
+            // One operation may be a program that runs for hours.
+            Self::Throughput => 1e-6,
+            Self::Switches => 0.05,
+            Self::Memory => 1.0,
+            Self::Requests => 0.001,
+        }
+    }
+
+    /// Whether few operations of a turn decide about it.
+    pub fn is_tail(self) -> bool {
+        matches!(self, Self::P99 | Self::P999)
     }
 
     /// Whether more of it is better.

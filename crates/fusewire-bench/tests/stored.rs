@@ -74,13 +74,106 @@ fn a_regression_beyond_noise_fails_and_noise_does_not() {
         "{}",
         text(&output)
     );
-    assert!(text(&output).contains("2 regressions beyond noise"), "{}", text(&output));
+    // CPU time, median and 99th percentile of two targets; the result has their rate stay as it is.
+    assert!(text(&output).contains("6 regressions beyond noise"), "{}", text(&output));
     // Native has become slower as well: the machine did.
     let output = bench(&["compare", "--relative-to", "native", &old, &slow]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let output = bench(&["compare", "--threshold", "50", &old, &slow]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let output = bench(&["compare", "--metric", "throughput", "--metric", "memory", &old, &slow]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+}
+
+#[test]
+fn what_users_wait_for_is_compared_without_being_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = result(&[10.0, 10.1, 10.2, 10.3, 10.4]);
+    let old = store(dir.path(), "old.json", &good);
+    let with = |number: &str, factor: f64| {
+        let mut new = good.clone();
+        for slice in new["suites"][0]["rows"][0]["cells"][1]["slices"].as_array_mut().unwrap() {
+            slice[number] = (slice[number].as_f64().unwrap() * factor).into();
+        }
+        store(dir.path(), &format!("{number}.json"), &new)
+    };
+    for (number, factor, title) in [
+        ("cpu_us", 5.0, "CPU µs per operation"),
+        ("ops_per_s", 0.2, "operations per second"),
+        ("p50_us", 5.0, "median latency, µs"),
+        ("p99_us", 5.0, "99th percentile of the latency, µs"),
+    ] {
+        let output = bench(&["compare", &old, &with(number, factor)]);
+        assert_eq!(output.status.code(), Some(1), "{number}: {}", text(&output));
+        let said = text(&output);
+        assert!(said.contains(&format!("| fusewire | {title} |")), "{number}: {said}");
+        assert!(said.contains("8 compared: 1 worse, 7 same.") && said.contains("one regression"), "{said}");
+    }
+    // No number of these says what somebody gets.
+    for number in ["p999_us", "switches"] {
+        let output = bench(&["compare", &old, &with(number, 5.0)]);
+        assert_eq!(output.status.code(), Some(0), "{number}: {}", text(&output));
+    }
+    let help = text(&bench(&["compare", "--help"]));
+    assert!(help.contains("[default: cpu throughput p50 p99]") && help.contains("--only-common"), "{help}");
+}
+
+#[test]
+fn a_number_that_was_0_can_become_a_regression() {
+    let dir = tempfile::tempdir().unwrap();
+    let with_switches = |name: &str, switches: f64| {
+        let mut result = result(&[10.0, 10.1, 10.2, 10.3, 10.4]);
+        for slice in result["suites"][0]["rows"][0]["cells"][1]["slices"].as_array_mut().unwrap() {
+            slice["switches"] = switches.into();
+        }
+        store(dir.path(), name, &result)
+    };
+    let none = with_switches("none.json", 0.0);
+    for (name, switches, status) in [("few.json", 0.01, 0), ("many.json", 50.0, 1)] {
+        let output = bench(&["compare", "--metric", "switches", &none, &with_switches(name, switches)]);
+        assert_eq!(output.status.code(), Some(status), "{name}: {}", text(&output));
+    }
+}
+
+#[test]
+fn what_is_missing_in_the_new_result_fails_unless_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let cpu = [10.0, 10.1, 10.2, 10.3, 10.4];
+    let mut whole = result(&cpu);
+    let rows = whole["suites"][0]["rows"].as_array_mut().unwrap();
+    let mut second = rows[0].clone();
+    second["threads"] = 2.into();
+    rows.push(second);
+    let old = store(dir.path(), "old.json", &whole);
+
+    let mut no_target = whole.clone();
+    for row in no_target["suites"][0]["rows"].as_array_mut().unwrap() {
+        row["cells"].as_array_mut().unwrap().remove(0);
+    }
+    let mut no_row = whole.clone();
+    no_row["suites"][0]["rows"].as_array_mut().unwrap().pop();
+    let mut no_cell = whole.clone();
+    no_cell["suites"][0]["rows"][1]["cells"].as_array_mut().unwrap().remove(0);
+    let mut no_turns = whole.clone();
+    no_turns["suites"][0]["rows"][1]["cells"][0]["slices"] = json!([]);
+    for (name, new, what) in [
+        ("target.json", &no_target, "only the old result has the target native in passthrough"),
+        ("row.json", &no_row, "only the old result has passthrough/stat x2 on tmpfs"),
+        ("cell.json", &no_cell, "only the old result has native at passthrough/stat x2 on tmpfs"),
+        ("turns.json", &no_turns, "only the old result has turns of native at passthrough/stat x2 on tmpfs"),
+    ] {
+        let new = store(dir.path(), name, new);
+        let output = bench(&["compare", &old, &new]);
+        assert_eq!(output.status.code(), Some(1), "{name}: {}", text(&output));
+        assert!(text(&output).contains(what), "{name}: {}", text(&output));
+        assert!(text(&output).contains("1 missing in the new result"), "{}", text(&output));
+        assert!(!text(&output).contains("regression"), "{}", text(&output));
+        let output = bench(&["compare", "--only-common", &old, &new]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output));
+        assert!(text(&output).contains(what), "it is told all the same: {}", text(&output));
+    }
+    // What is more is no failure.
+    let output = bench(&["compare", &store(dir.path(), "less.json", &no_row), &old]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
 }
 

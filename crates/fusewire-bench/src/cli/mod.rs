@@ -44,10 +44,12 @@ enum Action {
     Memory(MemoryArgs),
     /// Fail if a result is worse than another one beyond noise
     ///
-    /// A number is worse if its median is worse by more than --threshold, and its turns are worse than those before by
-    /// more than chance, which a Mann-Whitney test tells. At least five turns on each side are needed. Rows in which
-    /// others disturbed are not judged. Exit status 1 if anything is worse, or failed in the new result only, or if nothing
-    /// could be judged.
+    /// CPU time per operation, throughput, median and 99th percentile of the latency are compared, or what --metric says. A
+    /// number is worse if its turns are worse than those before by more than --threshold, and that by more than chance, which
+    /// a Mann-Whitney test tells: the further turns of one run lie apart, the more it takes. At least five turns on each side
+    /// are needed. Rows in which others disturbed are not judged. Exit status 1 if anything is worse, or failed in the new
+    /// result only; if rows, targets or numbers of the old result are missing in the new one, unless --only-common; or if
+    /// nothing could be judged.
     Compare(CompareArgs),
     /// Tables and plots of a stored result
     Report(ReportArgs),

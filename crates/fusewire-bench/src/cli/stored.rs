@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::compare::{self, LEAST_TURNS, Rules, Verdict};
@@ -43,10 +43,10 @@ pub struct CompareArgs {
     /// JSON file written by `run`, after
     #[arg(value_name = "NEW")]
     new: PathBuf,
-    /// What to compare; may be repeated [default: cpu]
-    #[arg(long, value_enum, value_name = "WHAT")]
+    /// What to compare; may be repeated
+    #[arg(long, value_enum, value_name = "WHAT", default_values_t = Metric::RATIOS)]
     metric: Vec<Metric>,
-    /// Percent by which a median must be worse to count
+    /// Percent by which a number must be worse to count; a 99th percentile by twice that
     #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
     threshold: f64,
     /// How likely by chance a difference may be, at most
@@ -55,6 +55,9 @@ pub struct CompareArgs {
     /// Compare the ratios to this target in the same turns: for results from different machines or days
     #[arg(long, value_name = "TARGET")]
     relative_to: Option<String>,
+    /// Compare what both have, and do not fail because of rows, targets and numbers that are in OLD and not in NEW
+    #[arg(long)]
+    only_common: bool,
     /// Judge rows in which others disturbed, too
     #[arg(long)]
     with_noisy: bool,
@@ -112,9 +115,8 @@ impl CompareArgs {
             };
             ensure!(has(&old) && has(&new), "--relative-to {target}: it is not in both results");
         }
-        let metrics = if self.metric.is_empty() { vec![Metric::Cpu] } else { self.metric };
         let rules = Rules {
-            metrics,
+            metrics: self.metric,
             threshold: self.threshold / 100.0,
             significance: self.significance,
             relative_to: self.relative_to,
@@ -122,16 +124,24 @@ impl CompareArgs {
         };
         let changes = compare::compare(&old, &new, &rules)?;
         print!("{}", changes.markdown(self.all));
+        let mut failures = Vec::new();
         match changes.count(Verdict::Worse) + changes.count(Verdict::Fails) {
-            0 if changes.count(Verdict::Noisy) + changes.count(Verdict::TooFew) == changes.changes.len() => {
-                bail!(
-                    "nothing could be judged: measure with --reps {LEAST_TURNS} or more on a quieter machine, or judge noisy rows \
-                 too, with --with-noisy"
-                )
-            }
-            0 => Ok(()),
-            1 => bail!("one regression beyond noise"),
-            more => bail!("{more} regressions beyond noise"),
+            0 => {}
+            1 => failures.push("one regression beyond noise".to_owned()),
+            more => failures.push(format!("{more} regressions beyond noise")),
         }
+        if !self.only_common && !changes.missing.is_empty() {
+            failures.push(format!(
+                "{} missing in the new result, see above (--only-common if that is meant)",
+                changes.missing.len()
+            ));
+        }
+        ensure!(failures.is_empty(), "{}", failures.join("; "));
+        ensure!(
+            changes.count(Verdict::Noisy) + changes.count(Verdict::TooFew) < changes.changes.len(),
+            "nothing could be judged: measure with --reps {LEAST_TURNS} or more on a quieter machine, or judge noisy rows \
+             too, with --with-noisy"
+        );
+        Ok(())
     }
 }
