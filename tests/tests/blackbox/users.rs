@@ -5,7 +5,8 @@ use fusewire_tests::mount::{self, Mount};
 use fusewire_tests::program::{Program, as_user, program};
 use fusewire_tests::sandbox::{self, Sandbox};
 use fusewire_tests::{need, skip};
-use rustix::fs::XattrFlags;
+use rustix::fs::{Access, CWD, FileType, Mode, OFlags, XattrFlags, mknodat};
+use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -67,6 +68,107 @@ fn a_supplementary_group_gives_access_and_can_be_given_away() {
             .ok();
         assert_eq!(stored(mount, "team/yes"), (4321, 7000, 0o644));
         as_ids(4321, 8765, "6000", "touch mine; ! chgrp 7000 mine 2>&-", mount.path()).ok();
+    });
+}
+
+/// What `work` says as a user with these groups: in a thread of its own, which alone is that user.
+fn acting<R: Send>(uid: u32, gid: u32, groups: &[u32], work: impl FnOnce() -> R + Send) -> R {
+    let act = || {
+        let groups: Vec<_> = groups.iter().map(|&group| Gid::from_raw(group)).collect();
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        rustix::thread::set_thread_groups(&groups).expect("groups");
+        rustix::thread::set_thread_res_gid(gid, gid, gid).expect("group");
+        rustix::thread::set_thread_res_uid(uid, uid, uid).expect("user");
+        work()
+    };
+    thread::scope(|scope| scope.spawn(act).join().expect("the thread"))
+}
+
+/// One of each kind is made in `dir`. What was refused, and why.
+fn make_all(dir: &Path) -> Vec<(&'static str, Errno)> {
+    let nameless = || {
+        let flags = OFlags::TMPFILE | OFlags::RDWR;
+        let stat = rustix::fs::fstat(rustix::fs::open(dir, flags, Mode::from_raw_mode(0o600))?)?;
+        assert_eq!((stat.st_uid, stat.st_gid), (4321, 8765), "the file without a name");
+        Ok(())
+    };
+    let fifo = || mknodat(CWD, dir.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o644), 0);
+    let file = || {
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        rustix::fs::open(dir.join("file"), flags, Mode::from_raw_mode(0o644)).map(drop)
+    };
+    let made = [
+        ("file", file()),
+        ("dir", rustix::fs::mkdir(dir.join("dir"), Mode::from_raw_mode(0o755))),
+        ("symlink", rustix::fs::symlink("target", dir.join("symlink"))),
+        ("fifo", fifo()),
+        ("nameless", nameless()),
+    ];
+    made.into_iter().filter_map(|(what, made)| Some((what, made.err()?))).collect()
+}
+
+#[test]
+fn whoever_may_write_to_a_directory_by_any_of_their_groups_may_create_in_it() {
+    const KINDS: [&str; 5] = ["file", "dir", "symlink", "fifo", "nameless"];
+    need!("setfacl");
+    public(|_, mount| {
+        fs::create_dir(mount.join("team")).unwrap();
+        program("setfacl").args(["-m", "g:5000:rwx"]).arg(mount.join("team")).ok();
+        let team = mount.join("team");
+        let refused = KINDS.map(|kind| (kind, Errno::ACCESS));
+        assert_eq!(acting(4321, 8765, &[6000, 6001], || make_all(&team)), refused);
+        assert_eq!(acting(4321, 8765, &[6000, 5000, 6001], || make_all(&team)), []);
+        for kind in &KINDS[..4] {
+            let (uid, gid, _) = stored(mount, &format!("team/{kind}"));
+            assert_eq!((uid, gid), (4321, 8765), "{kind}");
+        }
+        let later = || rustix::fs::mkdir(team.join("later"), Mode::from_raw_mode(0o755));
+        assert_eq!(acting(4321, 8765, &[6000], later), Err(Errno::ACCESS));
+    });
+}
+
+/// The kernel goes by what it remembers of the directory, the daemon by what is there.
+#[test]
+fn groups_that_a_directory_no_longer_admits_create_nothing_in_it() {
+    need!("setfacl");
+    let Some(sandbox) = sandbox::enter() else { return };
+    let mount = mount::passthrough(&sandbox).cache(Cache::Always).start();
+    fs::create_dir(mount.join("team")).unwrap();
+    program("setfacl").args(["-m", "g:5000:rwx,g:6000:rwx"]).arg(mount.join("team")).ok();
+    let team = mount.join("team");
+    let may_write = || rustix::fs::access(&team, Access::WRITE_OK);
+    assert_eq!(acting(4321, 8765, &[5000], may_write), Ok(()), "now the kernel knows the list");
+    program("setfacl").args(["-x", "g:5000"]).arg(mount.below("team")).ok();
+    let refused = acting(4321, 8765, &[5000], || make_all(&team));
+    assert_eq!(refused.len(), 5, "{refused:?}");
+    assert!(refused.iter().all(|&(_, error)| error == Errno::ACCESS), "{refused:?}");
+    assert_eq!(fs::read_dir(mount.below("team")).unwrap().count(), 0, "nothing is there");
+    assert_eq!(acting(4321, 8765, &[5000, 6000], || make_all(&team)), []);
+    mount.stop();
+}
+
+/// What is there before whoever creates it knows, is opened by what its own ACL says of all their groups.
+#[test]
+fn opening_an_existing_file_to_create_it_goes_by_all_groups() {
+    need!("setfacl");
+    public(|_, mount| {
+        for (name, mode, acl, admitted, refused) in [
+            ("admits", 0o600, "g:5000:rw", [6000, 5000], [6000, 6001]),
+            ("refuses", 0o666, "g:5000:-", [6000, 6001], [6000, 5000]),
+        ] {
+            // The kernel may remember that it is not there.
+            assert!(!mount.join(name).exists());
+            fs::write(mount.below(name), "x").unwrap();
+            sandbox::chmod(&mount.below(name), mode);
+            program("setfacl").args(["-m", acl]).arg(mount.below(name)).ok();
+            let open = || {
+                let flags = OFlags::CREATE | OFlags::RDWR;
+                rustix::fs::open(mount.join(name), flags, Mode::from_raw_mode(0o644)).map(drop)
+            };
+            assert_eq!(acting(4321, 8765, &refused, open), Err(Errno::ACCESS), "{name}");
+            assert_eq!(acting(4321, 8765, &admitted, open), Ok(()), "{name}");
+            assert_eq!(stored(mount, name).0, 0);
+        }
     });
 }
 
@@ -232,13 +334,8 @@ fn acl_for_group(gid: u32) -> Vec<u8> {
     stored
 }
 
-/// Opens each file that it is told of, as a member of a group.
-fn member(gid: u32, files: &mpsc::Receiver<PathBuf>, opened: &mpsc::Sender<std::io::Result<()>>) {
-    rustix::thread::set_thread_groups(&[Gid::from_raw(gid)]).expect("groups");
-    rustix::thread::set_thread_res_gid(Gid::from_raw(5555), Gid::from_raw(5555), Gid::from_raw(5555))
-        .expect("group");
-    rustix::thread::set_thread_res_uid(Uid::from_raw(5555), Uid::from_raw(5555), Uid::from_raw(5555))
-        .expect("user");
+/// Opens each file that it is told of.
+fn open_each(files: &mpsc::Receiver<PathBuf>, opened: &mpsc::Sender<std::io::Result<()>>) {
     files.iter().for_each(|file| opened.send(fs::File::open(file).map(drop)).expect("the test listens"));
 }
 
@@ -259,7 +356,7 @@ fn what_an_access_control_list_grants_is_granted_at_once() {
     let (answer, answers) = mpsc::channel();
     thread::scope(|scope| {
         scope.spawn(others);
-        scope.spawn(move || member(6666, &told, &answer));
+        scope.spawn(move || acting(5555, 5555, &[6666], move || open_each(&told, &answer)));
         let acl = acl_for_group(6666);
         let refused = (0..2000).filter(|i| {
             let path = mount.join(i.to_string());

@@ -18,6 +18,9 @@ use std::{cell::Cell, fs};
 /// No id at all: what idmapped mounts send where nothing maps.
 const NOBODY_AT_ALL: u32 = u32::MAX;
 
+/// The usual number for a group that does not exist in a user namespace.
+const OVERFLOW: u32 = 65534;
+
 /// What a thread is, as far as it was changed.
 #[derive(Clone, Copy, Default)]
 struct State {
@@ -65,6 +68,8 @@ pub struct Creds {
     switches: bool,
     /// Every id exists here (no user namespace in the way), so that taking one on cannot fail silently.
     all_ids: bool,
+    /// What the kernel shows in the place of a group that does not exist here.
+    overflow: u32,
 }
 
 impl Creds {
@@ -85,7 +90,9 @@ impl Creds {
                 "not privileged: everything made through the mount belongs to this user"
             );
         }
-        Self { uid, gid, caps, switches, all_ids }
+        let overflow = fs::read_to_string("/proc/sys/kernel/overflowgid").ok();
+        let overflow = overflow.and_then(|gid| gid.trim().parse().ok()).unwrap_or(OVERFLOW);
+        Self { uid, gid, caps, switches, all_ids, overflow }
     }
 
     /// May this process take on other ids?
@@ -114,13 +121,30 @@ impl Creds {
 
     /// Make something as `owner` with that umask.
     pub fn acting_as<R>(&self, owner: Owner, umask: u32, make: impl FnOnce() -> Result<R>) -> Result<R> {
+        let group = owner.supplementary.filter(|&group| group != owner.gid);
+        self.acting_in(owner, group.as_slice(), umask, make)
+    }
+
+    /// The same as a member of these groups, and of no others.
+    pub fn acting_in<R>(
+        &self,
+        owner: Owner,
+        groups: &[u32],
+        umask: u32,
+        make: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
         self.umask(umask)?;
-        if !self.switches || (owner.uid == self.uid && owner.gid == self.gid) {
+        if !self.takes_on(owner) {
             self.keep_set_ids(true)?;
             return make();
         }
-        let _taken_on = self.take_on(owner)?;
+        let _taken_on = self.take_on(owner, groups)?;
         make()
+    }
+
+    /// Are other ids taken on to act as `owner`?
+    fn takes_on(&self, owner: Owner) -> bool {
+        self.switches && (owner.uid != self.uid || owner.gid != self.gid)
     }
 
     /// Make something as ourselves.
@@ -143,7 +167,7 @@ impl Creds {
         Ok(())
     }
 
-    fn take_on(&self, owner: Owner) -> Result<TakenOn<'_>> {
+    fn take_on(&self, owner: Owner, groups: &[u32]) -> Result<TakenOn<'_>> {
         if owner.uid == NOBODY_AT_ALL || owner.gid == NOBODY_AT_ALL {
             return Err(Errno::OVERFLOW);
         }
@@ -153,8 +177,9 @@ impl Creds {
         }
         // Undoes whatever of the following has happened, also when it does not get to the end.
         let mut taken = TakenOn { creds: self, group: false, uid: false, gid: false };
-        if let Some(group) = owner.supplementary.filter(|&group| group != owner.gid) {
-            rustix::thread::set_thread_groups(&[Gid::from_raw(group)])?;
+        if !groups.is_empty() {
+            let groups: Vec<_> = groups.iter().map(|&group| Gid::from_raw(group)).collect();
+            rustix::thread::set_thread_groups(&groups)?;
             taken.group = true;
         }
         if owner.gid != self.gid {
@@ -176,30 +201,51 @@ impl Creds {
 
     /// Is the caller a member of this group?
     pub fn caller_is_in(&self, cx: &Context, gid: u32) -> bool {
-        let listed = || {
-            status_of(cx, "Groups:")
-                .unwrap_or_default()
-                .split_whitespace()
-                .any(|group| group.parse() == Ok(gid))
-        };
+        let listed = || status_of(cx).is_some_and(|status| numbers(&status, "Groups:").any(|it| it == gid));
         cx.caller().is_some_and(|caller| caller.gid == gid) || listed()
+    }
+
+    /// All groups of the caller, of which the kernel sends one at most (since Linux 6.3). `None` if they make no difference to what
+    /// is done as `owner`, and where they cannot be known: the number is nobody's or not that of whoever asks. The kernel
+    /// may ask in other names than the thread's own, for NFS or overlays, and sends other ids on idmapped mounts.
+    pub fn groups_of_caller(&self, cx: &Context, owner: Owner) -> Option<Vec<u32>> {
+        let caller = cx.caller().filter(|_| self.takes_on(owner))?;
+        let status = status_of(cx)?;
+        // Real, effective, saved, for files.
+        let for_files = |key| numbers(&status, key).nth(3);
+        if for_files("Uid:") != Some(caller.uid) || for_files("Gid:") != Some(caller.gid) {
+            return None;
+        }
+        // Nobody can tell which group is meant by that number: none is taken on for it.
+        let exists = |&group: &u32| self.all_ids || group != self.overflow;
+        Some(numbers(&status, "Groups:").filter(exists).collect())
     }
 
     /// The lower filesystem refused the owner what the kernel had permitted the caller. That is as it should be if the
     /// directory has changed since; but a caller may also have been permitted by a capability, which taking on ids
     /// does not confer. If it is that, the daemon may act in its own name and give the result away.
     pub fn caller_is_capable(&self, cx: &Context, capability: CapabilitySet) -> bool {
-        let effective = status_of(cx, "CapEff:").and_then(|word| u64::from_str_radix(&word, 16).ok());
+        let status = status_of(cx).unwrap_or_default();
+        let effective = line(&status, "CapEff:").and_then(|word| u64::from_str_radix(word, 16).ok());
         self.switches
             && effective.is_some_and(|bits| CapabilitySet::from_bits_retain(bits).contains(capability))
     }
 }
 
-/// A line of the caller's `/proc/PID/status`.
-fn status_of(cx: &Context, key: &str) -> Option<String> {
+/// The caller's `/proc/PID/status`. The caller waits for the answer, so that it is there and stays as it is.
+fn status_of(cx: &Context) -> Option<String> {
     let pid = cx.caller().map(|caller| caller.pid).filter(|&pid| pid != 0)?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
+    fs::read_to_string(format!("/proc/{pid}/status")).ok()
+}
+
+/// A line of it.
+fn line<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
+}
+
+/// The numbers in a line of it.
+fn numbers(status: &str, key: &str) -> impl Iterator<Item = u32> {
+    line(status, key).unwrap_or_default().split_whitespace().filter_map(|word| word.parse().ok())
 }
 
 /// Taken-on ids; dropping it puts the thread's own back.

@@ -53,12 +53,38 @@ impl Passthrough {
         Ok(Maker { cx, owner, umask, security, is_root })
     }
 
-    /// Run `make` as whom the result is to belong to. If the lower filesystem refuses that although the caller has a
-    /// capability that permits it, run it in our own name and have the result given away (the `bool`).
+    /// Run `make` as whom the result is to belong to. The kernel has permitted it by all that the caller is, and sends a part of
+    /// that. If the lower filesystem refuses it, run it with all the groups of the caller; if it refuses that, too, although
+    /// the caller has a capability that permits it, run it in our own name and have the result given away (the `bool`).
     fn make_as<R>(&self, maker: &Maker<'_>, make: impl Fn() -> Result<R>) -> Result<(R, bool)> {
-        // Where the kernel was not asked to leave the mask to us it has applied it.
-        let umask = if self.masks() { maker.umask } else { 0 };
-        let made = self.creds.acting_as(maker.owner, umask, &make);
+        let umask = self.umask_of(maker);
+        let mut made = self.creds.acting_as(maker.owner, umask, &make);
+        if matches!(made, Err(Errno::ACCESS))
+            && let Some(groups) = self.groups_of(maker)
+        {
+            made = self.creds.acting_in(maker.owner, &groups, umask, &make);
+        }
+        self.or_by_capability(maker, made, make)
+    }
+
+    /// Where the kernel was not asked to leave the mask to us it has applied it.
+    fn umask_of(&self, maker: &Maker<'_>) -> u32 {
+        if self.masks() { maker.umask } else { 0 }
+    }
+
+    /// All supplementary groups of whoever asks, as the directory has them.
+    fn groups_of(&self, maker: &Maker<'_>) -> Option<Vec<u32>> {
+        let groups = self.creds.groups_of_caller(maker.cx, maker.owner)?;
+        Some(groups.into_iter().filter_map(|group| self.options.groups.host(group).ok()).collect())
+    }
+
+    /// What was `made`; or if that was refused, and the caller has a capability that permits it, what is made in our own name.
+    fn or_by_capability<R>(
+        &self,
+        maker: &Maker<'_>,
+        made: Result<R>,
+        make: impl Fn() -> Result<R>,
+    ) -> Result<(R, bool)> {
         let needed = match made {
             Err(Errno::ACCESS) => CapabilitySet::DAC_OVERRIDE,
             Err(Errno::PERM) => CapabilitySet::MKNOD,
@@ -67,7 +93,7 @@ impl Passthrough {
         if maker.is_root || !self.creds.caller_is_capable(maker.cx, needed) {
             return made.map(|made| (made, false));
         }
-        self.creds.acting_as_daemon(umask, make).map(|made| (made, true))
+        self.creds.acting_as_daemon(self.umask_of(maker), make).map(|made| (made, true))
     }
 
     /// Make a name that is not opened by that, and look it up.
@@ -161,7 +187,7 @@ impl Passthrough {
     }
 
     /// `O_CREAT` on a name that somebody else made in the meantime: with the caller's rights, because the kernel has
-    /// only checked that the caller may make it.
+    /// only checked that the caller may make it. So all groups count from the beginning: an ACL may also refuse by them what others may.
     fn open_existing(
         &self,
         maker: &Maker<'_>,
@@ -184,7 +210,11 @@ impl Passthrough {
             self.creds.keep_set_ids(false)?;
             return open();
         }
-        self.make_as(maker, open).map(|(fd, _)| fd)
+        let opened = match self.groups_of(maker) {
+            Some(groups) => self.creds.acting_in(maker.owner, &groups, self.umask_of(maker), open),
+            None => self.creds.acting_as(maker.owner, self.umask_of(maker), open),
+        };
+        self.or_by_capability(maker, opened, open).map(|(fd, _)| fd)
     }
 
     pub(super) fn make_nameless(&self, cx: &Context, op: &Tmpfile<'_>) -> Result<(Entry, Opened)> {

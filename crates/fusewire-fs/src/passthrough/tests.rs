@@ -3,6 +3,7 @@
 mod bounds;
 mod coherent;
 mod dax;
+mod groups;
 mod keep;
 mod overflow;
 mod room;
