@@ -10,14 +10,14 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// A process that obeys. Lines: `open KEY PATH r|w|c`, `flock KEY sh|ex|un wait|now`, `range KEY sh|ex|un wait|now START
+/// A process that obeys. Lines: `open KEY PATH r|w|o|c|MODE` (for reading, for both, for writing only, made if need be), `flock KEY sh|ex|un wait|now`, `range KEY sh|ex|un wait|now START
 /// LENGTH`, `holder KEY`, `read KEY OFFSET LENGTH`, `write KEY OFFSET TEXT`, `close KEY`. Paths have no blanks.
 #[derive(Debug)]
 pub struct Actor {
@@ -179,7 +179,10 @@ fn obey(files: &mut HashMap<String, File>, words: &[&str]) -> std::io::Result<St
     let number = |word: &str| word.parse().unwrap_or_else(|_| panic!("{word} is no number"));
     match *words {
         ["open", key, path, how] => {
-            let opened = File::options().read(true).write(how != "r").create(how == "c").open(path)?;
+            let mode = u32::from_str_radix(how, 8);
+            let mut options = File::options();
+            options.read(how != "o").write(how != "r").create(how == "c" || mode.is_ok());
+            let opened = options.mode(mode.unwrap_or(0o666)).open(path)?;
             files.insert(key.to_owned(), opened);
         }
         ["flock", key, kind, wait] => {

@@ -103,6 +103,16 @@ impl<'a> Plan<'a> {
         self
     }
 
+    /// Others than the user who serves it may use it, too.
+    pub fn allow_other(self) -> Self {
+        let conf = self.sandbox.dir().join("fuse.conf");
+        if !conf.exists() {
+            std::fs::write(&conf, "user_allow_other\n").expect("fuse.conf");
+            rustix::mount::mount_bind(&conf, "/etc/fuse.conf").expect("a fuse.conf of its own");
+        }
+        self.option("allow_other")
+    }
+
     fn directories(&self) -> (PathBuf, PathBuf) {
         let source = self.source.clone().unwrap_or_else(|| {
             let dir = self.sandbox.dir().join(format!("{}.src", self.name));

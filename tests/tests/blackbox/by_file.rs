@@ -11,7 +11,6 @@ use fusewire_tests::program::{program, shell};
 use fusewire_tests::sandbox::{self, Sandbox};
 use fusewire_tests::{need, tree, wait};
 use rustix::fs::Mode;
-use rustix::mount::mount_bind;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -28,13 +27,8 @@ fn of_root(sandbox: &Sandbox) -> Plan<'_> {
 
 /// Served by an ordinary user and used by others, too. What is made in this test, everybody may change.
 fn of_user(sandbox: &Sandbox) -> Plan<'_> {
-    let conf = sandbox.dir().join("fuse.conf");
-    if !conf.exists() {
-        fs::write(&conf, "user_allow_other\n").unwrap();
-        mount_bind(&conf, "/etc/fuse.conf").expect("a fuse.conf of its own");
-    }
     rustix::process::umask(Mode::empty());
-    mount::passthrough(sandbox).cache(Cache::Coherent).option("log=info").option("allow_other").user("daemon")
+    mount::passthrough(sandbox).cache(Cache::Coherent).option("log=info").allow_other().user("daemon")
 }
 
 fn start(plan: Plan<'_>) -> Mount {

@@ -204,3 +204,57 @@ fn record_locks_end_with_any_close_and_flocks_do_not() {
     drop((first, second));
     mount.stop();
 }
+
+/// Lock files are made so. Who has one open may lock it, also through a daemon that could not open it again.
+#[test]
+fn record_locks_on_files_whose_mode_denies_their_owner() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    for cache in Cache::ALL {
+        let plan = mount::passthrough(&sandbox).name(cache.word()).cache(cache);
+        let mount = plan.allow_other().user("daemon").start();
+        for mode in ["0", "200", "400", "444"] {
+            locks_of_mode(&mount, mode);
+        }
+        let (mut made, mut first, mut second) = (Actor::start(), Actor::start(), Actor::start());
+        made.must(&format!("open f {} 200", mount.join("written").display()));
+        for actor in [&mut first, &mut second] {
+            actor.must(&format!("open f {} o", mount.join("written").display()));
+        }
+        first.must("range f ex now 0 4");
+        assert!(second.ask("range f ex now 3 1").is_err());
+        second.must("range f ex now 4 4");
+        drop((made, first, second));
+        mount.stop();
+    }
+}
+
+fn locks_of_mode(mount: &Mount, mode: &str) {
+    let name = format!("mode-{mode}");
+    let (mut first, mut second) = (Actor::start(), Actor::start());
+    first.must(&format!("open f {} {mode}", mount.join(&name).display()));
+    second.must(&format!("open f {} w", mount.below(&name).display()));
+    first.must("range f sh now 0 4");
+    second.must("range f sh now 0 4");
+    second.must("range f un now 0 4");
+    first.must("range f ex now 0 4");
+    assert!(second.ask("range f sh now 3 1").is_err());
+    second.must("range f ex now 4 2");
+    assert!(first.ask("range f ex now 4 1").is_err());
+    assert_ne!(first.must("holder f"), "nobody");
+    first.must("range f un now 0 2");
+    second.must("range f ex now 0 2");
+    second.must("range f un now 0 0");
+    second.tell("range f ex wait 0 10");
+    assert_eq!(second.answer(BLOCKED), None, "{mode}: a conflicting lock was granted");
+    first.must("close f");
+    assert_eq!(second.answer(wait::SOON), Some(Ok(String::new())), "{mode}: never granted");
+    second.must("range f un now 0 0");
+    let mut third = Actor::start();
+    third.must(&format!("open f {} {mode}", mount.join(format!("{name}-again")).display()));
+    third.must("range f ex now 0 0");
+    second.must(&format!("open g {} w", mount.below(format!("{name}-again")).display()));
+    assert!(second.ask("range g ex now 0 0").is_err());
+    third.signal(Signal::KILL);
+    assert!(third.ends_within(wait::SOON));
+    second.must("range g ex wait 0 0");
+}

@@ -4,10 +4,14 @@
 //! open file of its own below, and locks of that open file (`F_OFD_SETLK`), which conflict with those of other open
 //! files and with those of processes. Closing it drops them all, which is what closing a file does to POSIX locks.
 //!
+//! An ordinary user's daemon may find itself refused a second open file, although the client has one: its mode denies the owner
+//! (`O_CREAT` with mode 0, as lock files are made). Then the lower file that the client has open is lent to the first owner who
+//! locks through it. Its locks end when the owner's do, not with the file; another owner can have none in the same open file.
+//!
 //! The lower kernel does not look for circles among owners of such locks, so that is done here, among those who wait through
 //! this mount.
 
-use super::{Passthrough, fds::Fd, stateless::Use, sys, sys::LockCommand};
+use super::{Passthrough, fds::Fd, handle::Open, stateless::Use, sys, sys::LockCommand};
 use crate::closing::once_closed;
 use fusewire::{
     Context, FileLock, FileType, Handle, LockKind, LockOwner, NodeId,
@@ -29,10 +33,12 @@ use std::{
 /// Last byte of a lock that reaches to the end of the file.
 const TO_THE_END: u64 = i64::MAX as u64;
 
+type Owners = HashMap<(NodeId, LockOwner), Arc<Held>>;
+
 /// Who holds POSIX locks through this mount.
 #[derive(Debug, Default)]
 pub struct Locks {
-    owners: Mutex<HashMap<(NodeId, LockOwner), Arc<Held>>>,
+    owners: Mutex<Owners>,
     /// Who waits for what.
     waiting: Mutex<HashMap<LockOwner, (NodeId, FileLock)>>,
     /// How many `owners` there are: closing a file must not cost a lock when there are none.
@@ -58,6 +64,8 @@ pub struct KeptLock {
 #[derive(Debug)]
 pub struct Held {
     fd: Fd,
+    /// It is the client's own open file, this one, by another descriptor.
+    lent: Option<Handle>,
     ranges: Mutex<Vec<FileLock>>,
     /// How many of them there are, with those of others.
     all: Arc<AtomicUsize>,
@@ -66,7 +74,7 @@ pub struct Held {
 }
 
 impl Locks {
-    fn owners(&self) -> MutexGuard<'_, HashMap<(NodeId, LockOwner), Arc<Held>>> {
+    fn owners(&self) -> MutexGuard<'_, Owners> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -75,16 +83,56 @@ impl Locks {
     }
 
     fn insert(&self, node: NodeId, owner: LockOwner, fd: Fd) -> Arc<Held> {
-        let mut owners = self.owners();
+        self.insert_in(&mut self.owners(), (node, owner), (fd, None))
+    }
+
+    fn insert_in(
+        &self,
+        owners: &mut Owners,
+        key: (NodeId, LockOwner),
+        (fd, lent): (Fd, Option<Handle>),
+    ) -> Arc<Held> {
         let held = owners
-            .entry((node, owner))
+            .entry(key)
             .or_insert_with(|| {
                 let (ranges, through, all) = (Mutex::default(), Mutex::default(), self.ranges.clone());
-                Arc::new(Held { fd, ranges, all, through })
+                Arc::new(Held { fd, lent, ranges, all, through })
             })
             .clone();
         self.count.store(owners.len(), Ordering::Release);
         held
+    }
+
+    /// The client's own open file is to have the owner's locks. If it has those of another owner already, that says whether these are in the
+    /// way of `wanted` (`AGAIN`), or that nothing more can be locked through it (`NOLCK`).
+    fn lend(
+        &self,
+        (node, owner): (NodeId, LockOwner),
+        handle: Handle,
+        fd: Fd,
+        wanted: &FileLock,
+    ) -> Result<Arc<Held>> {
+        let mut owners = self.owners();
+        match lent(&owners, (node, owner), handle) {
+            Some(other) if other.conflicts(wanted) => Err(Errno::AGAIN),
+            Some(_) => Err(Errno::NOLCK),
+            None => Ok(self.insert_in(&mut owners, (node, owner), (fd, Some(handle)))),
+        }
+    }
+
+    /// What another owner has locked through the client's own open file: the lower kernel sees no conflict there.
+    fn unseen(&self, node: NodeId, asking: LockOwner, handle: Handle, wanted: &FileLock) -> Option<FileLock> {
+        let owners = self.owners();
+        let ranges =
+            lent(&owners, (node, asking), handle)?.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        ranges.iter().find(|lock| is_in_the_way(lock, wanted)).copied()
+    }
+
+    /// A lock was granted. If its owner has closed the file meanwhile, it is gone: the open file that has it may not be.
+    fn granted(&self, node: NodeId, owner: LockOwner, held: &Arc<Held>) {
+        if held.lent.is_some() && !self.get(node, owner).is_some_and(|now| Arc::ptr_eq(&now, held)) {
+            held.end();
+        }
     }
 
     /// All locks, each with the open file that has them.
@@ -97,40 +145,37 @@ impl Locks {
         self.owners().iter().map(kept).collect()
     }
 
-    /// Locks that another process had, in an open file that came from there.
+    /// Locks that another process had, in an open file that came from there. Perhaps it was lent, in which case it is that by which
+    /// the first lock was taken.
     pub fn restore(&self, lock: KeptLock, fd: Fd) {
-        let held = self.insert(lock.node, lock.owner, fd);
+        let lent = lock.through.first().copied();
+        let held = self.insert_in(&mut self.owners(), (lock.node, lock.owner), (fd, lent));
         lock.ranges.into_iter().for_each(|range| held.note(range));
         lock.through.into_iter().for_each(|handle| held.used_by(handle));
     }
 
-    fn retain(&self, keep: impl Fn(NodeId, LockOwner) -> bool) {
+    fn retain(&self, keep: impl Fn(&(NodeId, LockOwner), &Held) -> bool) {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
         }
         let mut owners = self.owners();
-        owners.retain(|&(node, owner), _| keep(node, owner));
+        owners.retain(|key, held| keep(key, held));
         self.count.store(owners.len(), Ordering::Release);
     }
 
     /// An owner has closed the file.
     pub fn release(&self, node: NodeId, owner: LockOwner) {
-        self.retain(|other, whose| other != node || whose != owner);
+        self.retain(|&key, held| key != (node, owner) || held.end());
     }
 
     /// An open file has come to its end, and with it the locks that it owns itself (`F_OFD_SETLK`): of those the kernel
     /// says nothing. Those of a process ended before that, when it closed the file; what the same owner has locked
     /// since then, through another open file, is not touched. (This is told late, after `close` has returned.)
     pub fn ended(&self, node: NodeId, handle: Handle) {
-        if self.count.load(Ordering::Acquire) == 0 {
-            return;
-        }
-        let mut owners = self.owners();
-        owners.retain(|&(other, _), held| other != node || held.is_needed_without(handle));
-        self.count.store(owners.len(), Ordering::Release);
+        self.retain(|&(other, _), held| other != node || held.is_needed_without(handle) || held.end());
     }
 
-    /// The client is gone, and with it its locks. Those who wait were interrupted.
+    /// The client is gone, and with it its locks, once what it had open is closed. Those who wait were interrupted.
     pub fn give_up(&self) {
         self.retain(|_, _| false);
     }
@@ -197,6 +242,17 @@ impl Drop for Waiting<'_> {
 }
 
 impl Held {
+    /// These locks are at their end; closing the file does the rest, unless it is lent. `false`: they are not to be kept.
+    fn end(&self) -> bool {
+        let all = sys::Range { kind: libc::F_UNLCK as i16, start: 0, length: 0, pid: 0 };
+        if self.lent.is_some()
+            && let Err(error) = sys::ofd_lock(&self.fd, LockCommand::Set, all)
+        {
+            tracing::warn!(%error, "locks of a client stay until it closes the file");
+        }
+        false
+    }
+
     /// Is one of these in the way of `wanted`?
     fn conflicts(&self, wanted: &FileLock) -> bool {
         let ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
@@ -239,6 +295,19 @@ impl Drop for Held {
         let ranges = self.ranges.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.all.fetch_sub(ranges.len(), Ordering::Relaxed);
     }
+}
+
+/// Who has locks in the client's own open file, other than `asking`.
+fn lent(owners: &Owners, asking: (NodeId, LockOwner), handle: Handle) -> Option<&Arc<Held>> {
+    let is_it = |&(&key, held): &(&(NodeId, LockOwner), &Arc<Held>)| {
+        key.0 == asking.0 && key != asking && held.lent == Some(handle)
+    };
+    owners.iter().find(is_it).map(|(_, held)| held)
+}
+
+/// The lower file cannot be opened, as it is, in that way.
+fn is_denied(error: Errno) -> bool {
+    matches!(error, Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY)
 }
 
 fn is_refused<R>(done: &Result<R>) -> bool {
@@ -309,6 +378,11 @@ impl Passthrough {
             None => sys::ofd_lock(open.fd(&self.nodes)?, LockCommand::Test, wanted)?,
         };
         let mut lock = lock_of(&found);
+        if lock.kind == LockKind::Unlock
+            && let Some(unseen) = self.locks.unseen(op.node, op.owner, op.handle, &op.lock)
+        {
+            return Ok(unseen);
+        }
         if lock.kind != LockKind::Unlock && found.pid < 0 {
             let at = lock.start.max(op.lock.start);
             lock.pid = self.locks.holder(op.node, op.owner, op.lock.kind, at).unwrap_or(0);
@@ -321,11 +395,11 @@ impl Passthrough {
             return self.set_flock(cx, op).await;
         }
         let wanted = range(&op.lock)?;
-        self.open_node(op.node, op.handle, Use::Read)?;
+        let open = self.open_node(op.node, op.handle, Use::Read)?;
         let held = match self.locks.get(op.node, op.owner) {
             Some(held) => held,
             None if op.lock.kind == LockKind::Unlock => return Ok(()),
-            None => self.locks.insert(op.node, op.owner, self.open_for_locks(op.node)?),
+            None => self.hold(op, &open)?,
         };
         held.used_by(op.handle);
         let is_full = |most| self.locks.ranges.load(Ordering::Relaxed) >= most;
@@ -350,17 +424,44 @@ impl Passthrough {
                 waited => waited,
             };
         }
-        done.map(|_| held.note(op.lock))
+        done?;
+        held.note(op.lock);
+        self.locks.granted(op.node, op.owner, &held);
+        Ok(())
     }
 
-    /// Locks for writing need a file that is open for writing, whatever the client's is.
-    fn open_for_locks(&self, node: NodeId) -> Result<Fd> {
-        match self.nodes.open(node, FileType::Regular, OFlags::RDWR) {
-            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY) => {
-                self.nodes.open(node, FileType::Regular, OFlags::RDONLY)
-            }
-            fd => fd,
+    /// An open file for the locks of an owner that has none yet. Locks for writing need one that is open for writing, those for reading
+    /// one that is open for reading: it is open for both if it can be, else as the client's is; if it must be, it is the client's.
+    fn hold(&self, op: &Setlk, open: &Open) -> Result<Arc<Held>> {
+        let opened = |flags| self.nodes.open(op.node, FileType::Regular, flags);
+        let insert = |fd| self.locks.insert(op.node, op.owner, fd);
+        let denied = match opened(OFlags::RDWR) {
+            Err(error) if is_denied(error) => error,
+            fd => return fd.map(insert),
+        };
+        let mode = open.flags & OFlags::RWMODE;
+        if mode != OFlags::RDWR
+            && let Ok(fd) = opened(mode)
+        {
+            return Ok(insert(fd));
         }
+        let lent = match self.is_stateless(op.handle) {
+            true => Err(denied),
+            false => self.lend_own(op, open),
+        };
+        let wanted = if op.lock.kind == LockKind::Write { OFlags::WRONLY } else { OFlags::RDONLY };
+        match lent {
+            Err(_) if mode == OFlags::RDWR => opened(wanted).map(insert).or(lent),
+            lent => lent,
+        }
+    }
+
+    fn lend_own(&self, op: &Setlk, open: &Open) -> Result<Arc<Held>> {
+        let permit = self.nodes.permit()?;
+        let fd = rustix::io::fcntl_dupfd_cloexec(open.fd(&self.nodes)?, 0)?;
+        let lent = self.locks.lend((op.node, op.owner), op.handle, Fd::new(fd, permit), &op.lock);
+        // Whoever is willing to wait is not told to try again.
+        lent.map_err(|error| if op.wait { Errno::NOLCK } else { error })
     }
 
     async fn set_flock(&self, cx: &Context, op: &Setlk) -> Result<()> {
@@ -433,6 +534,44 @@ mod tests {
         locks.wait(node, c, lock(0, 0, LockKind::Write)).unwrap();
         drop(first);
         assert!(locks.waiting.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_lent_open_file_has_the_locks_of_one_owner_until_they_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let budget = crate::passthrough::fds::Budget::new(None, std::path::Path::new("/proc/self/fd"));
+        let (own, other) = (file.as_file(), file.reopen().unwrap());
+        let copy = || Fd::new(own.try_clone().unwrap().into(), budget.take().unwrap());
+        let locks = Locks::default();
+        let (a, b, handle, node) = (LockOwner(1), LockOwner(2), Handle(3), NodeId::new(7));
+        let (first, beyond) = (lock(0, 9, LockKind::Write), lock(10, 19, LockKind::Write));
+        let set = |fd: &dyn AsFd, wanted: &FileLock| {
+            sys::ofd_lock(fd.as_fd(), LockCommand::Set, range(wanted).unwrap()).map(drop)
+        };
+
+        let held = locks.lend((node, a), handle, copy(), &first).unwrap();
+        set(&held.fd, &first).unwrap();
+        held.note(first);
+        held.used_by(handle);
+        locks.granted(node, a, &held);
+        assert_eq!(set(&other, &first), Err(Errno::AGAIN));
+        assert_eq!(locks.lend((node, b), handle, copy(), &first).err(), Some(Errno::AGAIN));
+        assert_eq!(locks.lend((node, b), handle, copy(), &beyond).err(), Some(Errno::NOLCK));
+        assert_eq!(locks.unseen(node, b, handle, &first), Some(first));
+        assert_eq!(locks.unseen(node, b, handle, &beyond), None);
+        assert_eq!(locks.unseen(node, a, handle, &first), None);
+        assert_eq!(locks.unseen(node, b, Handle(4), &first), None);
+
+        locks.release(node, a);
+        set(&other, &first).expect("the file is open, and the locks have ended");
+        set(&other, &lock(0, 9, LockKind::Unlock)).unwrap();
+        // It was granted after that.
+        set(&held.fd, &first).unwrap();
+        locks.granted(node, a, &held);
+        set(&other, &first).expect("its owner has closed the file");
+        locks.lend((node, b), handle, copy(), &first).expect("nobody else has locks in it");
+        locks.ended(node, handle);
+        assert_eq!(locks.len(), 1, "nothing was locked through it");
     }
 
     #[test]
