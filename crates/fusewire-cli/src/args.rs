@@ -591,7 +591,7 @@ mod tests {
         let mut command = Cli::command();
         let mount = command.find_subcommand_mut("mount").expect("mount");
         let help = mount.render_long_help().to_string();
-        let smallest = u64::from(fusewire::limits::RING_PAGES) * 4096;
+        let smallest = u64::from(limits::RING_PAGES) * 4096;
         let text = help.split("--memory <BYTES>").nth(1).expect("--memory");
         let text = &text.split_whitespace().take(60).collect::<Vec<_>>().join(" ");
         let number =
