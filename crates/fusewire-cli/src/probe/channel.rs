@@ -31,9 +31,9 @@ pub struct Ring {
     pub threads: usize,
     /// Longest data of one request, bytes.
     pub payload: usize,
-    /// How many requests of that length leave memory that is kept.
+    /// Most requests in work at a time.
     pub entries: usize,
-    /// What that is together, bytes.
+    /// What they take together if all were used to the full, bytes.
     pub memory: u64,
 }
 
@@ -75,12 +75,12 @@ fn judge(tried: Result<RingSize, Reason>, offer: Option<&Offer>) -> (Choice, Che
 
 fn describe(ring: &Ring) -> String {
     format!(
-        "queues: {}, one for each CPU there may ever be; threads: {}; requests of up to {} KiB; {} of them \
-         leave memory that is kept if it was ever used, {} MiB in all (--memory)",
+        "queues: {}, one for each CPU there may ever be; threads: {}; up to {} requests of up to {} KiB at a time, {} MiB \
+         in all if ever used (--memory)",
         ring.queues,
         ring.threads,
-        ring.payload >> 10,
         ring.entries,
+        ring.payload >> 10,
         ring.memory.div_ceil(1 << 20)
     )
 }
