@@ -86,6 +86,21 @@ fn what_is_cached_for_one_user_is_still_refused_to_another() {
 }
 
 #[test]
+fn refusals_are_counted() {
+    const TRIES: u64 = 50;
+    with_rules(APPS, |_, mount| {
+        let line = format!("for i in $(seq {TRIES}); do ! cat data/mail/deep/f 2>&-; done");
+        run(CHAT, &line, mount.path()).ok();
+        let words = ["stats", "--json", mount.path().to_str().unwrap()];
+        let text = program(fusewire_tests::command::binary()).args(words).limit(30).ok();
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let count = |of: &str| report["policy"][of].as_u64().unwrap();
+        assert!(count("by_requests") > 0, "somebody must have asked first: {text}");
+        assert!(count("by_requests") + count("by_kernel") >= TRIES, "{text}");
+    });
+}
+
+#[test]
 fn whoever_is_refused_does_not_disturb_who_is_not() {
     with_rules(APPS, |_, mount| {
         let line = "cd data/mail/deep; exec 3< f; echo in; until test -e ../../../free/go; do sleep 0.02; done; \

@@ -6,7 +6,7 @@ use fusewire::FileSystem;
 use fusewire::mount::{Unmount, fuse_mounts, try_mount};
 use fusewire::server::{Channel, Ended, Error, Server, ServerHandle, try_ring};
 use fusewire_fs::passthrough::{self, Passthrough};
-use fusewire_fs::{MemFs, MemOptions, NullFs, NullOptions};
+use fusewire_fs::{MemFs, MemOptions, NullFs, NullOptions, PolicySwitch};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 
@@ -141,12 +141,12 @@ fn serve(fs: impl FileSystem, plan: &Plan, (is_daemon, cache): (bool, InForce)) 
     let (policy, guard) = (policy::load(plan)?, in_kernel::start(plan)?);
     if policy.is_none() && guard.is_none() {
         let ending = Ending::watch(is_daemon, None)?;
-        return serve_until(fs, plan, (is_daemon, cache, ending, before), |_| {});
+        return serve_until(fs, plan, (is_daemon, cache, ending, before), None, |_| {});
     }
     let fs = policy::around(fs, policy, plan);
     let switch = fs.switch();
     let ending = Ending::watch(is_daemon, policy::hangup(&switch, plan))?;
-    serve_until(fs, plan, (is_daemon, cache, ending, before), move |handle| {
+    serve_until(fs, plan, (is_daemon, cache, ending, before), Some(switch.clone()), move |handle| {
         if let Some(guard) = guard {
             guard.guard(handle.connection());
             switch.answer_in_kernel(Box::new(in_kernel::Answers(guard)));
@@ -158,6 +158,7 @@ fn serve_until(
     fs: impl FileSystem,
     plan: &Plan,
     (is_daemon, cache, ending, before): (bool, InForce, Ending, Before),
+    policy: Option<PolicySwitch>,
     mounted: impl FnOnce(&ServerHandle),
 ) -> Outcome<()> {
     let server =
@@ -166,7 +167,7 @@ fn serve_until(
     mounted(&handle);
     let description = describe(plan, &handle, &cache);
     // Before anybody is told that it is there.
-    let facts = Facts { source: plan.source.clone(), fs: plan.fs.to_string(), cache };
+    let facts = Facts { source: plan.source.clone(), fs: plan.fs.to_string(), cache, policy };
     let live = Live::start(handle.clone(), facts, (&plan.show, before), (is_daemon, plan.log.quiet));
     if is_daemon && let Err(error) = background::report_ready() {
         return Err(undo(&handle, &error));

@@ -6,11 +6,12 @@ use std::thread;
 use std::time::Instant;
 
 use fusewire::server::{Channel, ServerHandle};
+use fusewire_fs::PolicySwitch;
 use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::Signals;
 
 use super::process::Process;
-use super::report::{Changes, Operation, Report, SCHEMA, Spared};
+use super::report::{Changes, Operation, Refusals, Report, SCHEMA, Spared};
 use super::socket::{Place, Socket};
 use super::{Endpoint, ShowArgs, table};
 use crate::failure::Outcome;
@@ -48,6 +49,8 @@ pub struct Facts {
     pub fs: String,
     /// The caching profile in force.
     pub cache: InForce,
+    /// The rules in force and the answers of the kernel, if there are any.
+    pub policy: Option<PolicySwitch>,
 }
 
 /// Makes reports of one mount.
@@ -141,6 +144,7 @@ impl Source {
             operations: stats.operations.iter().map(Operation::from).collect(),
             spared: Spared::from(&stats),
             changes: self.facts.cache.feed_stats().map(Changes::from),
+            policy: self.facts.policy.as_ref().map(Refusals::from),
             process: Process::current(),
         }
     }

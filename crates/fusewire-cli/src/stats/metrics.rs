@@ -12,7 +12,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 use tiny_http::{Header, Method, Request, Response, Server};
 
-use super::report::{Changes, Operation, Report, Times};
+use super::report::{Changes, Operation, Refusals, Report, Times};
 use crate::failure::{Failure, Outcome};
 
 /// What OpenMetrics is called.
@@ -119,6 +119,7 @@ impl Collector for Metrics {
         totals(&mut encoder, report)?;
         opens(&mut encoder, report)?;
         report.changes.as_ref().map_or(Ok(()), |heard| changes(&mut encoder, heard))?;
+        report.policy.as_ref().map_or(Ok(()), |told| refusals(&mut encoder, told))?;
         process(&mut encoder, report)
     }
 }
@@ -258,6 +259,20 @@ fn changes(encoder: &mut DescriptorEncoder<'_>, changes: &Changes) -> Sent {
         .encode_gauge(&changes.due)
 }
 
+fn refusals(encoder: &mut DescriptorEncoder<'_>, refusals: &Refusals) -> Sent {
+    let about = "What rules refused, by requests and by the kernel without one";
+    let mut family = encoder.encode_descriptor("fusewire_refusals", about, None, MetricType::Counter)?;
+    for (way, number) in [("request", refusals.by_requests), ("kernel", refusals.by_kernel)] {
+        counter(&mut family.encode_family(&[("by", way)])?, number)?;
+    }
+    let about = "Questions for absent attributes that the kernel answered without a request";
+    let name = "fusewire_absent_attributes_by_kernel";
+    counter(
+        &mut encoder.encode_descriptor(name, about, None, MetricType::Counter)?,
+        refusals.absent_by_kernel,
+    )
+}
+
 /// By the names that all exporters use.
 fn process(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> Sent {
     let process = &report.process;
@@ -314,6 +329,8 @@ mod tests {
             "fusewire_never_asked_again{opcode=\"FLUSH\"} 1",
             "fusewire_read_bytes_total 3145728",
             "fusewire_in_flight_requests 1",
+            "fusewire_refusals_total{by=\"kernel\"} 30",
+            "fusewire_absent_attributes_by_kernel_total 400",
             "process_threads 4",
             "# TYPE fusewire_requests counter",
             "# EOF",

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use fusewire::session::{Latency, OperationStats, Stats};
+use fusewire_fs::PolicySwitch;
 use fusewire_fs::passthrough::FeedStats;
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +70,9 @@ pub struct Report {
     /// What is heard of changes that others make to the source, with coherent caches.
     #[serde(default)]
     pub changes: Option<Changes>,
+    /// What was refused by rules, and answered by the kernel in the server's stead, where there are rules or such answers.
+    #[serde(default)]
+    pub policy: Option<Refusals>,
     /// What the process uses.
     pub process: Process,
 }
@@ -150,6 +154,24 @@ impl From<FeedStats> for Changes {
     fn from(stats: FeedStats) -> Self {
         let FeedStats { events, own, notifications, due, overflows, watched, longest_us, .. } = stats;
         Self { events, own, notifications, due, overflows, watched, longest_us }
+    }
+}
+
+/// What rules refused, and what the kernel answered by itself (BPF LSM).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Refusals {
+    /// Requests that were refused by rules.
+    pub by_requests: u64,
+    /// What the kernel refused without a request.
+    pub by_kernel: u64,
+    /// Questions for attributes that are absent, answered by the kernel without a request.
+    pub absent_by_kernel: u64,
+}
+
+impl From<&PolicySwitch> for Refusals {
+    fn from(switch: &PolicySwitch) -> Self {
+        let (by_kernel, absent_by_kernel) = switch.answered_by_kernel();
+        Self { by_requests: switch.denials(), by_kernel, absent_by_kernel }
     }
 }
 
@@ -292,6 +314,7 @@ pub mod tests {
                 ..Spared::default()
             },
             changes: Some(Changes { events: 7, own: 4, notifications: 9, ..Changes::default() }),
+            policy: Some(Refusals { by_requests: 2, by_kernel: 30, absent_by_kernel: 400 }),
             process: Process { pid: 1, threads: 4, ..Process::default() },
         }
     }

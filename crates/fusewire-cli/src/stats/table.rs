@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::report::{Changes, Operation, Report, Spared, Times};
+use super::report::{Changes, Operation, Refusals, Report, Spared, Times};
 
 /// The report, with requests per second since `before` if that is given.
 pub fn text(report: &Report, before: Option<&Report>) -> String {
@@ -11,6 +11,7 @@ pub fn text(report: &Report, before: Option<&Report>) -> String {
     out += &operations(report, before);
     out += &spared(&report.spared);
     out += &report.changes.as_ref().map(changes).unwrap_or_default();
+    out += &report.policy.as_ref().map(refusals).unwrap_or_default();
     out
 }
 
@@ -68,6 +69,14 @@ fn changes(changes: &Changes) -> String {
         );
     }
     out
+}
+
+fn refusals(refusals: &Refusals) -> String {
+    let Refusals { by_requests, by_kernel, absent_by_kernel } = refusals;
+    format!(
+        "\nRefused by rules: {by_requests} requests; {by_kernel} times by the kernel, without a request.\n\
+         Attributes that are absent: {absent_by_kernel} times the kernel said so, without a request.\n"
+    )
 }
 
 /// The report before and how much earlier it was, unless it is of another mount.
@@ -227,6 +236,8 @@ mod tests {
             "5 of 6 opens are forwarded",
             "FLUSH at all, since it was answered ENOSYS (instead: close succeeds)",
             "is not known here",
+            "Refused by rules: 2 requests; 30 times by the kernel",
+            "400 times the kernel said so",
         ] {
             assert!(text.contains(needle), "`{needle}` is missing in:\n{text}");
         }
