@@ -20,6 +20,7 @@ pub struct Plan<'a> {
     source: Option<PathBuf>,
     nofile: Option<u64>,
     user: Option<String>,
+    without: Option<String>,
 }
 
 /// A mount with its process; dropping it unmounts, and insists on a clean end.
@@ -52,7 +53,7 @@ pub fn mem(sandbox: &Sandbox) -> Plan<'_> {
 impl<'a> Plan<'a> {
     fn new(sandbox: &'a Sandbox, filesystem: Filesystem) -> Self {
         let line = MountLine::new(filesystem);
-        Self { sandbox, line, name: "a".into(), source: None, nofile: None, user: None }
+        Self { sandbox, line, name: "a".into(), source: None, nofile: None, user: None, without: None }
     }
 
     /// The caching profile.
@@ -97,6 +98,12 @@ impl<'a> Plan<'a> {
         self
     }
 
+    /// Served by root without a capability, such as `chown`.
+    pub fn without_capability(mut self, name: &str) -> Self {
+        self.without = Some(name.into());
+        self
+    }
+
     /// Served by an ordinary user, who owns both directories.
     pub fn user(mut self, user: &str) -> Self {
         self.user = Some(user.into());
@@ -135,6 +142,9 @@ impl<'a> Plan<'a> {
         let mut all: Vec<std::ffi::OsString> = Vec::new();
         if let Some(limit) = self.nofile {
             all.extend(["prlimit".into(), format!("--nofile={limit}:{limit}").into(), "--".into()]);
+        }
+        if let Some(name) = &self.without {
+            all.extend(["setpriv".into(), format!("--bounding-set=-{name}").into(), "--".into()]);
         }
         if let Some(user) = &self.user {
             let ids = ["setpriv".into(), format!("--reuid={user}"), format!("--regid={user}")];
@@ -193,7 +203,7 @@ impl<'a> Plan<'a> {
 }
 
 /// Lets every user open `/dev/fuse`, as is usual, in this namespace; a machine without udev may keep it to root.
-fn open_dev_fuse(sandbox: &Sandbox) {
+pub fn open_dev_fuse(sandbox: &Sandbox) {
     let node = sandbox.dir().join("dev-fuse");
     if Path::new("/dev/fuse").metadata().expect("/dev/fuse").mode() & 0o666 == 0o666 || node.exists() {
         return;
@@ -203,7 +213,7 @@ fn open_dev_fuse(sandbox: &Sandbox) {
 }
 
 /// A copy of the command which every user may execute, wherever the target directory lies.
-fn readable_copy(sandbox: &Sandbox, binary: &Path) -> PathBuf {
+pub fn readable_copy(sandbox: &Sandbox, binary: &Path) -> PathBuf {
     let copy = sandbox.dir().join("fusewire");
     if !copy.exists() {
         std::fs::copy(binary, &copy).expect("copy of the command");

@@ -53,7 +53,9 @@ pub fn shell(line: &str, paths: &[&Path]) -> Program {
 
 /// The same as another user: real, effective and saved ids and the groups of the account.
 pub fn as_user(user: &str, program_name: impl AsRef<OsStr>) -> Program {
-    let uid = [format!("--reuid={user}"), format!("--regid={user}")];
+    // Not every user has a group of the same name.
+    let group = program("id").args(["-g", user]).ok();
+    let uid = [format!("--reuid={user}"), format!("--regid={}", group.trim())];
     program("setpriv").args(uid).args(["--init-groups", "--"]).arg(program_name)
 }
 

@@ -340,17 +340,22 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
         schema: Option<u32>,
     }
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let form: Form = serde_json::from_str(&text)
-        .with_context(|| format!("{} is no result of this bench", path.display()))?;
+    let form: Form = serde_json::from_str(&text).with_context(|| {
+        format!("{} is no result of this bench; write one with run --json FILE", path.display())
+    })?;
     match form.schema {
         Some(SCHEMA) => {}
         Some(other) => bail!(
             "{} has form {other}, and this bench reads form {SCHEMA}: measure again, or use the bench that wrote it",
             path.display()
         ),
-        None => bail!("{} is no result of this bench: it has no `schema`", path.display()),
+        None => bail!(
+            "{} is no result of this bench: it has no `schema`; write one with run --json FILE",
+            path.display()
+        ),
     }
-    serde_json::from_str(&text).with_context(|| format!("{} is no result of `run`", path.display()))
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is no result of `run`; write one with run --json FILE", path.display()))
 }
 
 /// Writes a result.

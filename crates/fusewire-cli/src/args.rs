@@ -1,6 +1,9 @@
 //! The command line: what there is to say, and the help that teaches it.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -569,9 +572,19 @@ pub fn memory(text: &str) -> Result<u64, String> {
 /// # Errors
 /// What is wrong with it.
 pub fn threads(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(number @ 1..=1024) => Ok(number),
-        _ => Err("a number from 1 to 1024 is needed".into()),
+    number(1..=1024)(text)
+}
+
+/// What reads a whole number in `range`, or tells what is wrong with it.
+pub fn number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("a whole number from {} to {} is needed", range.start(), range.end()))
     }
 }
 
@@ -629,6 +642,8 @@ mod tests {
         assert!(max_write("4095").is_err() && max_write("4G").is_err());
         assert_eq!(threads("8"), Ok(8));
         assert!(threads("0").is_err() && threads("1025").is_err() && threads("x").is_err());
+        assert_eq!(number(0..=u64::MAX)("18446744073709551615"), Ok(u64::MAX));
+        assert_eq!(number(3..=5)("x"), Err("a whole number from 3 to 5 is needed".into()));
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub fn run(args: &BenchArgs) -> Outcome<()> {
         .or_try(format!("cargo install {PROGRAM}")));
     };
     let error = Command::new(&program).args(&args.words).exec();
-    Err(Failure::new(format!("cannot start {}: {error}", program.display())))
+    Err(Failure::because(format_args!("cannot start {}", program.display()), &error))
 }
 
 fn find(places: &[PathBuf]) -> Option<PathBuf> {

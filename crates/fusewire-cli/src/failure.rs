@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use fusewire::remedy;
 pub use fusewire_bpf::with_causes;
 
 /// How a command failed; it decides the exit status.
@@ -44,6 +45,16 @@ impl Failure {
     /// Whether there is nothing left to print.
     pub fn is_told(&self) -> bool {
         self.what.is_empty()
+    }
+
+    /// `what` could not be done because of `error`: its text and its causes follow, and what helps against it.
+    pub fn because(what: impl fmt::Display, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::new(format!("{what}: {}", with_causes(error))).for_error(error)
+    }
+
+    /// Adds what helps against `error`, whatever was tried; if nothing is known to, how to learn more.
+    pub fn for_error(self, error: &(dyn std::error::Error + 'static)) -> Self {
+        self.or_try(remedy::of(error).unwrap_or("the same with -vv, which logs what led to it"))
     }
 
     /// Adds something the user can do about it.
@@ -90,6 +101,20 @@ mod tests {
         );
         assert_eq!(failure.kind(), Kind::Failed);
         assert_eq!(Failure::usage("x").kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn what_the_system_says_comes_with_what_helps() {
+        let text = |number| {
+            let error = std::io::Error::from_raw_os_error(number);
+            Failure::because("cannot catch signals", &error).to_string()
+        };
+        assert_eq!(
+            text(libc::EMFILE),
+            "cannot catch signals: Too many open files (os error 24)\n  try: raise the limit of open files: ulimit -n, or \
+             LimitNOFILE= of the service"
+        );
+        assert!(text(libc::EDOM).ends_with("try: the same with -vv, which logs what led to it"));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub fn run(args: &InstallArgs) -> Outcome<()> {
         return Ok(());
     }
     let program = std::env::current_exe()
-        .map_err(|error| Failure::new(format!("cannot find out where fusewire is installed: {error}")))?;
+        .map_err(|error| Failure::because("cannot find out where fusewire is installed", &error))?;
     if existing.is_ok_and(|target| target == program) {
         return Ok(());
     }
@@ -49,6 +49,6 @@ fn refused(action: &str, link: &Path, error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::PermissionDenied => failure.or_try("the same as root: sudo fusewire install-helper"),
         io::ErrorKind::NotFound => failure.or_try("a directory that exists, with --dir DIR"),
-        _ => failure,
+        _ => failure.for_error(error).or_try("another directory, with --dir DIR"),
     }
 }

@@ -127,7 +127,7 @@ pub fn print(bytes: &[u8]) -> Outcome<()> {
     let mut output = io::stdout().lock();
     match output.write_all(bytes).and_then(|()| output.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(format!("cannot write to standard output: {error}")))
+            Err(Failure::because("cannot write to standard output", &error))
         }
         _ => Ok(()),
     }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use fusewire::mount::{MountEntry, MountError, fuse_mounts, unmount_path};
 
+use fusewire::remedy::quoted;
+
 use crate::args::UnmountArgs;
 use crate::failure::{Failure, Outcome};
 use crate::users;
@@ -63,8 +65,8 @@ pub fn while_busy(mut attempt: impl FnMut() -> Result<(), MountError>) -> Result
 
 fn busy(path: &Path, mounted: Option<&MountEntry>) -> Failure {
     let users = mounted.map_or("others".to_owned(), |entry| users::of_mount(path, entry.device));
-    let path = path.display();
-    Failure::new(format!("cannot unmount {path}: it is in use by {users}"))
+    let (shown, path) = (path.display(), quoted(path));
+    Failure::new(format!("cannot unmount {shown}: it is in use by {users}"))
         .or_try("the same when they are done")
         .or_try(format!(
             "fusewire unmount --lazy {path}, which takes it out of sight now and ends it with its last user"
@@ -75,12 +77,15 @@ fn busy(path: &Path, mounted: Option<&MountEntry>) -> Failure {
 fn explain(path: &Path, error: &MountError) -> Failure {
     let failure = Failure::new(error.to_string());
     if !matches!(error, MountError::NotMounted { .. }) {
+        // All others say what helps.
         return failure;
     }
     let mounts = fuse_mounts().unwrap_or_default();
-    let places: Vec<_> = mounts.iter().map(|entry| entry.mountpoint.display().to_string()).collect();
+    let places: Vec<_> = mounts.iter().map(|entry| quoted(&entry.mountpoint)).collect();
     match places.as_slice() {
-        [] => failure,
+        [] => failure.or_try(
+            "fusewire top --once, which shows FUSE mounts of other mount namespaces, too: in this one there is none",
+        ),
         _ if places.len() <= 8 => failure.or_try(format!("one of the FUSE mounts: {}", places.join(", "))),
         _ => failure.or_try(format!("findmnt -t fuse, to see what is mounted instead of {}", path.display())),
     }

@@ -24,16 +24,16 @@ use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 pub enum Error {
     /// The threads of the queues could not be started.
     #[error("cannot start the threads of the device's queues: {0}")]
-    Threads(io::Error),
+    Threads(#[source] io::Error),
     /// Nobody could connect.
     #[error("cannot accept the monitor's connection: {0}")]
-    Accept(io::Error),
+    Accept(#[source] io::Error),
     /// The monitor said something wrong.
     #[error("the monitor broke the vhost-user protocol: {0}")]
     Protocol(VhostError),
     /// A guest could not be taken over from another process.
     #[error("cannot take the virtual machine over: {0}")]
-    Handover(io::Error),
+    Handover(#[source] io::Error),
 }
 
 /// A device that a monitor is connected to.

@@ -17,6 +17,7 @@ pub mod mount;
 pub mod notify;
 mod pages;
 pub mod proto;
+pub mod remedy;
 pub mod reply;
 pub mod server;
 pub mod session;

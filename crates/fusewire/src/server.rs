@@ -13,6 +13,7 @@ use crate::{
     mount::{self, Mount, MountError, MountOptions, Unmount},
     notify::Notifier,
     proto::negotiate::{Agreed, Bounds},
+    remedy,
     session::{Session, Stats},
 };
 use fusewire_abi::InitFlags;
@@ -81,7 +82,7 @@ pub enum Error {
         reason: Reason,
     },
     /// Mounted, but the readers could not be started; it is unmounted again.
-    #[error("cannot start the threads that serve {}: {source}", mountpoint.display())]
+    #[error("cannot start the threads that serve {}: {source}{}", mountpoint.display(), or_fewer(source))]
     Threads {
         /// Where it was to be mounted.
         mountpoint: PathBuf,
@@ -95,6 +96,11 @@ fn or_try(reason: &Reason) -> String {
         remedy if remedy.is_empty() => remedy,
         remedy => format!("; try: {remedy}"),
     }
+}
+
+fn or_fewer(source: &io::Error) -> String {
+    let known = remedy::of(source).map(|remedy| format!("; {remedy}"));
+    known.unwrap_or_default() + "; or ask for fewer threads"
 }
 
 /// What a server needs to know of a session, whatever its filesystem.

@@ -5,6 +5,7 @@ mod cli;
 mod coherent;
 mod data;
 mod default_cache;
+mod errors;
 mod examples;
 mod faults;
 mod forward;

@@ -56,6 +56,46 @@ fn everything_created_belongs_to_the_caller_and_respects_the_umask() {
     });
 }
 
+/// The same for a caller whom a capability of its own lets in.
+#[test]
+fn files_are_made_for_others_without_the_right_to_give_files_away() {
+    need!("setpriv");
+    let Some(sandbox) = sandbox::enter() else { return };
+    for without in [None, Some("chown")] {
+        let plan = mount::passthrough(&sandbox).name(without.unwrap_or("all"));
+        let mount = without.into_iter().fold(plan, mount::Plan::without_capability).start();
+        sandbox::chmod(mount.path(), 0o1777);
+        let line = "umask 027; echo x > file; mkdir dir; ln -s a symlink; mkfifo fifo";
+        as_ids(4321, 8765, "", line, mount.path()).ok();
+        for (name, mode) in [("file", 0o640), ("dir", 0o750), ("symlink", 0o777), ("fifo", 0o640)] {
+            assert_eq!(stored(&mount, name), (4321, 8765, mode), "{name}, without {without:?}");
+        }
+        for (name, group, mode) in [("closed", 0, 0o755), ("passes-on", 7000, 0o2755)] {
+            let dir = mount.below(name);
+            fs::create_dir(&dir).unwrap();
+            std::os::unix::fs::chown(&dir, Some(0), Some(group)).unwrap();
+            sandbox::chmod(&dir, mode);
+        }
+        let both =
+            "umask 022; echo x > closed/file; mkdir passes-on/dir; mknod closed/node c 1 3; ! chown 1 file";
+        let words = ["--inh-caps", "--ambient-caps"].map(|set| format!("{set}=+dac_override,+mknod"));
+        program("setpriv")
+            .args(["--reuid=4321", "--regid=8765", "--clear-groups"])
+            .args(words)
+            .args(["--", "sh", "-ceu", both])
+            .dir(mount.path())
+            .ok();
+        assert_eq!(stored(&mount, "closed/file"), (4321, 8765, 0o644), "without {without:?}");
+        assert_eq!(stored(&mount, "closed/node"), (4321, 8765, 0o644), "without {without:?}");
+        assert_eq!(stored(&mount, "passes-on/dir"), (4321, 7000, 0o2755), "without {without:?}");
+        as_ids(4321, 8765, "", "! touch closed/no 2>&-", mount.path()).ok();
+        // To pass it on is another matter.
+        let given = program("chown").arg("1:1").arg(mount.join("file")).run();
+        assert_eq!(given.status.success(), without.is_none(), "{given}");
+        mount.stop();
+    }
+}
+
 #[test]
 fn a_supplementary_group_gives_access_and_can_be_given_away() {
     public(|_, mount| {

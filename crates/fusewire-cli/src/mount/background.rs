@@ -14,6 +14,10 @@ use crate::failure::{Failure, Outcome};
 /// What the process in the background says on its standard output once the mount works.
 const READY: &str = "ready";
 
+/// Takes the place of the standard streams. It is the standard input of the process in the background from the beginning, so that there it
+/// takes no descriptor, of which there may be none left, to let go of the others.
+const NULL: &str = "/dev/null";
+
 /// Starts the process in the background and waits until its mount works. If it does not get there it has told why on
 /// standard error, which it shares until then.
 ///
@@ -27,16 +31,20 @@ pub fn start(words: &[OsString], plan: &Plan) -> Outcome<()> {
             plan.mountpoint.display()
         ))
     };
+    let null = OpenOptions::new().read(true).write(true).open(NULL);
+    let null = null.map_err(|error| failed(format!("{NULL} cannot be opened: {error}")).for_error(&error))?;
     // Old kernels cannot, and then a lock of the caller may last longer than they want: no reason not to mount.
     let _ = sys::keep_descriptors();
     let mut child = Command::new(program())
         .arg0("fusewire")
         .arg("--report-ready")
         .args(words.iter().skip(1))
-        .stdin(Stdio::null())
+        .stdin(Stdio::from(null))
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|error| failed(format!("the process for the background could not be started: {error}")))?;
+        .map_err(|error| {
+            failed(format!("the process for the background could not be started: {error}")).for_error(&error)
+        })?;
     let mut said = String::new();
     if let Some(output) = child.stdout.take() {
         // An error here is the same as silence: the child has gone.
@@ -45,8 +53,9 @@ pub fn start(words: &[OsString], plan: &Plan) -> Outcome<()> {
     if said.trim_end() == READY {
         return Ok(());
     }
-    let status =
-        child.wait().map_err(|error| failed(format!("the process in the background is lost: {error}")))?;
+    let status = child.wait().map_err(|error| {
+        failed(format!("the process in the background is lost: {error}")).or_try("without --daemon")
+    })?;
     if status.code().is_some_and(|code| code != 0) {
         return Err(Failure::told_already());
     }
@@ -66,9 +75,9 @@ fn program() -> PathBuf {
 /// # Errors
 /// If the system refuses.
 pub fn detach() -> Outcome<()> {
-    rustix::process::setsid().map(drop).map_err(|error| {
-        Failure::new(format!("cannot start a session of its own: {}", io::Error::from(error)))
-    })
+    rustix::process::setsid()
+        .map(drop)
+        .map_err(|error| Failure::because("cannot start a session of its own", &error))
 }
 
 /// In the background: tells that the mount works and lets go of terminal and working directory.
@@ -80,12 +89,8 @@ pub fn report_ready() -> io::Result<()> {
     let left = rustix::process::chdir("/");
     let mut output = io::stdout().lock();
     writeln!(output, "{READY}").and_then(|()| output.flush())?;
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-    let released = null.and_then(|null| {
-        rustix::stdio::dup2_stdout(&null)?;
-        rustix::stdio::dup2_stderr(&null)?;
-        Ok(left?)
-    });
+    let null = rustix::stdio::stdin();
+    let released = rustix::stdio::dup2_stdout(null).and_then(|()| rustix::stdio::dup2_stderr(null)).and(left);
     if let Err(error) = released {
         tracing::warn!(%error, "the terminal or working directory of the caller is kept");
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use fusewire::mount::fuse_mounts;
+use fusewire::remedy::quoted;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
@@ -59,14 +60,18 @@ fn source(path: &Path, mountpoint: &Path) -> Outcome<PathBuf> {
 }
 
 fn explain(failure: Failure, path: &Path, error: &io::Error) -> Failure {
-    let path = path.display();
+    let quoted = quoted(path);
     match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOENT) => failure.or_try(format!("mkdir -p {path}")),
+        Some(Errno::NOENT) if path.is_symlink() => {
+            failure.or_try("a directory that is there: this symbolic link leads to nothing")
+        }
+        Some(Errno::NOENT) => failure.or_try(format!("mkdir -p {quoted}")),
         Some(Errno::NOTDIR) => failure.or_try("a directory; single files cannot be shown"),
         Some(Errno::ACCESS) => failure.or_try("as root, or as a user who may read that directory"),
-        Some(Errno::NOTCONN | Errno::CONNABORTED | Errno::CANCELED) => failure
-            .or_try(format!("end the FUSE mount there whose daemon is gone: fusewire unmount --lazy {path}")),
-        _ => failure,
+        Some(Errno::NOTCONN | Errno::CONNABORTED | Errno::CANCELED) => failure.or_try(format!(
+            "end the FUSE mount there whose daemon is gone: fusewire unmount --lazy {quoted}"
+        )),
+        _ => failure.for_error(error),
     }
 }
 

@@ -131,7 +131,7 @@ impl Plan {
                 .server
                 .mount
                 .parse(list)
-                .map_err(|error| Failure::usage(format!("-o {list}: {error}")))?;
+                .map_err(|error| Failure::usage(format!("-o {list}: {error}")).or_try(SEE_HELP))?;
             for word in unknown {
                 match plan.own_word(&word, &mut private)? {
                     true => {}
@@ -150,7 +150,7 @@ impl Plan {
     /// Takes a word of `-o` that is fusewire's own. Tells whether it is one.
     fn own_word(&mut self, word: &str, private: &mut bool) -> Outcome<bool> {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
-        let wrong = |why: String| Failure::usage(format!("-o {word}: {why}"));
+        let wrong = |why: String| Failure::usage(format!("-o {word}: {why}")).or_try(SEE_HELP);
         if !WORDS.iter().any(|known| known.trim_end_matches('=') == key) {
             return Ok(false);
         }
@@ -273,7 +273,8 @@ impl Plan {
                     .or_try("the same without it, or fusewire mount --fs mem --size BYTES none MNT"))
             }
             FsKind::Passthrough | FsKind::Mem if self.delay.is_some() => {
-                Err(Failure::usage(format!("delay belongs to --fs null, and this is {}", self.fs)))
+                Err(Failure::usage(format!("delay belongs to --fs null, and this is {}", self.fs))
+                    .or_try("the same without it, or fusewire mount --fs null --delay TIME none MNT"))
             }
             FsKind::Mem | FsKind::Null => self.consistent_without_directory(),
             FsKind::Passthrough if self.opens == OpensKind::Stateless => self.consistent_stateless(),
@@ -333,6 +334,9 @@ impl Plan {
         }
     }
 }
+
+/// Where every option, and the values that it takes, is told of.
+const SEE_HELP: &str = "fusewire mount --help, which tells what each option takes";
 
 fn choice<T: ValueEnum>(value: &str) -> Result<T, String> {
     T::from_str(value, false).map_err(|_| {

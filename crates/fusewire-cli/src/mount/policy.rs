@@ -20,8 +20,12 @@ pub fn load(plan: &Plan) -> Outcome<Option<Policy>> {
 
 fn read(path: &Path) -> Outcome<Policy> {
     Policy::load(path).map_err(|error| {
-        let failure = Failure::new(error.to_string());
-        if error.remedy().is_empty() { failure } else { failure.or_try(error.remedy()) }
+        let known = error.remedy();
+        Failure::new(error.to_string()).or_try(if known.is_empty() {
+            "what docs/policy.md describes"
+        } else {
+            known
+        })
     })
 }
 

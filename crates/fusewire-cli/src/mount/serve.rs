@@ -73,9 +73,7 @@ fn try_channel(plan: &Plan) -> Outcome<()> {
         return Ok(());
     }
     let mountpoint = plan.mountpoint.clone();
-    try_ring(&plan.server)
-        .map(drop)
-        .map_err(|reason| Failure::new(with_causes(&Error::Uring { mountpoint, reason })))
+    try_ring(&plan.server).map(drop).map_err(|reason| not_mounted(plan, &Error::Uring { mountpoint, reason }))
 }
 
 fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
@@ -121,7 +119,7 @@ fn passthrough(plan: &Plan) -> Outcome<Passthrough> {
     };
     Passthrough::new(&plan.source, options).map_err(|error| {
         let (source, place) = (plan.source.display(), plan.mountpoint.display());
-        Failure::new(format!("cannot mount {source} on {place}: {}", with_causes(&error)))
+        Failure::because(format_args!("cannot mount {source} on {place}"), &error)
     })
 }
 
@@ -183,6 +181,7 @@ fn serve_until(
     signals::notify(&[NotifyState::Ready, NotifyState::Status(&description)]);
     ending.mounted(handle.clone());
     super::sys::forget_code();
+    // It says what helps.
     let ended = server.join().map_err(|error| Failure::new(with_causes(&error)))?;
     signals::notify(&[NotifyState::Stopping]);
     tracing::info!(requests = handle.stats().requests(), "{} has ended", plan.mountpoint.display());
@@ -195,7 +194,9 @@ fn serve_until(
             let place = plan.mountpoint.display();
             let failure = Failure::new(format!("the connection of {place} was aborted"));
             Err(match left {
-                None => failure,
+                None => failure.or_try(
+                    "fusewire mount again; who aborted it, or what, the kernel's log may tell: dmesg",
+                ),
                 Some(error) => failure.or_try(format!("to end what is left of it: {error}")),
             })
         }
@@ -206,7 +207,7 @@ fn serve_until(
 fn undo(handle: &ServerHandle, error: &std::io::Error) -> Failure {
     let gone = format!("whoever asked for this mount has gone before it was ready ({error})");
     match handle.unmount(Unmount::Lazy) {
-        Ok(()) => Failure::new(format!("{gone}; it is undone")),
+        Ok(()) => Failure::new(format!("{gone}; it is undone")).or_try("fusewire mount again"),
         Err(error) => Failure::new(gone).or_try(format!("to end what is left of it: {error}")),
     }
 }
@@ -214,8 +215,14 @@ fn undo(handle: &ServerHandle, error: &std::io::Error) -> Failure {
 fn not_mounted(plan: &Plan, error: &(dyn std::error::Error + 'static)) -> Failure {
     let place = plan.mountpoint.display().to_string();
     let text = with_causes(error);
-    // Most of these texts name the place already.
-    Failure::new(if text.contains(&place) { text } else { format!("cannot mount on {place}: {text}") })
+    // Most of these texts name the place already, and all of them what helps.
+    let what = if text.contains(&place) { text } else { format!("cannot mount on {place}: {text}") };
+    match error.downcast_ref() {
+        Some(Error::Uring { .. }) => {
+            Failure::new(what).or_try("--channel auto, which takes /dev/fuse where there is no ring")
+        }
+        _ => Failure::new(what),
+    }
 }
 
 fn is_mounted(handle: &ServerHandle) -> bool {

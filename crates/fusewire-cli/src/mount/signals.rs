@@ -43,7 +43,7 @@ impl Ending {
     /// # Errors
     /// If signals cannot be caught.
     pub fn watch(is_daemon: bool, hangup: Option<Hangup>) -> Outcome<Self> {
-        let failed = |error| Failure::new(format!("cannot catch signals: {error}"));
+        let failed = |error| Failure::because("cannot catch signals", &error);
         let mut wanted = inherited::endings();
         if hangup.is_some() && !wanted.contains(&SIGHUP) {
             wanted.push(SIGHUP);

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use fusewire::remedy::quoted;
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
@@ -39,9 +40,9 @@ fn unusable(path: &Path, error: Errno) -> Failure {
         Errno::NOTDIR => failure.or_try("the directory it is in"),
         Errno::ACCESS => failure.or_try("the same as root, or as the owner"),
         Errno::NOTCONN | Errno::CONNABORTED => {
-            failure.or_try(format!("end the dead FUSE mount: fusewire unmount --lazy {}", path.display()))
+            failure.or_try(format!("end the dead FUSE mount: fusewire unmount --lazy {}", quoted(path)))
         }
-        _ => failure,
+        _ => failure.for_error(&error),
     }
 }
 

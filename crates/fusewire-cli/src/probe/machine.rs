@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use fusewire::mount::MountError;
 use fusewire_abi::InitFlags;
 use fusewire_bpf::{Guard, Scope};
 use rustix::io::Errno;
@@ -29,6 +30,10 @@ pub fn mounting(user: &User) -> Vec<Check> {
 
 fn device() -> Check {
     let (key, title) = ("device", "open /dev/fuse");
+    if let Err(MountError::NotDevice { kind }) = fusewire::mount::open_device() {
+        let remedy = "rm -r /dev/fuse && mknod -m 666 /dev/fuse c 10 229, as root; for a container: --device /dev/fuse";
+        return Check::no(key, title, Evidence::Tried, format!("it is {kind}")).remedy(remedy);
+    }
     let Err(error) = offer::open_device() else { return Check::yes(key, title, Evidence::Tried) };
     let check = Check::no(key, title, Evidence::Tried, error.to_string());
     match error.raw_os_error() {

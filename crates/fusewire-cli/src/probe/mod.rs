@@ -41,13 +41,12 @@ pub fn run(args: &ProbeArgs) -> Outcome<()> {
 }
 
 fn unprintable(error: serde_json::Error) -> Failure {
-    Failure::new(format!("cannot write the report as JSON: {error}"))
+    Failure::because("cannot write the report as JSON", &error).or_try("without --json")
 }
 
 /// The child's part of asking in a namespace of its own.
 fn print_offer() -> Outcome<()> {
-    let offer =
-        offer::ask().map_err(|error| Failure::new(format!("cannot start a FUSE session: {error}")))?;
+    let offer = offer::ask().map_err(|error| Failure::because("cannot start a FUSE session", &error))?;
     print(&serde_json::to_vec(&offer).map_err(unprintable)?)
 }
 

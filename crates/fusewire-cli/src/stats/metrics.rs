@@ -55,6 +55,7 @@ impl Endpoint {
         let server = Server::http(address).map_err(|error| {
             Failure::new(format!("cannot serve metrics at {address}: {error}"))
                 .or_try("another port with --metrics, or 0 for any that is free")
+                .or_try("a port alone, for whoever is on this machine, or an address that this machine has")
         })?;
         let address = server.server_addr().to_ip().unwrap_or(address);
         Ok(Self { server, address })

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueHint};
 use fusewire::mount::{MountEntry, fuse_mounts};
+use fusewire::remedy::quoted;
 
 use crate::failure::{Failure, Outcome};
 use crate::unmount;
@@ -137,14 +138,14 @@ fn show(args: &StatsArgs, report: &Report, before: Option<&Report>) -> Outcome<(
     match output.write_all([clear, &text].concat().as_bytes()).and_then(|()| output.flush()) {
         // Whoever read has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::told_already()),
-        other => other.map_err(|error| Failure::new(format!("cannot print: {error}"))),
+        other => other.map_err(|error| Failure::because("cannot write to standard output", &error)),
     }
 }
 
 /// The mount of this path, from the kernel's table alone.
 fn find(path: &Path) -> Outcome<MountEntry> {
     let mounts =
-        fuse_mounts().map_err(|error| Failure::new(format!("cannot read the table of mounts: {error}")))?;
+        fuse_mounts().map_err(|error| Failure::because("cannot read the table of mounts", &error))?;
     // As it was written first: to resolve it means to look at directories, some of which may hang.
     let plain = std::path::absolute(path).ok().and_then(|path| {
         mounts.iter().rfind(|entry| entry.mountpoint == path.components().collect::<PathBuf>())
@@ -171,8 +172,10 @@ fn is_there(entry: &MountEntry) -> bool {
 fn ask(entry: &MountEntry) -> Outcome<Report> {
     let place = entry.mountpoint.display();
     let text = socket::ask(entry).map_err(|refusal| explain(entry, &refusal))?;
-    Report::parse(&text)
-        .map_err(|why| Failure::new(format!("the process that serves {place} sent no statistics: {why}")))
+    Report::parse(&text).map_err(|why| {
+        Failure::new(format!("the process that serves {place} sent no statistics: {why}"))
+            .or_try("to mount it again with this version of fusewire")
+    })
 }
 
 fn explain(entry: &MountEntry, refusal: &socket::Refusal) -> Failure {
@@ -181,7 +184,8 @@ fn explain(entry: &MountEntry, refusal: &socket::Refusal) -> Failure {
         socket::Refusal::NoSocket(_) if entry.subtype() != Some("fusewire") => Failure::new(format!(
             "{place} is served by another program than fusewire (its type is {}), which cannot be asked",
             entry.fstype
-        )),
+        ))
+        .or_try(format!("fusewire top {}, which watches the mounts of any program", quoted(&entry.mountpoint))),
         socket::Refusal::NoSocket(paths) => {
             let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
             Failure::new(format!(
@@ -208,10 +212,10 @@ fn explain(entry: &MountEntry, refusal: &socket::Refusal) -> Failure {
             path.display()
         ))
         .or_try(format!("fusewire unmount --abort {place}, if others wait for it, too")),
-        socket::Refusal::Failed(path, error) => Failure::new(format!(
-            "cannot ask the process that serves {place} at {}: {error}",
-            path.display()
-        )),
+        socket::Refusal::Failed(path, error) => Failure::because(
+            format_args!("cannot ask the process that serves {place} at {}", path.display()),
+            error,
+        ),
     }
 }
 

@@ -79,7 +79,7 @@ pub fn signals() -> Outcome<Arc<AtomicBool>> {
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&ended))
-            .map_err(|error| Failure::new(format!("cannot catch signal {signal}: {error}")))?;
+            .map_err(|error| Failure::because(format_args!("cannot catch signal {signal}"), &error))?;
     }
     Ok(ended)
 }
@@ -114,7 +114,7 @@ pub fn print_or_end(bytes: &[u8]) -> Outcome<bool> {
     match output.write_all(bytes).and_then(|()| output.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Failure::new(format!("cannot write to standard output: {error}"))),
+        Err(error) => Err(Failure::because("cannot write to standard output", &error)),
     }
 }
 

@@ -20,11 +20,15 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub fn run(sampler: &mut Sampler, interval: Duration) -> Outcome<()> {
     let ended = signals()?;
     // A panic puts the terminal back before it says anything: `try_init` sees to that.
-    let mut terminal =
-        ratatui::try_init().map_err(|error| Failure::new(format!("cannot use the terminal: {error}")))?;
+    let mut terminal = ratatui::try_init().map_err(broken)?;
     let outcome = show(&mut terminal, sampler, interval, &|| ended.load(Ordering::Relaxed));
     ratatui::restore();
     outcome
+}
+
+fn broken(error: std::io::Error) -> Failure {
+    Failure::new(format!("cannot use the terminal: {error}"))
+        .or_try("--once, which takes none, or --json for a program")
 }
 
 fn show(
@@ -33,7 +37,6 @@ fn show(
     interval: Duration,
     is_over: &dyn Fn() -> bool,
 ) -> Outcome<()> {
-    let broken = |error: std::io::Error| Failure::new(format!("cannot use the terminal: {error}"));
     let mut screen = Screen::default();
     let mut next = Instant::now();
     while !is_over() {

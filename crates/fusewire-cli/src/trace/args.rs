@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use fusewire_abi::Opcode;
 
+use crate::args::number;
+
 /// What stands below the help of `fusewire trace`.
 pub const EXAMPLES: &str = "\
 Examples:
@@ -19,6 +21,9 @@ sending to the answer, and the error or the bytes that went to and fro. With --s
 Requests are told of when they are answered; what is stuck is seen in `fusewire top`. What this process itself causes is left out. \
 If requests come faster than they can be printed some are lost; that is said, with their number.";
 
+/// Microseconds of a year.
+const SLOWEST: u64 = 365 * 86_400 * 1_000_000;
+
 /// What `fusewire trace` takes.
 #[derive(Args, Debug)]
 pub struct TraceArgs {
@@ -29,13 +34,13 @@ pub struct TraceArgs {
     #[arg(long = "op", value_name = "OPERATION", value_delimiter = ',', value_parser = operation)]
     pub operations: Vec<u32>,
     /// Only requests of this process
-    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "PID", value_parser = number(1..=i32::MAX as u32))]
     pub pid: Option<u32>,
     /// Only requests that took so many microseconds or longer
-    #[arg(long, value_name = "US", default_value_t = 0)]
+    #[arg(long, value_name = "US", default_value_t = 0, value_parser = number(0..=SLOWEST))]
     pub slow: u64,
     /// End after so many requests
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = number(1..=u64::MAX))]
     pub count: Option<u64>,
     /// Tell how long requests waited for the server, too; costs a little at every system call of the machine
     #[arg(long)]

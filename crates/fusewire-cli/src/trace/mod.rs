@@ -78,9 +78,7 @@ impl Printer<'_> {
                 return Ok(());
             }
             if count == 0 {
-                lines
-                    .wait(PATIENCE)
-                    .map_err(|error| Failure::new(format!("cannot wait for requests: {error}")))?;
+                lines.wait(PATIENCE).map_err(|error| Failure::because("cannot wait for requests", &error))?;
             }
         }
     }

@@ -15,6 +15,7 @@ use super::sandbox::caps::Changes;
 use super::sandbox::ids::{Ids, Range};
 use super::sandbox::seccomp::Action;
 use super::upgrade::UpgradeArgs;
+use crate::args::number;
 
 /// What stands below the help of `fusewire vhost`.
 pub const NOTES: &str = "\
@@ -164,7 +165,7 @@ pub struct VhostArgs {
     #[arg(long, alias = "socket", value_name = "PATH", value_hint = ValueHint::FilePath, required_unless_present_any = ["fd", "print_capabilities", "config"])]
     pub socket_path: Vec<PathBuf>,
     /// Listening socket that the caller has made, by its descriptor
-    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["socket_path", "socket_group"])]
+    #[arg(long, value_name = "NUMBER", value_parser = number(0..=i32::MAX), conflicts_with_all = ["socket_path", "socket_group"])]
     pub fd: Option<i32>,
     /// Group whose members may connect
     #[arg(long, value_name = "GROUP")]
@@ -173,7 +174,7 @@ pub struct VhostArgs {
     #[arg(long, value_name = "TAG")]
     pub tag: Option<String>,
     /// Request queues: at least as many as the virtual machine is given [default: one per CPU, at most 8]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(fusewire_vhost::MAX_QUEUES)))]
+    #[arg(long, value_name = "N", value_parser = number(1..=fusewire_vhost::MAX_QUEUES))]
     pub queues: Option<u16>,
     /// How threads of queues wait for requests: off, they sleep; auto, they look for requests before they sleep while that pays and a CPU
     /// is free; fixed:US, they do so for so many microseconds, which is for CPUs that are reserved [default: auto]
@@ -221,7 +222,7 @@ pub struct VhostArgs {
     #[arg(long, value_name = "WHEN", default_value = "prefer")]
     pub inode_file_handles: InodeFileHandles,
     /// Most file descriptors; 0 leaves the limit as it is [default: as many as are allowed]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=u64::MAX))]
     pub rlimit_nofile: Option<u64>,
     /// How the daemon shuts itself in
     #[arg(long, value_name = "HOW", default_value = "namespace")]
@@ -239,7 +240,7 @@ pub struct VhostArgs {
     #[arg(long, value_name = "ACTION", default_value = "kill")]
     pub seccomp: Action,
     /// Taken for the sake of virtiofsd's users: threads come and go here as they are needed
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=u32::MAX))]
     pub thread_pool_size: Option<u32>,
     /// Messages go to the log of the system, not to standard error
     #[arg(long)]

@@ -69,7 +69,9 @@ pub fn translate(args: &mut VhostArgs) -> Outcome<()> {
 }
 
 fn set(args: &mut VhostArgs, word: &str, (name, value): (&str, &str)) -> Outcome<()> {
-    let wrong = |why: String| Failure::usage(format!("-o {word}: {why}"));
+    let wrong = |why: String| {
+        Failure::usage(format!("-o {word}: {why}")).or_try("the options in full: fusewire vhost --help")
+    };
     match name {
         "source" => args.shared_dir = Some(value.into()),
         "cache" => args.cache = Cache::from_str(value, false).map_err(wrong)?,

@@ -29,7 +29,7 @@ impl Share {
     /// Whatever keeps it from being shared: this is to be found out before somebody connects.
     pub fn new(path: PathBuf, options: passthrough::Options, leases: Option<Arc<Leases>>) -> Outcome<Self> {
         let share = Self { path, options, leases };
-        share.open().map_err(|error| Failure::new(error.to_string()))?;
+        share.open().map_err(|error| Failure::because("cannot share the directory", &error))?;
         Ok(share)
     }
 
@@ -50,8 +50,9 @@ impl Share {
 /// # Errors
 /// If `dir` cannot be opened. Where changes cannot be heard of, that is said in the log.
 pub fn watch(dir: &Path, longest: Duration) -> Outcome<Arc<Leases>> {
-    let leases = Leases::new(dir, longest)
-        .map_err(|error| Failure::new(format!("cannot watch {} for changes: {error}", dir.display())))?;
+    let leases = Leases::new(dir, longest).map_err(|error| {
+        Failure::because(format_args!("cannot watch {} for changes", dir.display()), &error)
+    })?;
     if let Some(refusal) = leases.refusal() {
         tracing::warn!(
             "no feed of changes: {refusal}; guests remember names and attributes for a second at most"
@@ -93,8 +94,9 @@ pub fn prepare(
 /// # Errors
 /// As [`prepare`].
 pub fn device(options: &Options, keeping: Keeping, given: Option<Given>) -> Outcome<Guest> {
-    let device = Device::kept(keeping.make(), options.clone(), keeping)
-        .map_err(|error| Failure::usage(error.to_string()))?;
+    let device = Device::kept(keeping.make(), options.clone(), keeping).map_err(|error| {
+        Failure::usage(error.to_string()).or_try("fusewire vhost --help, which tells what each option takes")
+    })?;
     match given {
         None => Ok(Guest::Next(device)),
         Some(given) => Server::take_over(device, given).map(Guest::Taken).map_err(|error| {
@@ -112,7 +114,8 @@ pub fn start(desk: &Desk, guests: Vec<Guest>) -> Outcome<(Vec<Guest>, usize)> {
     let mut taken = 0;
     let start = |(index, guest)| match guest {
         Guest::Taken(waiting) => {
-            let server = waiting.start().map_err(|error| Failure::new(with_causes(&error)))?;
+            let server =
+                waiting.start().map_err(|error| Failure::because("cannot serve the guest", &error))?;
             desk.settle(index, &server);
             taken += 1;
             Ok(Guest::Here(server))
@@ -133,20 +136,23 @@ pub fn serve(desk: &Arc<Desk>, guests: Vec<Guest>) -> Outcome<()> {
     for (index, guest) in guests.into_iter().enumerate() {
         let desk = desk.clone();
         let thread = std::thread::Builder::new().name(format!("guest-{index}"));
-        let thread = thread
-            .spawn(move || attend(&desk, guest, index))
-            .map_err(|error| Failure::new(format!("cannot start a thread for guest {index}: {error}")))?;
+        let thread = thread.spawn(move || attend(&desk, guest, index)).map_err(|error| {
+            Failure::because(format_args!("cannot start a thread for guest {index}"), &error)
+        })?;
         threads.push(thread);
     }
     let ends = threads.into_iter().map(|guest| {
-        guest.join().unwrap_or_else(|_| Err(Failure::new("the thread of a guest has panicked")))
+        guest.join().unwrap_or_else(|_| {
+            let what = "the thread of a guest has panicked";
+            Err(Failure::new(what).or_try("to report that, with what it said before"))
+        })
     });
     // All of them, before the first failure is told.
     ends.collect::<Vec<_>>().into_iter().collect()
 }
 
 fn attend(desk: &Desk, guest: Guest, index: usize) -> Outcome<()> {
-    let failed = |error| Failure::new(with_causes(&error));
+    let failed = |error| Failure::because("cannot serve the guest", &error);
     let server = match guest {
         Guest::Next(device) => {
             let server = desk.admit(index, |stream| Server::start(device, stream).map_err(failed))?;

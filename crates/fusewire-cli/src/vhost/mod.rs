@@ -26,6 +26,7 @@ pub use args::{NOTES, VhostArgs};
 
 use crate::failure::{Failure, Outcome};
 use crate::mount::raise_file_limit;
+use crate::pages::print;
 use args::{Cache, InodeFileHandles, Sandbox, When};
 use guests::Share;
 use resume::Carry;
@@ -38,8 +39,7 @@ use upgrade::{Front, Inner};
 /// Whatever keeps the directory from being shared.
 pub fn run(mut args: VhostArgs) -> Outcome<()> {
     if args.print_capabilities {
-        print!("{}", backend::CAPABILITIES);
-        return Ok(());
+        return print(backend::CAPABILITIES.as_bytes());
     }
     former::translate(&mut args)?;
     let args = &args;
@@ -47,13 +47,16 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
         return config::run(args, file);
     }
     let Some(dir) = &args.shared_dir else {
-        return Err(Failure::usage("a directory is needed: --shared-dir DIR"));
+        return Err(Failure::usage("there is no directory to share").or_try("--shared-dir DIR"));
     };
     limit_files(args.rlimit_nofile)?;
     let longest = match (args.cache, args.lease) {
         (Cache::Shared, lease) => Some(lease.unwrap_or(guests::LEASE)),
         (_, None) => None,
-        (_, Some(_)) => return Err(Failure::usage("--lease says something with --cache shared alone")),
+        (_, Some(_)) => {
+            return Err(Failure::usage("--lease says something with --cache shared alone")
+                .or_try("--cache shared, or the same without --lease"));
+        }
     };
     let dax = args.dax.options(args.readonly, args.tag.as_deref())?;
     let options = passthrough::Options { dax, ..passthrough_options(args)? };
@@ -64,11 +67,7 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
     let trees = [sandbox::Tree { dir, read_only: args.readonly }];
     let plan = sandbox::Plan { how: args.sandbox, trees: &trees, ids: &ids };
     // What can be found out before somebody connects is to be said before.
-    if !dir.is_dir() {
-        let why =
-            std::fs::metadata(dir).err().map_or("it is not a directory".into(), |error| error.to_string());
-        return Err(Failure::new(format!("cannot share {}: {why}", dir.display())));
-    }
+    shareable(dir)?;
     let mut front = match args.upgrade.upgrade {
         true => Front::ask(&args.socket_path)?,
         false => Front::of(socket::listen(args)?)?,
@@ -82,6 +81,16 @@ pub fn run(mut args: VhostArgs) -> Outcome<()> {
             let inner = front.inside(args.sandbox, false)?;
             serve(args, (options, longest), (inside, &locks), (inner, carry))
         }
+    }
+}
+
+/// Refuses what is no directory.
+fn shareable(dir: &Path) -> Outcome<()> {
+    let what = || format!("cannot share {}", dir.display());
+    match std::fs::metadata(dir) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(Failure::new(what() + ": it is not a directory").or_try("the directory it is in")),
+        Err(error) => Err(Failure::because(what(), &error)),
     }
 }
 
@@ -131,7 +140,10 @@ fn passthrough_options(args: &VhostArgs) -> Outcome<passthrough::Options> {
         When::Always => passthrough::Offer::Always,
     };
     let ids = |rules: &[IdRule], option| {
-        IdMap::new(rules).map_err(|why| Failure::usage(format!("{option}: {why}")))
+        IdMap::new(rules).map_err(|why| {
+            Failure::usage(format!("{option}: {why}"))
+                .or_try("fusewire vhost --help, which tells how rules are written")
+        })
     };
     let (users, groups) =
         (ids(&args.translate_uid, "--translate-uid")?, ids(&args.translate_gid, "--translate-gid")?);

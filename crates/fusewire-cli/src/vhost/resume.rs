@@ -76,9 +76,8 @@ impl ResumeArgs {
         let wanted: &[PathBuf] = if self.resume { sockets } else { &[] };
         let files = wanted.iter().zip(posts).map(|(socket, post)| {
             let copy = |file: &File| {
-                file.try_clone().map_err(|error| {
-                    Failure::new(format!("--resume: cannot keep the guest's state: {error}"))
-                })
+                file.try_clone()
+                    .map_err(|error| Failure::because("--resume: cannot keep the guest's state", &error))
             };
             if let Some(file) = &post.state {
                 return Ok((copy(file)?, true));

@@ -74,7 +74,9 @@ pub fn listen(args: &VhostArgs) -> Outcome<Vec<Socket>> {
         return Ok(vec![Socket { listener: fd.into(), name: Name { path: None, claim: None } }]);
     }
     if args.socket_path.is_empty() {
-        return Err(Failure::usage("a place to listen at is needed: --socket-path PATH or --fd NUMBER"));
+        return Err(
+            Failure::usage("there is no place to listen at").or_try("--socket-path PATH, or --fd NUMBER")
+        );
     }
     args.socket_path.iter().map(|path| listen_at(path, args.socket_group.as_deref())).collect()
 }
@@ -96,13 +98,13 @@ fn is(path: &Path, socket: bool) -> bool {
 }
 
 fn failed_at(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(format!("cannot listen at {}: {error}", path.display()))
+    Failure::because(format_args!("cannot listen at {}", path.display()), error)
 }
 
 /// A socket that was left behind is replaced. Anything else stays.
 fn refuse_others(path: &Path) -> Outcome<()> {
     match is(path, false) {
-        true => Err(failed_at(path, &io::ErrorKind::AlreadyExists.into()).or_try("another --socket-path")),
+        true => Err(failed_at(path, &rustix::io::Errno::EXIST.into()).or_try("another --socket-path")),
         false => Ok(()),
     }
 }
@@ -140,10 +142,12 @@ fn give(path: &Path, group: &str) -> Outcome<()> {
         line.split(':').nth(2)?.parse().ok()
     });
     let Some(number) = number else {
-        return Err(Failure::usage(format!("--socket-group {group}: there is no such group in /etc/group")));
+        return Err(Failure::usage(format!("--socket-group {group}: there is no such group in /etc/group"))
+            .or_try("a group that getent group shows, or its number"));
     };
-    let failed =
-        |error: io::Error| Failure::new(format!("cannot give the socket to the group {group}: {error}"));
+    let failed = |error: io::Error| {
+        Failure::because(format_args!("cannot give the socket to the group {group}"), &error)
+    };
     chown(path, None, Some(Gid::from_raw(number))).map_err(|error| failed(error.into()))?;
     fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed)
 }
@@ -153,7 +157,7 @@ fn give(path: &Path, group: &str) -> Outcome<()> {
 /// # Errors
 /// If signals cannot be caught.
 pub fn end_on_signals(paths: Vec<PathBuf>) -> Outcome<()> {
-    let failed = |error| Failure::new(format!("cannot catch signals: {error}"));
+    let failed = |error| Failure::because("cannot catch signals", &error);
     let mut signals = Signals::new(inherited::endings()).map_err(failed)?;
     let obey = move || {
         if signals.forever().next().is_some() {

@@ -21,6 +21,19 @@ const NOBODY_AT_ALL: u32 = u32::MAX;
 /// The usual number for a group that does not exist in a user namespace.
 const OVERFLOW: u32 = 65534;
 
+/// What a thread has no more once it has taken on another user's id (`CAP_FS_SET` of the kernel).
+const FOR_FILES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::LINUX_IMMUTABLE)
+    .union(CapabilitySet::MAC_OVERRIDE)
+    .union(OF_CALLERS);
+
+/// Of these, what a caller's own capabilities permit it to make.
+const OF_CALLERS: CapabilitySet = CapabilitySet::DAC_OVERRIDE
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::MKNOD);
+
 /// What a thread is, as far as it was changed.
 #[derive(Clone, Copy, Default)]
 struct State {
@@ -76,7 +89,7 @@ impl Creds {
     /// Find out, and give up what would let callers off their quotas. On the thread that starts those of the handlers.
     pub fn new() -> Self {
         let caps = rustix::thread::capabilities(None).ok().map(give_up_resources);
-        let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::CHOWN;
+        let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
         let switches = caps.is_some_and(|caps| caps.effective.contains(needed));
         let all_ids = ["/proc/self/uid_map", "/proc/self/gid_map"].iter().all(|map| {
             let words = fs::read_to_string(map).unwrap_or_default();
@@ -85,7 +98,7 @@ impl Creds {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         if !switches && uid == 0 {
             tracing::warn!(
-                "CAP_SETUID, CAP_SETGID or CAP_CHOWN is missing: everything made through the mount belongs to root, whoever makes it"
+                "CAP_SETUID or CAP_SETGID is missing: everything made through the mount belongs to root, whoever makes it"
             );
         } else if !switches {
             tracing::info!(
@@ -137,25 +150,32 @@ impl Creds {
         umask: u32,
         make: impl FnOnce() -> Result<R>,
     ) -> Result<R> {
+        self.acting_with(owner, (groups, CapabilitySet::empty()), umask, make)
+    }
+
+    /// The same with capabilities, which are those of [`capabilities_of_caller`](Self::capabilities_of_caller).
+    pub fn acting_with<R>(
+        &self,
+        owner: Owner,
+        (groups, capabilities): (&[u32], CapabilitySet),
+        umask: u32,
+        make: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
         self.umask(umask)?;
         if !self.takes_on(owner) {
             self.keep_set_ids(true)?;
             return make();
         }
-        let _taken_on = self.take_on(owner, groups)?;
+        let mut taken_on = self.take_on(owner, groups)?;
+        if !capabilities.is_empty() {
+            taken_on.raise(capabilities)?;
+        }
         make()
     }
 
     /// Are other ids taken on to act as `owner`?
     fn takes_on(&self, owner: Owner) -> bool {
         self.switches && (owner.uid != self.uid || owner.gid != self.gid)
-    }
-
-    /// Make something as ourselves.
-    pub fn acting_as_daemon<R>(&self, umask: u32, make: impl FnOnce() -> Result<R>) -> Result<R> {
-        self.umask(umask)?;
-        self.keep_set_ids(true)?;
-        make()
     }
 
     fn umask(&self, umask: u32) -> Result<()> {
@@ -180,7 +200,7 @@ impl Creds {
             update(|state| state.groupless = true);
         }
         // Undoes whatever of the following has happened, also when it does not get to the end.
-        let mut taken = TakenOn { creds: self, group: false, uid: false, gid: false };
+        let mut taken = TakenOn { creds: self, group: false, uid: false, gid: false, raised: false };
         if !groups.is_empty() {
             let groups: Vec<_> = groups.iter().map(|&group| Gid::from_raw(group)).collect();
             rustix::thread::set_thread_groups(&groups)?;
@@ -225,14 +245,14 @@ impl Creds {
         Some(numbers(&status, "Groups:").filter(exists).collect())
     }
 
-    /// The lower filesystem refused the owner what the kernel had permitted the caller. That is as it should be if the
-    /// directory has changed since; but a caller may also have been permitted by a capability, which taking on ids
-    /// does not confer. If it is that, the daemon may act in its own name and give the result away.
-    pub fn caller_is_capable(&self, cx: &Context, capability: CapabilitySet) -> bool {
+    /// What capabilities for files both the caller and this process have. The lower filesystem may refuse the owner what the kernel
+    /// had permitted the caller. That is as it should be if the directory has changed since; but a caller may also have been
+    /// permitted by a capability, which taking on ids does not confer.
+    pub fn capabilities_of_caller(&self, cx: &Context, owner: Owner) -> CapabilitySet {
+        let Some(own) = self.caps.filter(|_| self.takes_on(owner)) else { return CapabilitySet::empty() };
         let status = status_of(cx).unwrap_or_default();
         let effective = line(&status, "CapEff:").and_then(|word| u64::from_str_radix(word, 16).ok());
-        self.switches
-            && effective.is_some_and(|bits| CapabilitySet::from_bits_retain(bits).contains(capability))
+        CapabilitySet::from_bits_retain(effective.unwrap_or(0)) & own.effective & OF_CALLERS
     }
 }
 
@@ -258,6 +278,17 @@ struct TakenOn<'a> {
     group: bool,
     uid: bool,
     gid: bool,
+    /// Has capabilities that it would not have as that user.
+    raised: bool,
+}
+
+impl TakenOn<'_> {
+    fn raise(&mut self, capabilities: CapabilitySet) -> Result<()> {
+        let own = self.creds.caps.ok_or(Errno::PERM)?;
+        self.raised = true;
+        let effective = (own.effective - FOR_FILES) | capabilities;
+        rustix::thread::set_capabilities(None, CapabilitySets { effective, ..own })
+    }
 }
 
 impl Drop for TakenOn<'_> {
@@ -265,6 +296,11 @@ impl Drop for TakenOn<'_> {
         if self.uid {
             sys::setfsuid(self.creds.uid);
             // Coming back to root raises the capabilities that concern files, all of them; see capabilities(7).
+            update(|state| state.fsetid = None);
+        }
+        if let Some(own) = self.creds.caps.filter(|_| self.raised) {
+            // All of them are permitted, so that this cannot be refused.
+            _ = rustix::thread::set_capabilities(None, own);
             update(|state| state.fsetid = None);
         }
         if self.gid {
@@ -324,6 +360,29 @@ mod tests {
         assert_eq!(creds.acting_as(owner(1234, 2345, None), 0, || make("no")), Err(Errno::ACCESS));
         creds.acting_as(owner(1234, 2345, Some(555)), 0, || make("yes")).unwrap();
         assert_eq!(creds.acting_as(owner(1234, 2345, None), 0, || make("no")), Err(Errno::ACCESS));
+    }
+
+    #[test]
+    fn capabilities_of_a_caller_are_taken_on_and_go_away_again() {
+        let creds = Creds::new();
+        if !creds.privileged() {
+            eprintln!("skipped: taking on ids needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let make = |name: &str| rustix::fs::mkdir(dir.path().join(name), Mode::from_raw_mode(0o755));
+        for owner in [owner(1234, 2345, None), owner(1234, 0, None)] {
+            let name = format!("made-{}", owner.gid);
+            let with = |capability| creds.acting_with(owner, (&[], capability), 0, || make(&name));
+            assert_eq!(with(CapabilitySet::FOWNER), Err(Errno::ACCESS));
+            with(CapabilitySet::DAC_OVERRIDE).unwrap();
+            let made = fs::metadata(dir.path().join(&name)).unwrap();
+            assert_eq!((made.uid(), made.gid()), (owner.uid, owner.gid));
+            assert_eq!(creds.acting_as(owner, 0, || make("no")), Err(Errno::ACCESS));
+            let now = rustix::thread::capabilities(None).unwrap();
+            assert_eq!(Some(now), creds.caps, "the thread is itself again");
+        }
     }
 
     #[test]

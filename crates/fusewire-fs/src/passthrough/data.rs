@@ -76,6 +76,11 @@ fn appends(op: &Write<'_>) -> bool {
     OFlags::from_bits_retain(op.flags).contains(OFlags::APPEND) && !op.cached
 }
 
+/// Root keeps set-id bits; of requests that do not say so themselves.
+fn may_keep_set_ids(cx: &Context) -> bool {
+    cx.caller().is_none_or(|caller| caller.uid == 0)
+}
+
 impl Passthrough {
     fn file(&self, node: NodeId, handle: fusewire::Handle, how: Use) -> Result<Arc<Open>> {
         let open = self.open_node(node, handle, how)?;
@@ -103,15 +108,29 @@ impl Passthrough {
         let open = self.open_node(op.node, op.handle, how)?;
         let file = open.as_file()?;
         let _change = self.dax.changing(&open);
-        if op.kill_suid_gid
-            && file.is_marked(open.fd(&self.nodes)?, self.mode_changes.load(Ordering::Relaxed))?
-        {
-            let mark = self.mark_to_keep(cx, &open.path())?;
-            let written = self.write_through(op, &open, file).await?;
+        let keeps_all = !op.kill_suid_gid;
+        self.as_writing(cx, (&open, file), keeps_all, self.write_through(op, &open, file)).await
+    }
+
+    /// What takes set-id bits away as writing does, unless the caller may keep them all; whoever may keep a mark keeps that.
+    async fn as_writing<R>(
+        &self,
+        cx: &Context,
+        (open, file): (&Open, &File),
+        keeps_all: bool,
+        act: impl Future<Output = Result<R>>,
+    ) -> Result<R> {
+        let changes = self.mode_changes.load(Ordering::Relaxed);
+        let mark = match !keeps_all && file.is_marked(open.fd(&self.nodes)?, changes)? {
+            true => self.mark_to_keep(cx, &open.path())?,
+            false => None,
+        };
+        self.creds.keep_set_ids(keeps_all)?;
+        let done = act.await?;
+        if mark.is_some() {
             self.set_mark(&open.path(), mark)?;
-            return Ok(written);
         }
-        self.write_through(op, &open, file).await
+        Ok(done)
     }
 
     /// A set-group-id bit without the group's right to execute is a mark (once for mandatory locking), which a member of the
@@ -132,7 +151,6 @@ impl Passthrough {
     }
 
     async fn write_through(&self, op: Write<'_>, open: &Open, file: &File) -> Result<u32> {
-        self.creds.keep_set_ids(!op.kill_suid_gid)?;
         if file.append && !appends(&op) {
             return self.write_plain(op, open, file).await;
         }
@@ -148,27 +166,13 @@ impl Passthrough {
         Ok(op.data.to_file(self.plain(open, file)?, op.offset).await? as u32)
     }
 
-    /// What takes set-id bits away as writing does, of which these requests do not say whether the caller may keep them: root may, and
-    /// whoever may keep a mark keeps that.
-    fn as_writing<R>(&self, cx: &Context, open: &Open, act: impl FnOnce() -> Result<R>) -> Result<R> {
-        let keeps_all = cx.caller().is_none_or(|caller| caller.uid == 0);
-        let changes = self.mode_changes.load(Ordering::Relaxed);
-        let mark = match !keeps_all && open.as_file()?.is_marked(open.fd(&self.nodes)?, changes)? {
-            true => self.mark_to_keep(cx, &open.path())?,
-            false => None,
-        };
-        self.creds.keep_set_ids(keeps_all)?;
-        let done = act()?;
-        self.set_mark(&open.path(), mark)?;
-        Ok(done)
-    }
-
-    pub(super) fn allocate(&self, cx: &Context, op: &Fallocate) -> Result<()> {
+    pub(super) async fn allocate(&self, cx: &Context, op: &Fallocate) -> Result<()> {
         let open = self.file(op.node, op.handle, Use::Write)?;
         let mode = FallocateFlags::from_bits_retain(op.mode);
         let _change = self.dax.changing(&open);
         let fd = open.fd(&self.nodes)?;
-        self.as_writing(cx, &open, || rustix::fs::fallocate(fd, mode, op.offset, op.length))
+        let allocate = async { rustix::fs::fallocate(fd, mode, op.offset, op.length) };
+        self.as_writing(cx, (&open, open.as_file()?), may_keep_set_ids(cx), allocate).await
     }
 
     pub(super) fn seek(&self, op: &Lseek) -> Result<u64> {
@@ -187,7 +191,7 @@ impl Passthrough {
         rustix::fs::seek(open.fd(&self.nodes)?, place)
     }
 
-    pub(super) fn copy(&self, cx: &Context, op: &CopyFileRange) -> Result<u64> {
+    pub(super) async fn copy(&self, cx: &Context, op: &CopyFileRange) -> Result<u64> {
         let from = self.file(op.node, op.handle, Use::Read)?;
         let to = self.file(op.to_node, op.to_handle, Use::Write)?;
         if op.flags != 0 {
@@ -202,16 +206,14 @@ impl Passthrough {
         let _change = self.dax.changing(&to);
         let (mut offset, mut to_offset) = (op.offset, op.to_offset);
         let length = op.length.min(COPY) as usize;
-        let to_fd = match to.as_file()? {
-            // The lower filesystem refuses to copy into a file that appends; so did the kernel, if the client's does.
-            file if file.append => self.plain(&to, file)?,
-            _ => to.fd(&self.nodes)?,
-        };
+        let file = to.as_file()?;
+        // The lower filesystem refuses to copy into a file that appends; so did the kernel, if the client's does.
+        let to_fd = if file.append { self.plain(&to, file)? } else { to.fd(&self.nodes)? };
         let from_fd = from.fd(&self.nodes)?;
-        let copied = self.as_writing(cx, &to, || {
+        let copy = async {
             rustix::fs::copy_file_range(from_fd, Some(&mut offset), to_fd, Some(&mut to_offset), length)
-        })?;
-        Ok(copied as u64)
+        };
+        Ok(self.as_writing(cx, (&to, file), may_keep_set_ids(cx), copy).await? as u64)
     }
 
     pub(super) fn control(&self, op: &Ioctl<'_>, out: &mut Sink<'_>) -> Result<IoctlResult> {

@@ -5,7 +5,7 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use std::{
-    fs, io,
+    fmt, fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::{
@@ -158,8 +158,27 @@ pub fn is_exhausted<T>(result: &rustix::io::Result<T>) -> bool {
 
 /// Says in which call on which path something failed.
 pub fn explain(what: &str, path: &Path, error: impl Into<io::Error>) -> io::Error {
-    let error = error.into();
-    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+    let source = error.into();
+    io::Error::new(source.kind(), Explained { what: format!("{what} {}", path.display()), source })
+}
+
+/// An error of the system, and what it was met at.
+#[derive(Debug)]
+struct Explained {
+    what: String,
+    source: io::Error,
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.source)
+    }
+}
+
+impl std::error::Error for Explained {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
 }
 
 #[cfg(test)]

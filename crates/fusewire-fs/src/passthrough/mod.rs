@@ -531,7 +531,7 @@ impl FileSystem for Passthrough {
 
     async fn fallocate(&self, cx: &Context, op: Fallocate) -> Result<()> {
         self.coherent.acting();
-        self.allocate(cx, &op)
+        self.allocate(cx, &op).await
     }
 
     async fn lseek(&self, _cx: &Context, op: Lseek) -> Result<u64> {
@@ -540,7 +540,7 @@ impl FileSystem for Passthrough {
 
     async fn copy_file_range(&self, cx: &Context, op: CopyFileRange) -> Result<u64> {
         self.coherent.acting();
-        self.copy(cx, &op)
+        self.copy(cx, &op).await
     }
 
     async fn setupmapping(&self, _cx: &Context, op: Setupmapping) -> Result<()> {

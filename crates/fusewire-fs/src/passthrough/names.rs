@@ -13,7 +13,7 @@ use fusewire::{
     reply::Sink,
 };
 use rustix::{
-    fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags},
+    fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, XattrFlags},
     io::{Errno, Result},
     thread::CapabilitySet,
 };
@@ -28,8 +28,6 @@ struct Maker<'a> {
     /// Is the caller root, for itself?
     is_root: bool,
 }
-
-const SGID: u16 = 0o2000;
 
 fn permissions(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o7777)
@@ -55,8 +53,8 @@ impl Passthrough {
 
     /// Run `make` as whom the result is to belong to. The kernel has permitted it by all that the caller is, and sends a part of
     /// that. If the lower filesystem refuses it, run it with all the groups of the caller; if it refuses that, too, although
-    /// the caller has a capability that permits it, run it in our own name and have the result given away (the `bool`).
-    fn make_as<R>(&self, maker: &Maker<'_>, make: impl Fn() -> Result<R>) -> Result<(R, bool)> {
+    /// the caller has a capability that permits it, run it with that.
+    fn make_as<R>(&self, maker: &Maker<'_>, make: impl Fn() -> Result<R>) -> Result<R> {
         let umask = self.umask_of(maker);
         let mut made = self.creds.acting_as(maker.owner, umask, &make);
         if matches!(made, Err(Errno::ACCESS))
@@ -78,22 +76,25 @@ impl Passthrough {
         Some(groups.into_iter().filter_map(|group| self.options.groups.host(group).ok()).collect())
     }
 
-    /// What was `made`; or if that was refused, and the caller has a capability that permits it, what is made in our own name.
+    /// What was `made`; or if that was refused, and the caller has a capability that permits it, what is made with the caller's
+    /// capabilities.
     fn or_by_capability<R>(
         &self,
         maker: &Maker<'_>,
         made: Result<R>,
         make: impl Fn() -> Result<R>,
-    ) -> Result<(R, bool)> {
+    ) -> Result<R> {
         let needed = match made {
             Err(Errno::ACCESS) => CapabilitySet::DAC_OVERRIDE,
             Err(Errno::PERM) => CapabilitySet::MKNOD,
-            made => return made.map(|made| (made, false)),
+            made => return made,
         };
-        if maker.is_root || !self.creds.caller_is_capable(maker.cx, needed) {
-            return made.map(|made| (made, false));
+        let held = self.creds.capabilities_of_caller(maker.cx, maker.owner);
+        if maker.is_root || !held.contains(needed) {
+            return made;
         }
-        self.creds.acting_as_daemon(self.umask_of(maker), make).map(|made| (made, true))
+        let groups = self.groups_of(maker).unwrap_or_else(|| maker.owner.supplementary.into_iter().collect());
+        self.creds.acting_with(maker.owner, (&groups, held), self.umask_of(maker), make)
     }
 
     /// Make a name that is not opened by that, and look it up.
@@ -106,29 +107,18 @@ impl Passthrough {
         let reading = self.reading();
         let dir = self.nodes.fd(parent)?;
         let name = name.as_c_str();
-        let ((), ours) = self.make_as(maker, || make(&dir, name))?;
+        self.make_as(maker, || make(&dir, name))?;
         let mut found = self.nodes.lookup_in(At { parent, dir: &dir, name })?;
-        if ours || maker.security.is_some() {
+        if let Some(label) = maker.security {
             let fd = self.nodes.fd(found.node)?;
-            self.finish(&*fd, &dir, maker, ours)?;
+            self.label(&*fd, label)?;
             found.stat = attr::stat(&*fd)?;
         }
         Ok(self.entry(&found, reading.under(parent, name)))
     }
 
-    /// What is left to do about something new: give it to its owner, label it.
-    fn finish(&self, fd: &impl AsFd, dir: &Fd, maker: &Maker<'_>, ours: bool) -> Result<()> {
-        if ours {
-            let mode = attr::stat(fd)?.stx_mode;
-            let inherits = attr::stat(dir)?.stx_mode & SGID != 0;
-            let gid = (!inherits).then(|| Gid::from_raw(maker.owner.gid));
-            let uid = Some(Uid::from_raw(maker.owner.uid));
-            rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
-            if mode & 0o6000 != 0 && FileType::from_mode(mode.into()) != Some(FileType::Symlink) {
-                attr::change_mode(self, fd, mode.into())?;
-            }
-        }
-        let Some(label) = maker.security else { return Ok(()) };
+    /// Label something new.
+    fn label(&self, fd: &impl AsFd, label: SecurityContext<'_>) -> Result<()> {
         let name = self.xattr_name(label.name)?;
         self.nodes.by_path(fd, |path| rustix::fs::setxattr(path, &*name, label.value, XattrFlags::empty()))
     }
@@ -171,9 +161,9 @@ impl Passthrough {
             })
         });
         let (fd, flags) = match made {
-            Ok(((fd, ours), flags)) => {
-                if ours || maker.security.is_some() {
-                    self.finish(&fd, &dir, &maker, ours)?;
+            Ok((fd, flags)) => {
+                if let Some(label) = maker.security {
+                    self.label(&fd, label)?;
                 }
                 (fd, flags)
             }
@@ -214,7 +204,7 @@ impl Passthrough {
             Some(groups) => self.creds.acting_in(maker.owner, &groups, self.umask_of(maker), open),
             None => self.creds.acting_as(maker.owner, self.umask_of(maker), open),
         };
-        self.or_by_capability(maker, opened, open).map(|(fd, _)| fd)
+        self.or_by_capability(maker, opened, open)
     }
 
     pub(super) fn make_nameless(&self, cx: &Context, op: &Tmpfile<'_>) -> Result<(Entry, Opened)> {
@@ -222,14 +212,14 @@ impl Passthrough {
         let reading = self.reading();
         let dir = self.nodes.fd(op.parent)?;
         let flags = lower_flags(op.flags) - OFlags::TRUNC;
-        let ((fd, ours), flags) = self.with_flags(flags, |flags| {
+        let (fd, flags) = self.with_flags(flags, |flags| {
             self.make_as(&maker, || {
                 self.nodes
                     .opening(|| rustix::fs::openat(&dir, c".", flags | OFlags::TMPFILE, permissions(op.mode)))
             })
         })?;
-        if ours || maker.security.is_some() {
-            self.finish(&fd, &dir, &maker, ours)?;
+        if let Some(label) = maker.security {
+            self.label(&fd, label)?;
         }
         let found = self.nodes.adopt(op.parent, None, &fd)?;
         self.reply(&found, (fd, flags), reading)
@@ -281,11 +271,7 @@ impl Passthrough {
         if flags.contains(RenameFlags::WHITEOUT) {
             // It leaves something new behind, which belongs to the caller.
             let maker = self.maker(cx, op.owner, 0, None)?;
-            let ((), ours) = self.make_as(&maker, rename)?;
-            if ours {
-                let (uid, gid) = (Uid::from_raw(maker.owner.uid), Gid::from_raw(maker.owner.gid));
-                rustix::fs::chownat(&from, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-            }
+            self.make_as(&maker, rename)?;
         } else {
             rename()?;
         }

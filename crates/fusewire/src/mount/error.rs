@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use crate::remedy::{self, quoted};
+
 /// Failure to mount, unmount or abort. The text says what failed, on which path, why, and what to try.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -18,8 +20,10 @@ pub enum MountError {
         reason: String,
     },
     /// The mount point could not be reached or inspected.
-    #[error("cannot use {} as a mount point: {source}{}", path.display(), remedy(hint))]
+    #[error("cannot {action} {}: {source}{}", path.display(), then(hint))]
     MountPoint {
+        /// `mount on` or `unmount`.
+        action: &'static str,
         /// The path as it was given.
         path: PathBuf,
         /// What the kernel said.
@@ -28,7 +32,10 @@ pub enum MountError {
         hint: String,
     },
     /// The mount point is neither a directory nor a regular file.
-    #[error("cannot mount on {}: it is {kind}; a mount point must be a directory or a regular file", path.display())]
+    #[error(
+        "cannot mount on {}: it is {kind}; choose another one: a mount point must be a directory or a regular file",
+        path.display()
+    )]
     Kind {
         /// The resolved path.
         path: PathBuf,
@@ -47,15 +54,25 @@ pub enum MountError {
         dead: PathBuf,
     },
     /// `/dev/fuse` could not be opened.
-    #[error("cannot open /dev/fuse: {source}{}", remedy(hint))]
+    #[error("cannot open /dev/fuse: {source}{}", then(hint))]
     Device {
         /// What the kernel said.
         source: io::Error,
         /// Likely cause and what to try; may be empty.
         hint: &'static str,
     },
+    /// What `/dev/fuse` is, it is not the kernel's FUSE device.
+    #[error(
+        "cannot use /dev/fuse: it is {kind} and not the FUSE device; replace it, as root: rm -r /dev/fuse && \
+         mknod -m 666 /dev/fuse c {major} {minor}; or start the container with --device /dev/fuse",
+        major = super::device::NUMBER.0, minor = super::device::NUMBER.1
+    )]
+    NotDevice {
+        /// What is there.
+        kind: &'static str,
+    },
     /// The kernel refused to mount or to unmount.
-    #[error("cannot {action} {}: {call}: {source}{}{}", path.display(), logged(log), remedy(hint))]
+    #[error("cannot {action} {}: {call}: {source}{}{}", path.display(), logged(log), then(hint))]
     Kernel {
         /// `mount on` or `unmount`.
         action: &'static str,
@@ -82,7 +99,7 @@ pub enum MountError {
         path: PathBuf,
     },
     /// `fusermount3` refused or could not be run.
-    #[error("cannot {action} {}: {}: {message}{}", path.display(), program.display(), remedy(hint))]
+    #[error("cannot {action} {}: {}: {message}{}", path.display(), program.display(), then(hint))]
     Fusermount {
         /// `mount on` or `unmount`.
         action: &'static str,
@@ -96,7 +113,10 @@ pub enum MountError {
         hint: &'static str,
     },
     /// INIT was not answered; nothing stays mounted.
-    #[error("mounting on {} was given up: the filesystem could not be started: {source}", path.display())]
+    #[error(
+        "mounting on {} was given up: the filesystem could not be started: {source}{}",
+        path.display(), then(otherwise(source, SEE_LOG))
+    )]
     Init {
         /// The mount point.
         path: PathBuf,
@@ -104,7 +124,7 @@ pub enum MountError {
         source: io::Error,
     },
     /// The path is not where something is mounted.
-    #[error("cannot unmount {}: nothing is mounted there{}", path.display(), remedy(hint))]
+    #[error("cannot unmount {}: nothing is mounted there{}", path.display(), then(hint))]
     NotMounted {
         /// The resolved path.
         path: PathBuf,
@@ -138,7 +158,7 @@ pub enum MountError {
         path: PathBuf,
     },
     /// The connection could not be aborted.
-    #[error("cannot abort FUSE connection {connection}: {source}{}", remedy(hint))]
+    #[error("cannot abort FUSE connection {connection}: {source}{}", then(hint))]
     Abort {
         /// The number below `/sys/fs/fuse/connections`.
         connection: u64,
@@ -148,7 +168,10 @@ pub enum MountError {
         hint: &'static str,
     },
     /// The process that unmounts when this one dies could not be started.
-    #[error("cannot start the process that carries out auto_unmount for {}: {source}", path.display())]
+    #[error(
+        "cannot start the process that carries out auto_unmount for {}: {source}{}",
+        path.display(), then(otherwise(source, SEE_LOG))
+    )]
     Guard {
         /// The mount point.
         path: PathBuf,
@@ -159,7 +182,7 @@ pub enum MountError {
     #[error(
         "cannot read the table of mounts, {}: {source}{}",
         super::table::MOUNTINFO,
-        remedy(table_hint(source))
+        then(otherwise(source, "see whether /proc is mounted"))
     )]
     Table {
         /// What the kernel said.
@@ -186,6 +209,7 @@ impl MountError {
             Self::Fusermount { .. } | Self::NoFusermount { .. } => return None,
             Self::Option { .. } | Self::NotMounted { .. } | Self::NotFuse { .. } => Errno::INVAL,
             Self::Kind { .. } => Errno::NOTDIR,
+            Self::NotDevice { .. } => Errno::NODEV,
             Self::Dead { .. } => Errno::NOTCONN,
             Self::Covered { .. } | Self::Busy { .. } => Errno::BUSY,
         };
@@ -204,10 +228,9 @@ impl MountError {
                  whether AppArmor or SELinux forbids it"
             }
             Errno::NODEV => "this kernel has no FUSE, or its module is not loaded; try: modprobe fuse",
-            Errno::MFILE => MORE_FILES,
-            Errno::NOSPC => "the limit of mounts is reached; see /proc/sys/fs/mount-max",
+            Errno::NOSPC => "unmount something, or raise the limit of mounts: sysctl fs.mount-max",
             Errno::BUSY => "something is mounted there already; unmount it or choose another directory",
-            _ => "",
+            errno => remedy::of_errno(errno).unwrap_or(SEE_LOG),
         };
         Self::Kernel { action: MOUNT, call, path: path.to_owned(), source: source.into(), log, hint }
     }
@@ -218,8 +241,10 @@ impl MountError {
         let hint = match source {
             Errno::BUSY => return Self::Busy { path },
             Errno::PERM => "unmounting needs CAP_SYS_ADMIN; run this as root, or as the user who mounted it",
-            Errno::INVAL => "it is not a mount point any more, or belongs to another mount namespace",
-            _ => "",
+            Errno::INVAL => {
+                "it is not a mount point any more, or belongs to another mount namespace; findmnt shows what is mounted here"
+            }
+            errno => remedy::of_errno(errno).unwrap_or(SEE_LOG),
         };
         Self::Kernel { action: UNMOUNT, call: "umount2", path, source: source.into(), log: Vec::new(), hint }
     }
@@ -232,40 +257,50 @@ impl MountError {
             }
             Errno::NODEV | Errno::NXIO => "the kernel module is not loaded; try: modprobe fuse",
             Errno::PERM => "the device is not allowed in this container; start it with --device /dev/fuse",
-            Errno::ACCESS => "its permissions forbid it; usual is mode 0666: chmod 0666 /dev/fuse",
-            Errno::MFILE => MORE_FILES,
-            _ => "",
+            Errno::ACCESS => {
+                "its permissions forbid it, whose usual mode is 0666: chmod 0666 /dev/fuse; or what is mounted at /dev is \
+                 mounted nodev: mount -o remount,dev /dev"
+            }
+            errno => {
+                remedy::of_errno(errno).unwrap_or("make it again, as root: mknod -m 666 /dev/fuse c 10 229")
+            }
         };
         Self::Device { source: source.into(), hint }
     }
 
-    pub(super) fn mount_point(path: &Path, source: io::Error) -> Self {
-        let hint = match source.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::NOENT) => format!("create it first: mkdir -p {}", quoted(path)),
-            Some(Errno::NOTDIR) => "a part of the path that should be a directory is none".to_owned(),
-            Some(Errno::LOOP) => "its symbolic links lead in a circle".to_owned(),
-            Some(Errno::MFILE) => MORE_FILES.to_owned(),
+    /// `path` cannot be reached, to mount on it or to unmount what is there.
+    pub(super) fn mount_point(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let errno = source.raw_os_error().map(Errno::from_raw_os_error);
+        let hint = match errno {
+            Some(Errno::NOENT) if path.is_symlink() => {
+                "the symbolic link leads to nothing; make what it leads to, or name another directory".to_owned()
+            }
+            Some(Errno::NOENT) if action == MOUNT => format!("create it first: mkdir -p {}", quoted(path)),
+            Some(Errno::NOTDIR) => {
+                "a part of the path that should be a directory is none; name another directory".to_owned()
+            }
             Some(Errno::ACCESS) => {
-                "a directory on the way forbids it; on a FUSE mount of another user this is so even for root, unless \
-                 it was mounted with allow_other"
+                "a directory on the way forbids it; do it as root, or as the user whom it lets in; on a FUSE mount of another \
+                 user this is so even for root, unless it was mounted with allow_other"
                     .to_owned()
             }
-            _ => String::new(),
+            errno => errno.and_then(remedy::of_errno).unwrap_or(SEE_LOG).to_owned(),
         };
-        Self::MountPoint { path: path.to_owned(), source, hint }
+        Self::MountPoint { action, path: path.to_owned(), source, hint }
     }
 }
 
-const MORE_FILES: &str = "raise the limit of open files: ulimit -n, or LimitNOFILE= of the service";
+/// Where nothing else is known to help.
+pub(super) const SEE_LOG: &str =
+    "the kernel's log may say more: dmesg; and see what it allows: fusewire probe";
 
-fn table_hint(source: &io::Error) -> &'static str {
-    match source.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::MFILE) => MORE_FILES,
-        _ => "is /proc mounted?",
-    }
+/// What helps against `source`, or if nothing is known to, `other`.
+fn otherwise(source: &io::Error, other: &'static str) -> &'static str {
+    remedy::of(source).unwrap_or(other)
 }
 
-fn remedy(hint: impl AsRef<str>) -> String {
+/// A remedy behind what is wrong.
+fn then(hint: impl AsRef<str>) -> String {
     match hint.as_ref() {
         "" => String::new(),
         hint => format!("; {hint}"),
@@ -276,17 +311,6 @@ fn logged(log: &[String]) -> String {
     if log.is_empty() { String::new() } else { format!(" ({})", log.join("; ")) }
 }
 
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let plain = |letter: char| letter.is_alphanumeric() || "/._-+:@%,".contains(letter);
-    let text = path.to_string_lossy();
-    if !text.is_empty() && text.chars().all(plain) {
-        text.into_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,7 +319,7 @@ mod tests {
     fn texts_name_the_path_the_cause_and_the_remedy() {
         let cases = [
             (
-                MountError::mount_point(Path::new("/no such"), Errno::NOENT.into()),
+                MountError::mount_point(MOUNT, Path::new("/no such"), Errno::NOENT.into()),
                 &["/no such", "No such file", "mkdir -p '/no such'"][..],
             ),
             (
@@ -319,6 +343,18 @@ mod tests {
             (MountError::NoFusermount { action: MOUNT, path: "/m".into() }, &["/m", "apt install fuse3"]),
             (MountError::device(Errno::NOENT), &["/dev/fuse", "modprobe fuse"]),
             (
+                MountError::mount_point(UNMOUNT, Path::new("/m"), Errno::LOOP.into()),
+                &["cannot unmount /m", "namei -l"],
+            ),
+            (
+                MountError::mount_point(MOUNT, Path::new("/m"), Errno::NAMETOOLONG.into()),
+                &["cannot mount on /m", "shorter"],
+            ),
+            (
+                MountError::NotDevice { kind: "a directory" },
+                &["a directory", "mknod -m 666 /dev/fuse c 10 229"],
+            ),
+            (
                 MountError::NotFuse { path: "/home".into(), fstype: "ext4".into() },
                 &["/home", "ext4", "umount /home"],
             ),
@@ -337,11 +373,5 @@ mod tests {
         assert_eq!(MountError::device(Errno::ACCESS).errno(), Some(libc::EACCES));
         assert_eq!(MountError::Dead { path: "/m".into(), dead: "/m".into() }.errno(), Some(libc::ENOTCONN));
         assert_eq!(MountError::unmounting(Path::new("/m"), Errno::BUSY).errno(), Some(libc::EBUSY));
-    }
-
-    #[test]
-    fn paths_are_quoted_for_a_shell() {
-        assert_eq!(quoted(Path::new("/a/b-c.d")), "/a/b-c.d");
-        assert_eq!(quoted(Path::new("/it's")), r"'/it'\''s'");
     }
 }

@@ -6,7 +6,8 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use super::error::MountError;
+use super::error::{MountError, SEE_LOG};
+use crate::remedy;
 
 const FOLDER: &str = "/sys/fs/fuse/connections";
 
@@ -46,7 +47,8 @@ pub(super) fn failure(connection: u64, error: Errno) -> MountError {
             "the control filesystem is not mounted; as root: mount -t fusectl none /sys/fs/fuse/connections"
         }
         Errno::ACCESS => "only root and the user who mounted it may do this",
-        _ => "",
+        Errno::NOTCONN => "it has ended already: unmount what is left of it",
+        errno => remedy::of_errno(errno).unwrap_or(SEE_LOG),
     };
     MountError::Abort { connection, source: error.into(), hint }
 }

@@ -13,9 +13,11 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::error::{MOUNT, MountError, UNMOUNT};
+use super::device;
+use super::error::{MOUNT, MountError, SEE_LOG, UNMOUNT};
 use super::guard::socket_pair;
 use super::options::{MountOptions, escape};
+use crate::remedy;
 
 const PROGRAMS: [&str; 2] = ["fusermount3", "fusermount"];
 
@@ -26,6 +28,7 @@ const FOLDERS: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers
 pub(super) fn mount(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let program = find(MOUNT, path)?;
     let list = option_list(options)?;
+    device::check()?;
     let failure = |message: String| refused(MOUNT, path, &program, message);
     let (ours, theirs) = socket_pair().map_err(|error| failure(error.to_string()))?;
     // The socket goes as standard input: so no descriptor has to be made inheritable, which another thread
@@ -56,10 +59,11 @@ pub(super) fn mount(path: &Path, options: &MountOptions) -> Result<OwnedFd, Moun
     }
 }
 
-/// Whether there is the program, and an option that it does not know.
+/// Whether there is the program, and an option that it does not know, and whether the device is something else.
 pub(super) fn check(path: &Path, options: &MountOptions) -> Result<(), MountError> {
     find(MOUNT, path)?;
-    option_list(options).map(drop)
+    option_list(options)?;
+    device::check()
 }
 
 /// Unmounts what is at `path`; lazily if asked for.
@@ -204,10 +208,13 @@ fn hint(message: &str) -> &'static str {
             "user_allow_other",
             "write a line user_allow_other into /etc/fuse.conf, or mount without allow_other",
         ),
-        ("no write access", "an ordinary user mounts only on directories where they may write"),
+        (
+            "no write access",
+            "an ordinary user mounts only on directories where they may write; choose one of your own",
+        ),
         (
             "not owned by user",
-            "in a sticky directory such as /tmp an ordinary user mounts only on what they own",
+            "in a sticky directory such as /tmp an ordinary user mounts only on what they own; choose a directory of your own",
         ),
         ("too many FUSE", "unmount some, or raise mount_max in /etc/fuse.conf"),
         (
@@ -216,9 +223,12 @@ fn hint(message: &str) -> &'static str {
         ),
         (
             "/dev/fuse: Permission denied",
-            "its permissions forbid it; usual is mode 0666: chmod 0666 /dev/fuse",
+            "its permissions forbid it; usual is mode 0666: chmod 0666 /dev/fuse, as root",
         ),
-        ("fuse device not found", "load the kernel module: modprobe fuse"),
+        (
+            "fuse device not found",
+            "load the kernel module: modprobe fuse; or start the container with --device /dev/fuse",
+        ),
         ("mounting over filesystem type", "choose a directory on an ordinary filesystem"),
         (
             "not found in",
@@ -233,8 +243,10 @@ fn hint(message: &str) -> &'static str {
             "Permission denied",
             "see the permissions of /dev/fuse and of the directories above the mount point",
         ),
+        ("Too many open files", remedy::MORE_FILES),
+        ("Resource temporarily unavailable", remedy::MORE_THREADS),
     ];
-    known.iter().find(|(text, _)| message.contains(text)).map_or("", |(_, hint)| hint)
+    known.iter().find(|(text, _)| message.contains(text)).map_or(SEE_LOG, |(_, hint)| hint)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! No function here asks the filesystem behind a mount point anything, except for [`mount()`] on top of another FUSE
 //! mount, so dead and hanging mounts can be unmounted and aborted.
 
+mod device;
 mod error;
 mod fusectl;
 mod fusermount;
@@ -26,10 +27,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::mount::UnmountFlags;
 use rustix::thread::CapabilitySet;
 
+pub use device::open_device;
 pub use error::MountError;
 pub use options::MountOptions;
 pub use table::{MountEntry, fuse_mounts, fuse_mounts_of, mounts};
@@ -189,7 +190,7 @@ fn finish(
     let mount = match Identity::at(&place.path) {
         Ok(identity) if is_served_by(device.as_fd(), identity) => Mount::new(place, identity, way),
         Ok(_) => return Err(MountError::Covered { path: place.path.clone() }),
-        Err(error) => return Err(place::explain(&place.path, error.into())),
+        Err(error) => return Err(place::explain(error::MOUNT, &place.path, error.into())),
     };
     // From here on dropping it undoes the mount.
     let mounted = Mounted { device, mount };
@@ -208,10 +209,6 @@ fn is_served_by(device: BorrowedFd<'_>, identity: Identity) -> bool {
         Ok(Some(connection)) => connection == table::connection(identity.device),
         _ => identity.entry().is_ok_and(|entry| entry.is_some_and(|entry| entry.is_fuse())),
     }
-}
-
-fn open_device() -> Result<OwnedFd, MountError> {
-    rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(MountError::device)
 }
 
 fn is_privileged() -> bool {
@@ -260,7 +257,7 @@ impl Mount {
             match Identity::at(&path) {
                 Ok(top) if top == self.identity => {}
                 Ok(_) => return Err(MountError::Covered { path }),
-                Err(error) => return Err(place::explain(&path, error.into())),
+                Err(error) => return Err(place::explain(error::UNMOUNT, &path, error.into())),
             }
             match self.way {
                 Way::Fusermount => self.unmount_by_program(&path, how == Unmount::Lazy)?,
@@ -360,7 +357,7 @@ impl Drop for Mount {
 pub fn unmount_path(path: &Path, lazy: bool, force: bool) -> Result<(), MountError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => MountError::NotMounted { path: path.to_owned(), hint: error.to_string() },
-        _ => place::explain(path, error),
+        _ => place::explain(error::UNMOUNT, path, error),
     };
     let resolved = place::resolve(path).map_err(failed)?;
     let identity = Identity::at(&resolved).map_err(|error| failed(error.into()))?;

@@ -132,13 +132,19 @@ impl MountOptions {
     fn set_value(&mut self, key: &str, value: &str, option: &str) -> Result<bool, MountError> {
         match key {
             "fsname" | "subtype" if value.is_empty() => {
-                return Err(MountError::option(option, "the value is empty"));
+                return Err(MountError::option(
+                    option,
+                    &format!("the value is empty; give one, {key}=NAME, or leave the option out"),
+                ));
             }
             "fsname" => self.fsname = Some(value.to_owned()),
             "subtype" => self.subtype = Some(value.to_owned()),
             "max_read" => self.max_read = parse_max_read(value, option)?,
             "fd" | "rootmode" | "user_id" | "group_id" => {
-                return Err(MountError::option(option, "it is chosen while mounting and cannot be given"));
+                return Err(MountError::option(
+                    option,
+                    "it is chosen while mounting and cannot be given; leave it out",
+                ));
             }
             _ => return Ok(is_for_mount(option)),
         }
@@ -150,12 +156,15 @@ impl MountOptions {
         for (key, value) in [("fsname", self.source()), ("subtype", self.subtype())] {
             // A line break is no harm: the kernel writes it as four characters into its tables, as it does for paths.
             if value.contains('\0') {
-                let reason = "the value contains a NUL";
+                let reason = "the value contains a NUL, which no mount option can hold; give it without";
                 return Err(MountError::option(&format!("{key}={}", value.escape_debug()), reason));
             }
         }
         if self.subtype().len() > MAX_VALUE {
-            return Err(MountError::option("subtype", &format!("it is longer than {MAX_VALUE} bytes")));
+            return Err(MountError::option(
+                "subtype",
+                &format!("it is longer than {MAX_VALUE} bytes; give a shorter one"),
+            ));
         }
         match self.max_read {
             Some(bytes) if bytes < MIN_MAX_READ => {

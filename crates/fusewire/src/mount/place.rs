@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
-use super::error::MountError;
+use super::error::{MOUNT, MountError};
 use super::table::{self, Identity};
 
 /// As many symbolic links in a row as the kernel follows.
@@ -28,14 +28,14 @@ pub(super) struct Place {
 impl Place {
     /// Checks that `path` can be mounted on.
     pub fn open(path: &Path) -> Result<Self, MountError> {
-        let resolved = resolve(path).map_err(|error| explain(path, error))?;
+        let resolved = resolve(path).map_err(|error| explain(MOUNT, path, error))?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd =
-            rustix::fs::open(&resolved, flags, Mode::empty()).map_err(|error| explain(path, error.into()))?;
-        let identity = Identity::of(fd.as_fd()).map_err(|error| explain(path, error.into()))?;
+        let fd = rustix::fs::open(&resolved, flags, Mode::empty())
+            .map_err(|error| explain(MOUNT, path, error.into()))?;
+        let identity = Identity::of(fd.as_fd()).map_err(|error| explain(MOUNT, path, error.into()))?;
         let below = identity.entry().map_err(|source| MountError::Table { source })?;
         let on_fuse = below.is_some_and(|entry| entry.is_fuse());
-        let kind = file_type(&fd, on_fuse).map_err(|error| explain(path, error.into()))?;
+        let kind = file_type(&fd, on_fuse).map_err(|error| explain(MOUNT, path, error.into()))?;
         let root_mode = match kind {
             FileType::Directory => libc::S_IFDIR,
             FileType::RegularFile => libc::S_IFREG,
@@ -52,8 +52,11 @@ fn file_type(fd: &OwnedFd, on_fuse: bool) -> rustix::io::Result<FileType> {
     Ok(FileType::from_raw_mode(stat.stx_mode.into()))
 }
 
-fn name(kind: FileType) -> &'static str {
+/// What kind of file it is, in words.
+pub(super) fn name(kind: FileType) -> &'static str {
     match kind {
+        FileType::Directory => "a directory",
+        FileType::RegularFile => "a regular file",
         FileType::Symlink => "a symbolic link",
         FileType::Fifo => "a named pipe",
         FileType::Socket => "a socket",
@@ -63,7 +66,7 @@ fn name(kind: FileType) -> &'static str {
 }
 
 /// Says which mount is dead if that is the reason.
-pub(super) fn explain(path: &Path, error: io::Error) -> MountError {
+pub(super) fn explain(action: &'static str, path: &Path, error: io::Error) -> MountError {
     // The latter two for a moment, while the ring of a server that was killed is being taken down.
     if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED)) {
         let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -71,7 +74,7 @@ pub(super) fn explain(path: &Path, error: io::Error) -> MountError {
         let dead = table::deepest_fuse_above(&resolved).unwrap_or(resolved);
         return MountError::Dead { path: path.to_owned(), dead };
     }
-    MountError::mount_point(path, error)
+    MountError::mount_point(action, path, error)
 }
 
 /// The absolute path without symbolic links. Only the directories above the last component are visited, never the
@@ -168,7 +171,7 @@ mod tests {
     #[test]
     fn a_mount_without_server_is_named_whichever_way_it_shows() {
         for number in [libc::ENOTCONN, libc::ECONNABORTED, libc::ECANCELED] {
-            let error = explain(Path::new("/"), io::Error::from_raw_os_error(number));
+            let error = explain(MOUNT, Path::new("/"), io::Error::from_raw_os_error(number));
             assert!(matches!(error, MountError::Dead { .. }), "{error}");
         }
     }

@@ -58,7 +58,7 @@ impl Wrong {
     pub fn tell(self, path: &Path, text: &str) -> Failure {
         let (line, column) = position(text, self.span.start);
         let failure = Failure::new(format!("{}:{line}:{column}: {}", path.display(), self.what));
-        if self.remedy.is_empty() { failure } else { failure.or_try(self.remedy) }
+        failure.or_try(if self.remedy.is_empty() { "what docs/vhost.toml describes" } else { &self.remedy })
     }
 }
 

@@ -86,7 +86,7 @@ pub fn run(args: &VhostArgs, path: &Path) -> Outcome<()> {
     let tenants = tenants(&file, &budgets).map_err(told)?;
     warn_of(&file, path);
     sys::allow_blocking(budgets.iter().map(|budget| budget.waits).sum())
-        .map_err(|error| Failure::new(format!("cannot make room for waiting threads: {error}")))?;
+        .map_err(|error| Failure::because("cannot make room for waiting threads", &error))?;
     serve_all(args, &file, tenants)
 }
 

@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use super::super::guests::{Guest, Share, device};
 use super::super::resume::Carry;
 use super::super::upgrade::Desk;
-use crate::failure::{Failure, Outcome, with_causes};
+use crate::failure::{Failure, Outcome};
 
 /// How long a socket is not listened at after a guest could not be served.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -60,14 +60,14 @@ struct Ends {
 /// # Errors
 /// If the sockets cannot be waited at. What happens to one guest is told in the log and does not end the others.
 pub fn serve(places: Vec<Place>, guests: Vec<Guest>, desk: &Arc<Desk>) -> Outcome<()> {
-    let failed =
-        |error: rustix::io::Errno| Failure::new(format!("cannot wait for virtual machines: {error}"));
+    let failed = |error: rustix::io::Errno| Failure::because("cannot wait for virtual machines", &error);
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?);
     let (numbers, ends) = channel();
     let places: Vec<_> = places.into_iter().map(Arc::new).collect();
     let listeners = (0..places.len()).map(|at| desk.listener(at));
-    let listeners =
-        listeners.collect::<Option<Vec<_>>>().ok_or_else(|| Failure::new("a socket is missing"))?;
+    let listeners = listeners.collect::<Option<Vec<_>>>().ok_or_else(|| {
+        Failure::new("the socket of a guest has gone to another daemon already").or_try("to start again")
+    })?;
     let mut free: Vec<bool> = places.iter().map(|_| true).collect();
     let spawn = |at: usize, server: Option<Server<Passthrough>>| {
         let ends = Ends { numbers: numbers.clone(), wake: wake.clone() };
@@ -139,7 +139,7 @@ fn attend(place: &Place, (at, server): (usize, Option<Server<Passthrough>>), des
 
 /// `false` if nobody was there after all.
 fn visit(place: &Place, (at, server): (usize, Option<Server<Passthrough>>), desk: &Desk) -> Outcome<bool> {
-    let failed = |error| Failure::new(with_causes(&error));
+    let failed = |error| Failure::because("cannot serve the virtual machine", &error);
     let server = match server {
         Some(server) => Some(server),
         None => {

@@ -91,7 +91,7 @@ pub fn keep(kept: &Kept, one_user: bool) -> Outcome<()> {
     if one_user {
         set -= CapabilitySet::SETUID | CapabilitySet::SETGID;
     }
-    let failed = |error: rustix::io::Errno| Failure::new(format!("cannot give up capabilities: {error}"));
+    let failed = |error: rustix::io::Errno| Failure::because("cannot give up capabilities", &error);
     let has = rustix::thread::capabilities(None).map_err(failed)?;
     _ = rustix::thread::clear_ambient_capability_set();
     // While there is the right to.

@@ -77,8 +77,9 @@ impl Ids {
             unshare()?;
             let write = |name: &str, text: &str| {
                 let path = format!("/proc/self/{name}");
-                fs::write(&path, text)
-                    .map_err(|error| Failure::new(format!("cannot write `{text}` to {path}: {error}")))
+                fs::write(&path, text).map_err(|error| {
+                    Failure::because(format_args!("cannot write `{text}` to {path}"), &error)
+                })
             };
             // Groups that are not in the namespace cannot be given up in it.
             write("setgroups", "deny")?;
@@ -98,7 +99,7 @@ impl Ids {
             return Ok(());
         }
         sys::become_root()
-            .map_err(|error| Failure::new(format!("cannot become root of the user namespace: {error}")))
+            .map_err(|error| Failure::because("cannot become root of the user namespace", &error))
     }
 }
 
@@ -108,8 +109,7 @@ fn lines(ranges: &[Range]) -> String {
 
 /// Has a child, which stays outside, do `map` about this process once that has done `change`.
 fn outside(map: impl FnOnce(i32) -> Result<(), String>, change: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
-    let failed =
-        |error: std::io::Error| Failure::new(format!("cannot start a process that maps ids: {error}"));
+    let failed = |error: std::io::Error| Failure::because("cannot start a process that maps ids", &error);
     let (go_reader, go_writer) = std::io::pipe().map_err(failed)?;
     let (done_reader, done_writer) = std::io::pipe().map_err(failed)?;
     let parent = std::process::id();
@@ -134,7 +134,11 @@ fn outside(map: impl FnOnce(i32) -> Result<(), String>, change: impl FnOnce() ->
     drop(go);
     _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
     changed?;
-    if why.is_empty() { Ok(()) } else { Err(Failure::new(why)) }
+    if why.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(why).or_try("as root, or other --uid-map and --gid-map"))
+    }
 }
 
 /// Maps ids of a process: root writes them down, others are helped by programs that look at /etc/subuid and /etc/subgid.

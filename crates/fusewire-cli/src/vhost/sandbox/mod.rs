@@ -133,9 +133,8 @@ fn leave_for(
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |(dir, tree): (PathBuf, Option<OwnedFd>)| match tree {
         Some(tree) => Ok(tree),
-        None => rustix::fs::open(&dir, flags, Mode::empty()).map_err(|error| {
-            Failure::new(format!("cannot open {}: {}", dir.display(), std::io::Error::from(error)))
-        }),
+        None => rustix::fs::open(&dir, flags, Mode::empty())
+            .map_err(|error| Failure::because(format_args!("cannot open {}", dir.display()), &error)),
     };
     let trees = places.into_iter().map(open).collect::<Outcome<Vec<_>>>()?;
     let empty = std::env::temp_dir().join(format!(".fusewire-{}", std::process::id()));

@@ -46,9 +46,14 @@ pub fn enter(plan: &Plan<'_>) -> Outcome<Side> {
             if users {
                 plan.ids.become_root()?;
                 follow_warden(&OwnedFd::from(
-                    ready.try_clone().map_err(|error| Failure::new(error.to_string()))?,
+                    ready
+                        .try_clone()
+                        .map_err(|error| Failure::because("cannot shut the daemon in", &error))?,
                 ))
-                .map_err(|error| Failure::new(format!("the process that was called is gone: {error}")))?;
+                .map_err(|error| {
+                    let what = format!("the process that was called is gone: {error}");
+                    Failure::new(what).or_try("the same command once more")
+                })?;
             }
             build(plan).map_err(|failed| refused(plan, failed))?;
             Ok(Side::Inside(Inside {

@@ -36,7 +36,7 @@ pub enum Forked {
 /// # Errors
 /// If there can be no more processes or descriptors.
 pub fn fork() -> Outcome<Forked> {
-    let failed = |error: io::Error| Failure::new(format!("cannot start the process that serves: {error}"));
+    let failed = |error: io::Error| Failure::because("cannot start the process that serves", &error);
     let (reader, writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
     match sys::fork().map_err(failed)? {
@@ -77,8 +77,7 @@ impl Warden {
     }
 
     fn attend(&mut self, is_ready: &mut bool, takes: bool) -> Outcome<Ended> {
-        let failed =
-            |error: io::Error| Failure::new(format!("cannot wait for the process that serves: {error}"));
+        let failed = |error: io::Error| Failure::because("cannot wait for the process that serves", &error);
         // There are no threads for it: whoever has made a namespace for processes cannot start any.
         let (told, tell) = UnixStream::pair().map_err(failed)?;
         for signal in inherited::endings() {
@@ -143,7 +142,9 @@ fn judge(child: Pid) -> io::Result<Outcome<Ended>> {
         }
         (None, signal) => {
             let signal = signal.map_or_else(|| "something".to_owned(), |number| format!("signal {number}"));
-            Err(Failure::new(format!("the process that serves was killed by {signal}")))
+            Err(Failure::new(format!("the process that serves was killed by {signal}")).or_try(
+                "the same command once more; if nobody sent the signal: dmesg tells of memory that ran out",
+            ))
         }
     })
 }

@@ -44,7 +44,7 @@ impl Desk {
         for listener in listeners {
             listener
                 .set_nonblocking(true)
-                .map_err(|error| Failure::new(format!("cannot wait for virtual machines: {error}")))?;
+                .map_err(|error| Failure::because("cannot wait for virtual machines", &error))?;
         }
         Ok(Arc::new(Self { posts: Mutex::new(posts), returning }))
     }
@@ -68,7 +68,7 @@ impl Desk {
         place: usize,
         serve: impl FnOnce(UnixStream) -> Outcome<Server<Passthrough>>,
     ) -> Outcome<Option<Server<Passthrough>>> {
-        let failed = |error: io::Error| Failure::new(format!("cannot accept a virtual machine: {error}"));
+        let failed = |error: io::Error| Failure::because("cannot accept a virtual machine", &error);
         let Some(listener) = self.listener(place) else { return Ok(None) };
         loop {
             if !self.returning {

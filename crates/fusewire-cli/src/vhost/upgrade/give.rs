@@ -39,7 +39,7 @@ impl Giver {
     pub fn start(self) -> Outcome<()> {
         let thread = std::thread::Builder::new().name("upgrade".into());
         let spawned = thread.spawn(move || self.run());
-        spawned.map(drop).map_err(|error| Failure::new(format!("cannot wait for an upgrade: {error}")))
+        spawned.map(drop).map_err(|error| Failure::because("cannot wait for an upgrade", &error))
     }
 
     fn run(&self) {

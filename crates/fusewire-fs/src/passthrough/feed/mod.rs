@@ -47,7 +47,7 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -193,10 +193,21 @@ pub struct Feed {
     stamps: Stamps,
     counts: Counts,
     settled: Settled,
+    stage: AtomicU8,
+}
+
+/// How far a feed has got. It only ever goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum Stage {
+    /// Changes are gathered; nobody can be told yet.
+    Waiting,
     /// There is a thread that hears and tells.
-    is_telling: AtomicBool,
-    /// Nothing is heard any more.
-    is_deaf: AtomicBool,
+    Telling,
+    /// The session is over.
+    Over,
+    /// Nothing is heard any more, and the session goes on.
+    Deaf,
 }
 
 /// Are changes to something heard of?
@@ -252,8 +263,7 @@ impl Feed {
             stamps: Stamps::default(),
             counts: Counts::default(),
             settled: Settled::default(),
-            is_telling: AtomicBool::new(false),
-            is_deaf: AtomicBool::new(false),
+            stage: AtomicU8::new(Stage::Waiting as u8),
         };
         feed.index.insert(stat.stx_ino, NodeId::ROOT);
         Ok(Arc::new(feed))
@@ -266,7 +276,7 @@ impl Feed {
 
     /// May the kernel remember an answer about `subjects` that was read after `since`?
     pub fn is_fresh(&self, since: Since, subjects: &[Subject]) -> bool {
-        self.stamps.is_fresh(since, subjects) && !self.is_deaf.load(Ordering::SeqCst)
+        self.stamps.is_fresh(since, subjects) && !self.is_deaf()
     }
 
     /// There is a node of the file with this number.
@@ -373,9 +383,17 @@ impl Feed {
         self.actors.enter();
     }
 
+    fn is_at(&self, stage: Stage) -> bool {
+        self.stage.load(Ordering::SeqCst) == stage as u8
+    }
+
+    fn reach(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::SeqCst);
+    }
+
     /// Is the kernel told of changes?
     pub fn is_telling(&self) -> bool {
-        self.is_telling.load(Ordering::SeqCst)
+        self.is_at(Stage::Telling)
     }
 
     /// Wait until the kernel has been told of all that has changed so far, but not for longer than a moment. Not by a thread that requests
@@ -386,7 +404,7 @@ impl Feed {
 
     /// Is nothing heard any more?
     pub fn is_deaf(&self) -> bool {
-        self.is_deaf.load(Ordering::SeqCst)
+        self.is_at(Stage::Deaf)
     }
 
     /// Listing of the directory with this number begins or ends; what the kernel remembers of that has no time of its own.
@@ -416,12 +434,11 @@ impl Feed {
             gathers: false,
             room: None,
         };
-        self.is_telling.store(true, Ordering::SeqCst);
+        self.reach(Stage::Telling);
         let spawned = thread::Builder::new().name("changes".into()).spawn(move || reader.run());
         if let Err(error) = spawned {
-            self.is_telling.store(false, Ordering::SeqCst);
             tracing::error!(%error, "no thread to hear of changes: names and attributes are kept for a second");
-            self.is_deaf.store(true, Ordering::SeqCst);
+            self.reach(Stage::Deaf);
         }
     }
 
@@ -452,13 +469,11 @@ struct Reader {
 
 impl Reader {
     fn run(&mut self) {
-        let ended = self.listen();
-        self.feed.is_telling.store(false, Ordering::SeqCst);
-        match ended {
-            Ok(()) | Err(Errno::NODEV) => {}
+        match self.listen() {
+            Ok(()) | Err(Errno::NODEV) => self.feed.reach(Stage::Over),
             Err(error) => {
                 tracing::error!(%error, "changes are not heard of any more: names and attributes are kept for a second from now on");
-                self.feed.is_deaf.store(true, Ordering::SeqCst);
+                self.feed.reach(Stage::Deaf);
                 // Now, and once what is on its way has arrived.
                 _ = self.drop_everything();
                 thread::sleep(news::TIMES.iter().sum());

@@ -148,7 +148,13 @@ pub(crate) fn switch() -> Result<(), Reason> {
             rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty());
         read()
     });
-    judge(text.ok().as_deref(), Path::new("/sys/module").exists())
+    match text {
+        // That says nothing of the kernel.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+            Err(Reason::SetUp(error))
+        }
+        text => judge(text.ok().as_deref(), Path::new("/sys/module").exists()),
+    }
 }
 
 fn judge(switch: Option<&str>, has_sysfs: bool) -> Result<(), Reason> {

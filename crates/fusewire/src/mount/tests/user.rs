@@ -35,7 +35,7 @@ fn home_of_nobody(folder: &Path) -> Option<(PathBuf, Command)> {
 /// a node with the usual mode 0666 goes over it.
 fn open_device_for_all(folder: &Path) {
     let node = folder.join("fuse");
-    let (kind, mode) = (rustix::fs::FileType::CharacterDevice, Mode::from_raw_mode(0o666));
+    let (kind, mode) = (rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::from_raw_mode(0o666));
     rustix::fs::mknodat(rustix::fs::CWD, &node, kind, mode, rustix::fs::makedev(10, 229)).expect("mknod");
     fs::set_permissions(&node, fs::Permissions::from_mode(0o666)).expect("chmod");
     rustix::mount::mount_bind(&node, "/dev/fuse").expect("bind mount");
