@@ -52,8 +52,8 @@ pub struct Options {
     pub max_write: Option<u32>,
     /// By which way requests come.
     pub channel: Channel,
-    /// What the buffers of the ring may take together, bytes; it may lower `max_write`. Default: 64 MiB, or two buffers for
-    /// every possible CPU if that is more. Memory that was never used is not there.
+    /// What the buffers of the ring may keep together of what long requests have used, bytes; it may lower `max_write`, so that each
+    /// possible CPU has one. Default: 64 MiB, and then it lowers nothing. Memory that was never used is not there.
     pub memory: Option<u64>,
     /// How threads wait for requests.
     pub poll: Poll,

@@ -69,6 +69,11 @@ impl Status {
         self.tid.store(0, Ordering::Release);
     }
 
+    /// Will it serve no more?
+    pub(super) fn has_ended(&self) -> bool {
+        self.now() == ENDED
+    }
+
     /// The thread that this is about, from its beginning to its end.
     pub fn tid(&self) -> Option<rustix::thread::Pid> {
         rustix::thread::Pid::from_raw(self.tid.load(Ordering::Acquire))

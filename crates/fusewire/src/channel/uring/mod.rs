@@ -17,8 +17,10 @@
 //! * Everything that can fail is done before the kernel is told of the ring: see `crew.rs`.
 
 mod aside;
+mod choice;
 mod crew;
 mod govern;
+mod keep;
 mod kick;
 mod offer;
 mod policy;

@@ -79,6 +79,8 @@ struct Lot {
     awake: AtomicUsize,
     /// How many of them are to be sent to rest.
     surplus: AtomicUsize,
+    /// The queue gets no further entry, so none may rest.
+    is_full: AtomicBool,
 }
 
 /// The spare entries of a mount.
@@ -121,8 +123,18 @@ impl Rest {
 
     /// So many spare entries of a queue are not needed any more.
     pub(super) fn set_surplus(&self, queue: u16, count: usize) {
-        let count = if self.is_timed { 0 } else { count };
-        self.lots[usize::from(queue)].surplus.store(count, Ordering::Relaxed);
+        let lot = &self.lots[usize::from(queue)];
+        let count = if self.is_timed || lot.is_full.load(Ordering::Relaxed) { 0 } else { count };
+        lot.surplus.store(count, Ordering::Relaxed);
+    }
+
+    /// All entries of a queue are with handlers that wait, and it gets no further one; or it has some again.
+    pub(super) fn set_full(&self, queue: u16, is_full: bool) {
+        let lot = &self.lots[usize::from(queue)];
+        lot.is_full.store(is_full, Ordering::Relaxed);
+        if is_full {
+            lot.surplus.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Is one to be sent to rest? One load on the hot path.
@@ -311,6 +323,21 @@ mod tests {
         let mut calm = Calm::default();
         (0..40).for_each(|_| _ = calm.surplus(2, 0));
         assert_eq!(calm.surplus(1, 0), 1);
+    }
+
+    #[test]
+    fn nothing_of_a_queue_rests_that_gets_no_further_entry() {
+        let device = NotInherited::new(fs::File::open("/dev/null").expect("it is there").into());
+        let rest = Rest { is_timed: false, ..Rest::new(device, 2, false) };
+        rest.set_surplus(0, 3);
+        rest.set_full(0, true);
+        assert!(!rest.is_wanted(0));
+        rest.set_surplus(0, 3);
+        rest.set_surplus(1, 3);
+        assert!(!rest.is_wanted(0) && rest.is_wanted(1));
+        rest.set_full(0, false);
+        rest.set_surplus(0, 3);
+        assert!(rest.is_wanted(0));
     }
 
     #[test]

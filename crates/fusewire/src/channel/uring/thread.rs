@@ -2,6 +2,7 @@
 
 use super::{
     crew::Crew,
+    keep::Keep,
     pool::Shelf,
     rest::{Rest, Spare},
     slot::UringSlot,
@@ -38,10 +39,12 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) struct Post {
     /// The ring, in use by this thread already.
     pub ring: Ring,
-    /// One entry for each queue.
-    pub entries: Vec<Entry>,
+    /// One entry for each queue that it begins to serve: which of its queues, and the entry.
+    pub entries: Vec<(usize, Entry)>,
     /// The queues, by number.
     pub queues: Vec<u16>,
+    /// Which group of queues that is.
+    pub group: usize,
     /// Bytes of an entry's payload.
     pub payload: usize,
     /// Where it tells what it is doing.
@@ -57,6 +60,21 @@ pub(super) struct Post {
 /// An entry that the kernel has given back, with a request or an error.
 pub(super) type Done = (Entry, Result<(), Errno>);
 
+/// The entries of one queue.
+#[derive(Debug, Default)]
+struct Lot {
+    /// How many the kernel has.
+    lent: Cell<usize>,
+    /// How many slots there are.
+    slots: Cell<usize>,
+    /// How many entries rest.
+    at_rest: Cell<usize>,
+    /// There was no further one when it was needed.
+    full: Cell<bool>,
+    /// The kernel did not take one.
+    denied: Cell<bool>,
+}
+
 /// What the slots of one ring thread share.
 pub(super) struct Local {
     ring: Rc<RefCell<Ring>>,
@@ -65,10 +83,11 @@ pub(super) struct Local {
     done: RefCell<Vec<Option<Done>>>,
     /// Slots that something came for.
     due: RefCell<Vec<usize>>,
-    /// How many entries of each queue the kernel has.
-    lent: Vec<Cell<usize>>,
-    /// How many slots each queue has.
-    slots: Vec<Cell<usize>>,
+    /// By queue.
+    lots: Vec<Lot>,
+    /// Which entries keep their memory.
+    keep: RefCell<Keep>,
+    group: usize,
     /// The queue that the last request came from.
     last: Cell<u16>,
     board: Arc<Board>,
@@ -83,8 +102,6 @@ pub(super) struct Local {
     called: Cell<bool>,
     /// How many requests of each queue have come here.
     reached: Vec<Cell<usize>>,
-    /// The kernel has just not taken an entry: it is not offered another one at once.
-    refused: Cell<bool>,
 }
 
 impl std::fmt::Debug for Local {
@@ -95,7 +112,7 @@ impl std::fmt::Debug for Local {
 
 impl Local {
     fn lend(&self, queue: usize) {
-        self.lent[queue].set(self.lent[queue].get() + 1);
+        self.lots[queue].lent.set(self.lots[queue].lent.get() + 1);
     }
 
     pub(super) fn register(&self, id: usize, entry: Entry, queue: usize) {
@@ -111,10 +128,32 @@ impl Local {
     /// What came out of the ring for slot `id`.
     pub(super) fn take(&self, id: usize, queue: usize) -> Option<Done> {
         let done = self.done.borrow_mut().get_mut(id)?.take()?;
-        self.lent[queue].set(self.lent[queue].get() - 1);
+        self.lots[queue].lent.set(self.lots[queue].lent.get() - 1);
         self.last.set(self.queues[queue]);
         self.board.came(queue);
         Some(done)
+    }
+
+    /// A request of slot `id` is answered that has used so many bytes of its entry. Are they to be given back?
+    pub(super) fn used(&self, id: usize, bytes: usize) -> bool {
+        self.keep.borrow_mut().used(id, bytes)
+    }
+
+    /// How many slots of each pool keep what they hold.
+    pub(super) fn kept_slots(&self) -> usize {
+        self.shelf.kept()
+    }
+
+    /// Give back what entries that wait have used and may not keep. The answers are the kernel's by now, or will be by this.
+    fn give_back(&self) {
+        let mut keep = self.keep.borrow_mut();
+        if !keep.is_due() {
+            return;
+        }
+        let mut ring = self.ring.borrow_mut();
+        if let Some(settled) = ring.settled() {
+            keep.give_back(|id| settled.waits(id), |id| settled.discard(id));
+        }
     }
 
     /// `entry`, and what its slot has `kept` of data, are going to be used for something else: wait for what filesystems have left running over it.
@@ -155,11 +194,13 @@ impl Local {
         }
     }
 
-    /// The entry of a slot rests from now on.
-    pub(super) fn rests(&self, id: usize, queue: usize) {
+    /// The entry of a slot rests from now on. Is its memory to be given back?
+    pub(super) fn rests(&self, id: usize, queue: usize) -> bool {
         self.rest().rests(self.queues[queue]);
+        self.lots[queue].at_rest.set(self.lots[queue].at_rest.get() + 1);
         self.resting.borrow_mut().push(id);
         self.spare.set_resting(self.resting.borrow().len());
+        self.keep.borrow_mut().rests(id)
     }
 
     /// Are entries that rest to take part again?
@@ -167,9 +208,22 @@ impl Local {
         self.called.get()
     }
 
-    /// One does.
+    /// One that rested does.
     pub(super) fn takes_part(&self, queue: usize) {
+        self.lots[queue].at_rest.set(self.lots[queue].at_rest.get() - 1);
         self.rest().wakes(self.queues[queue]);
+    }
+
+    /// All entries that a queue has here are with handlers that wait, if it has any.
+    fn lacks_entries(&self, queue: usize) -> bool {
+        let lot = &self.lots[queue];
+        lot.lent.get() == 0 && lot.slots.get() > 0 && lot.at_rest.get() == 0 && !self.closed.get()
+    }
+
+    /// A queue got no further entry although it needed one; or it has some again.
+    fn set_full(&self, queue: usize, is_full: bool) {
+        self.lots[queue].full.set(is_full);
+        self.rest().set_full(self.queues[queue], is_full);
     }
 
     /// Have the slots whose entries rest look whether these still should.
@@ -194,27 +248,21 @@ impl Local {
 
     /// The kernel does not take an entry of a queue. Until each queue has one, requests come over `/dev/fuse`; afterwards, never again.
     pub(super) fn refused(&self, queue: usize, errno: Errno) {
-        self.refused.set(true);
+        if self.stands_in {
+            self.rest().rests(self.queues[queue]);
+        }
+        self.lots[queue].slots.set(self.lots[queue].slots.get() - 1);
+        self.lots[queue].denied.set(true);
+        self.crew.pools().give_back(self.queues[queue]);
         self.crew.refused(errno);
-        self.crew.entries().give_back(1);
-        self.slots[queue].set(self.slots[queue].get() - 1);
-        if self.slots[queue].get() == 0 && self.reached[queue].get() > 0 && !self.stands_in {
+        if self.lots[queue].slots.get() == 0 && self.reached[queue].get() > 0 && !self.stands_in {
             self.crew.fails("a queue of the ring has lost its last entry");
         }
     }
 
-    /// Queues all of whose entries are in the hands of handlers. One that has no slot was refused by the kernel.
-    fn bare(&self) -> Vec<usize> {
-        if self.refused.take() || self.closed.get() || !self.resting.borrow().is_empty() {
-            return Vec::new();
-        }
-        // Most often there is none, and nothing is allocated.
-        let is_bare = |&queue: &usize| self.lent[queue].get() == 0 && self.slots[queue].get() > 0;
-        (0..self.queues.len()).filter(is_bare).collect()
-    }
-
     /// Submit, wait, sort what has come. Was a task woken?
     fn wait(&self) -> bool {
+        self.give_back();
         let mut ring = self.ring.borrow_mut();
         if !self.polls(&mut ring) {
             ring.wait();
@@ -269,17 +317,19 @@ impl Local {
 
 /// The body of a ring thread: ends when the connection does, or when the kernel takes none of its entries.
 pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew: &Arc<Crew>, post: Post) {
-    let Post { mut ring, entries, queues, payload, status, board, stands_in, spare } = post;
+    let Post { mut ring, entries, queues, group, payload, status, board, stands_in, spare } = post;
     let wake = spare.wake().clone();
     status.begins();
+    let _ends = Ends(&status, crew, &wake);
     crew.joins(&wake);
     let shelf = Shelf::open(&mut ring, crew, &queues);
     let ready = Ready::new({
         let wake = wake.clone();
         move || _ = rustix::io::write(&wake, &1u64.to_ne_bytes())
     });
-    let none = || queues.iter().map(|_| Cell::new(0)).collect();
-    let (lent, slots, reached) = (none(), none(), none());
+    let reached = queues.iter().map(|_| Cell::new(0)).collect();
+    let lots = queues.iter().map(|_| Lot::default()).collect();
+    let keep = RefCell::new(Keep::new(crew.allowance().clone(), group));
     let ring = Rc::new(RefCell::new(ring));
     let _offered = Offered::new(ring.clone());
     let local = Rc::new(Local {
@@ -287,8 +337,9 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         queues,
         done: RefCell::default(),
         due: RefCell::default(),
-        lent,
-        slots,
+        lots,
+        keep,
+        group,
         last: Cell::new(u16::MAX),
         board,
         closed: Cell::new(false),
@@ -299,15 +350,15 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         resting: RefCell::default(),
         called: Cell::new(false),
         reached,
-        refused: Cell::new(false),
     });
     let mut tasks = Tasks::new(ready);
-    for (queue, entry) in entries.into_iter().enumerate() {
+    let served: Vec<usize> = entries.iter().map(|&(queue, _)| queue).collect();
+    for (queue, entry) in entries {
         serve(session, layer, &local, &mut tasks, (queue, entry));
     }
     if stands_in {
         local.submit_if_queued();
-        local.queues.iter().for_each(|&queue| crew.kick(queue, 1));
+        served.iter().for_each(|&queue| crew.kick(local.queues[queue], 1));
     }
     if crew.has_ended() {
         local.close();
@@ -329,16 +380,45 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
             }
         }
         local.called.set(false);
-        for queue in local.bare() {
-            grow(session, layer, &local, &mut tasks, (queue, payload));
-        }
+        tend(session, layer, &local, &mut tasks, payload);
     }
     finish(session, &local, &mut tasks, &wake);
-    status.ends();
 }
 
-/// All entries of a queue are in the hands of handlers that wait for something: it gets as many again, but leaves most of
-/// what memory allows to other queues.
+/// Tells others that a thread has ended, however it does.
+struct Ends<'a>(&'a Status, &'a Crew, &'a Arc<OwnedFd>);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        let Self(status, crew, wake) = self;
+        crew.leaves(wake);
+        status.ends();
+    }
+}
+
+/// See to it that each queue has an entry that waits for a request.
+fn tend<'t, F: FileSystem, L: Layer>(
+    session: &'t Session<F>,
+    layer: &L,
+    local: &Rc<Local>,
+    tasks: &mut Tasks<'t>,
+    payload: usize,
+) {
+    for (queue, lot) in local.lots.iter().enumerate() {
+        if local.lacks_entries(queue) {
+            grow(session, layer, local, tasks, (queue, payload));
+        } else if lot.lent.get() > 0 && (lot.full.get() || lot.denied.get()) {
+            local.set_full(queue, false);
+            lot.denied.set(false);
+        }
+    }
+}
+
+/// How many entries a queue gets at a time, at most: for each of them a request is made, too.
+const GROWTH: usize = 32;
+
+/// All entries of a queue are in the hands of handlers that wait for something, perhaps for a request that is yet to come: it gets as
+/// many again. Where it cannot, an entry that rests takes part again.
 fn grow<'t, F: FileSystem, L: Layer>(
     session: &'t Session<F>,
     layer: &L,
@@ -346,28 +426,31 @@ fn grow<'t, F: FileSystem, L: Layer>(
     tasks: &mut Tasks<'t>,
     (queue, payload): (usize, usize),
 ) {
-    let there = local.slots[queue].get();
-    let most = there.max(1).min(limits::SLOTS_PER_READER.saturating_sub(there));
-    let entries = local.crew.entries();
-    for _ in 0..most.min(entries.left().div_ceil(4)) {
-        if !local.crew.pools().has_room(local.queues[queue]) || !entries.take(1) {
+    let there = local.lots[queue].slots.get();
+    let room = limits::ENTRIES_PER_QUEUE
+        .saturating_sub(there)
+        .min((limits::ENTRIES_PER_THREAD + local.queues.len()).saturating_sub(tasks.next_id()));
+    let room = if local.lots[queue].denied.get() { 0 } else { room };
+    for _ in 0..there.clamp(1, GROWTH).min(room) {
+        if !local.crew.pools().has_room(local.queues[queue]) {
             break;
         }
         match Entry::new(payload) {
             Ok(entry) => serve(session, layer, local, tasks, (queue, entry)),
             Err(error) => {
-                entries.give_back(1);
                 tracing::warn!(%error, "no memory for a further request");
                 break;
             }
         }
     }
-    let more = local.slots[queue].get() - there;
+    let more = local.lots[queue].slots.get() - there;
     if more > 0 {
         local.submit_if_queued();
         local.crew.kick(local.queues[queue], more);
     } else {
-        tracing::debug!(queue = local.queues[queue], there, "no memory left for entries");
+        tracing::debug!(queue = local.queues[queue], there, "no further entry");
+        local.set_full(queue, true);
+        local.crew.call(local.group);
     }
 }
 
@@ -381,13 +464,12 @@ fn serve<'t, F: FileSystem, L: Layer>(
 ) {
     if !local.crew.pools().take(local.queues[queue]) {
         tracing::debug!(queue = local.queues[queue], "no slot left for an entry");
-        local.crew.entries().give_back(1);
         return;
     }
     local.shelf.equip(&mut entry, tasks.next_id(), queue);
-    local.slots[queue].set(local.slots[queue].get() + 1);
+    local.lots[queue].slots.set(local.lots[queue].slots.get() + 1);
     if local.stands_in {
-        local.takes_part(queue);
+        local.rest().wakes(local.queues[queue]);
     }
     let slot = UringSlot::new(local.clone(), (tasks.next_id(), queue), session.agreed(), entry);
     let mut slot = layer.wrap(slot);
