@@ -173,8 +173,10 @@ pub trait Watched {
     fn looks(&mut self, starving: bool) {
         _ = starving;
     }
-    /// Nothing happens, and the watch goes to sleep; or it ends.
-    fn sleeps(&mut self) {}
+    /// Nothing happens, and the watch goes to sleep; or it ends. How long may it sleep, if not until something happens?
+    fn sleeps(&mut self) -> Option<Duration> {
+        None
+    }
     /// A window has passed.
     fn window(&mut self, window: Window);
 }
@@ -284,8 +286,10 @@ impl Watch {
             }
             quiet = if seen.quiet { quiet + 1 } else { 0 };
             if quiet >= SLEEPY {
-                watched.sleeps();
-                self.sleep(|| readers.iter().zip(&last).all(|(status, seen)| status.now() == seen.state));
+                let limit = watched.sleeps();
+                self.sleep(limit, || {
+                    readers.iter().zip(&last).all(|(status, seen)| status.now() == seen.state)
+                });
                 quiet = 0;
                 tally = Tally::of(&readers, requests);
             } else {
@@ -293,11 +297,11 @@ impl Watch {
             }
         }
         // What readers still have to do they do as any other thread: nobody would see them starve.
-        watched.sleeps();
+        _ = watched.sleeps();
     }
 
-    /// Sleep until awakened, unless it is no longer `quiet`.
-    fn sleep(&self, quiet: impl Fn() -> bool) {
+    /// Sleep until awakened, unless it is no longer `quiet`, or for so long.
+    fn sleep(&self, limit: Option<Duration>, quiet: impl Fn() -> bool) {
         let asleep =
             |(): &mut ()| self.asleep.load(Ordering::Acquire) && !self.closed.load(Ordering::Acquire);
         let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -310,7 +314,12 @@ impl Watch {
             self.asleep.store(false, Ordering::Release);
             return;
         }
-        drop(self.wake.wait_while(guard, asleep).unwrap_or_else(PoisonError::into_inner));
+        let Some(limit) = limit else {
+            drop(self.wake.wait_while(guard, asleep).unwrap_or_else(PoisonError::into_inner));
+            return;
+        };
+        drop(self.wake.wait_timeout_while(guard, limit, asleep).unwrap_or_else(PoisonError::into_inner));
+        self.asleep.store(false, Ordering::Release);
     }
 }
 
@@ -385,7 +394,14 @@ mod tests {
     #[test]
     fn the_watch_does_not_fall_asleep_over_a_request_that_comes_at_that_moment() {
         let watch = Watch::default();
-        watch.sleep(|| false);
+        watch.sleep(None, || false);
+        assert!(!watch.asleep.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn the_watch_sleeps_no_longer_than_it_may() {
+        let watch = Watch::default();
+        watch.sleep(Some(Duration::from_millis(1)), || true);
         assert!(!watch.asleep.load(Ordering::Relaxed));
     }
 
@@ -404,8 +420,9 @@ mod tests {
             self.reader.serves();
             self.reader.reads();
         }
-        fn sleeps(&mut self) {
+        fn sleeps(&mut self) -> Option<Duration> {
             self.sleeps += 1;
+            None
         }
         fn window(&mut self, _: Window) {}
     }

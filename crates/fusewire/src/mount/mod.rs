@@ -34,7 +34,7 @@ pub use error::MountError;
 pub use options::MountOptions;
 pub use table::{MountEntry, fuse_mounts, fuse_mounts_of, mounts};
 
-use fusectl::AbortSwitch;
+use fusectl::{AbortSwitch, Unanswered};
 use guard::Guard;
 use place::Place;
 use table::{FdInfo, Identity};
@@ -235,6 +235,12 @@ impl Mount {
     /// Number of the connection: the directory below `/sys/fs/fuse/connections`, and the minor number of `st_dev`.
     pub fn connection(&self) -> u64 {
         table::connection(self.identity.device)
+    }
+
+    /// What tells how many requests are not answered, where the control filesystem is to be had.
+    pub(crate) fn unanswered(&self) -> Option<Unanswered> {
+        let opened = Unanswered::open(self.connection());
+        opened.inspect_err(|error| tracing::debug!(%error, "nobody knows how many requests wait")).ok()
     }
 
     /// Whether it is still mounted, wherever that is by now, in the mount namespace of the calling thread.

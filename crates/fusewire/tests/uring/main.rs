@@ -10,6 +10,7 @@ mod every_channel;
 mod fallback;
 #[path = "../ring_offer/sys.rs"]
 mod filter;
+mod growth;
 mod hidden;
 #[path = "../support/lab.rs"]
 mod lab;

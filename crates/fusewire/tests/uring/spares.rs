@@ -20,7 +20,8 @@ fn stand_ins() -> Vec<Pid> {
     ring_threads().split_off(allowed_cpus().len())
 }
 
-fn ring_threads() -> Vec<Pid> {
+/// All ring threads, the earliest first.
+pub fn ring_threads() -> Vec<Pid> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().file_name());
     let mut tids: Vec<i32> = tasks.map(|tid| tid.to_str().unwrap().parse().unwrap()).collect();
     let name_of = |tid: &i32| fs::read_to_string(format!("/proc/self/task/{tid}/comm")).unwrap_or_default();

@@ -14,6 +14,8 @@ use super::{
     queues::Queues,
     relief::{Relief, Worker},
     rest::{Calm, Rest, Spare},
+    stall::{Remedy, Stall},
+    stock::{Found, Stock},
     thread::{self, Post},
 };
 use crate::{
@@ -83,8 +85,13 @@ struct Member {
     /// The group of queues that it serves.
     group: usize,
     spare: Arc<Spare>,
+    /// What it has of each of the group's queues.
+    stock: Arc<Stock>,
     stands_in: bool,
 }
+
+/// Tells how many requests of the connection are not answered, as the kernel counts them, if that can be known.
+pub(crate) type Unanswered = Box<dyn Fn() -> Option<usize> + Send>;
 
 impl Member {
     fn hand(&self, is_stuck: bool) -> Hand {
@@ -246,7 +253,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         session: &Arc<Session<F>>,
         layer: Arc<L>,
         (device, abort): (OwnedFd, Abort),
-        mountpoint: &Path,
+        (mountpoint, unanswered): (&Path, Unanswered),
     ) -> io::Result<Arc<Crew>> {
         let Self { queues, starts, threads, members, boards } = self;
         let statuses: Vec<_> = members.iter().map(|member| member.status.clone()).collect();
@@ -294,6 +301,9 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             relief,
             last_stuck,
             lost,
+            stall: Stall::new(first),
+            begin: Instant::now(),
+            unanswered,
         };
         let watch = Builder::new().name("fusewire-watch".into()).stack_size(256 << 10).spawn(move || {
             let crew = guard.crew.clone();
@@ -322,7 +332,8 @@ fn make<F: FileSystem, L: Layer>(
     place: Place,
 ) -> io::Result<Made<F, L>> {
     let stands_in = matches!(place, Place::Spare(..));
-    let member = Member { status: Arc::default(), group, spare: Arc::new(Spare::new()?), stands_in };
+    let stock = Arc::new(Stock::new(queues.groups[group].len()));
+    let member = Member { status: Arc::default(), group, spare: Arc::new(Spare::new()?), stock, stands_in };
     let (start, begin) = mpsc::sync_channel::<Start<F, L>>(1);
     let (tell, told) = mpsc::sync_channel(1);
     let theirs = member.clone();
@@ -352,7 +363,7 @@ fn make<F: FileSystem, L: Layer>(
 }
 
 fn post(device: &OwnedFd, queues: &Queues, member: Member, place: Place) -> io::Result<Post> {
-    let Member { status, group, spare, stands_in } = member;
+    let Member { status, group, spare, stock, stands_in } = member;
     let mut ring = Ring::new()?;
     ring.begin(device.as_fd(), spare.wake().try_clone()?)?;
     let (payload, queues) = (queues.payload, queues.groups[group].clone());
@@ -362,7 +373,7 @@ fn post(device: &OwnedFd, queues: &Queues, member: Member, place: Place) -> io::
     };
     let entry = |queue| Entry::new(payload).map(|entry| (queue, entry));
     let entries = served.into_iter().map(entry).collect::<io::Result<_>>()?;
-    Ok(Post { ring, entries, queues, group, payload, status, board, stands_in, spare })
+    Ok(Post { ring, entries, queues, group, payload, status, board, stands_in, spare, stock })
 }
 
 /// How many threads take part that stand in for others of a group.
@@ -393,6 +404,10 @@ struct Guard<F, L> {
     last_stuck: Cell<Instant>,
     /// When it was seen last that one who stood in had ended.
     lost: Cell<Option<Instant>>,
+    stall: Stall,
+    /// From when on time is counted for that.
+    begin: Instant,
+    unanswered: Unanswered,
 }
 
 /// An interrupt whose request has not begun after this time, with nobody stuck, came too late for it.
@@ -453,6 +468,33 @@ impl<F: FileSystem, L: Layer> Guard<F, L> {
         members.retain(|of| !of.stands_in || !of.status.has_ended());
         if members.len() < before {
             self.lost.set(Some(Instant::now()));
+        }
+    }
+
+    /// Set going what waits in the kernel beside free entries, and have entries made where there are none.
+    fn unstall(&mut self) {
+        if self.crew.has_ended() {
+            return;
+        }
+        let mut found = vec![Found::default(); self.calm.borrow().len()];
+        let members = self.crew.members().clone();
+        let members: Vec<_> = members.iter().filter(|member| !member.status.has_ended()).collect();
+        for Member { group, stock, .. } in &members {
+            for (at, &queue) in self.queues.groups[*group].iter().enumerate() {
+                let found = &mut found[usize::from(queue)];
+                *found = found.plus(stock.of(at));
+            }
+        }
+        for (queue, remedy) in self.stall.look(self.begin.elapsed(), &found, &self.unanswered) {
+            tracing::debug!(queue, ?remedy, found = ?found[queue], "a queue stands still");
+            match remedy {
+                Remedy::Kick { count, by_path: false } => self.crew.kick(queue as u16, count),
+                Remedy::Kick { count, by_path: true } => self.crew.kicker.ask(queue as u16, count),
+                Remedy::Nudge => {
+                    let serves = |of: &&&Member| self.queues.groups[of.group].contains(&(queue as u16));
+                    members.iter().filter(serves).for_each(|member| member.spare.nudge());
+                }
+            }
         }
     }
 
@@ -527,8 +569,9 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
         self.asides.looks(starving);
     }
 
-    fn sleeps(&mut self) {
+    fn sleeps(&mut self) -> Option<Duration> {
         self.asides.sleeps();
+        self.stall.due().map(|due| due.saturating_sub(self.begin.elapsed()))
     }
 
     fn window(&mut self, window: Window) {
@@ -536,6 +579,7 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
         self.asides.window(window);
         self.spread();
         self.dismiss();
+        self.unstall();
         let members = self.crew.members().clone();
         if members.len() == self.queues.groups.len() {
             return;

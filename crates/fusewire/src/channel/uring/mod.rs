@@ -10,7 +10,8 @@
 //! * A handler stuck in a system call is noticed by the watch (`../watch.rs`), which puts a further thread with a ring of
 //!   its own to the same queues. Its entries rest once nobody is stuck any more: see `rest.rs`.
 //! * A thread that has more to do than it can is helped by such threads on other CPUs, if that pays: see `spread.rs`.
-//! * Requests that waited while a queue had no entry are set going by a request of our own: see `kick.rs`.
+//! * Requests that waited while a queue had no entry are set going by a request of our own: see `kick.rs`. Should that come to nothing,
+//!   the watch sees that requests wait beside free entries: see `stall.rs`.
 //! * FORGET and INTERRUPT, and what came before the ring was ready, are read from `/dev/fuse` as ever
 //!   ([`dev_fuse`](super::dev_fuse)), where notifications are written, too. Should the kernel refuse the ring, everything
 //!   goes there.
@@ -30,9 +31,11 @@ mod relief;
 mod rest;
 mod slot;
 mod spread;
+mod stall;
+mod stock;
 mod thread;
 
-pub(crate) use crew::{Crew, Prepared};
+pub(crate) use crew::{Crew, Prepared, Unanswered};
 pub use offer::{Reason, RingSize, SWITCH};
 pub(crate) use offer::{possible, switch, try_out};
 pub use pool::Buffers;

@@ -147,7 +147,11 @@ impl UringSlot {
                 }
                 self.phase = Phase::Resting(entry, request);
             }
-            Some(Own::Rest | Own::Stir) => self.commit(entry, request, (0, 0)),
+            Some(Own::Rest) => self.commit(entry, request, (0, 0)),
+            Some(Own::Stir(queue)) => {
+                self.commit(entry, request, (0, 0));
+                self.local.stirred(self.queue, queue);
+            }
         }
         Poll::Pending
     }
@@ -168,7 +172,7 @@ impl UringSlot {
             Remedy::Register => {
                 tracing::debug!(?command, %errno, "registered again");
                 self.phase = Phase::New(entry);
-                self.local.retry();
+                self.local.retry(self.queue, command);
                 self.fetch()
             }
             Remedy::Close => {

@@ -3,9 +3,11 @@
 use super::{
     crew::Crew,
     keep::Keep,
+    policy::Command,
     pool::Shelf,
     rest::{Rest, Spare},
     slot::UringSlot,
+    stock::{Found, Stock},
 };
 use crate::{
     channel::{
@@ -35,6 +37,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long to wait before registering again what came too early.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// How often to tell the kernel of commands that it does not take.
+const SUBMITS: u32 = 100;
+
 /// What a ring thread works with, made before the kernel is told that there is a ring.
 pub(super) struct Post {
     /// The ring, in use by this thread already.
@@ -55,24 +60,22 @@ pub(super) struct Post {
     pub stands_in: bool,
     /// How it is called while it rests, and woken while it waits.
     pub spare: Arc<Spare>,
+    /// Where it tells what it has.
+    pub stock: Arc<Stock>,
 }
 
 /// An entry that the kernel has given back, with a request or an error.
 pub(super) type Done = (Entry, Result<(), Errno>);
 
-/// The entries of one queue.
+/// The entries of one queue, beside what others see of them: see `stock.rs`.
 #[derive(Debug, Default)]
 struct Lot {
-    /// How many the kernel has.
-    lent: Cell<usize>,
     /// How many slots there are.
     slots: Cell<usize>,
-    /// How many entries rest.
-    at_rest: Cell<usize>,
-    /// There was no further one when it was needed.
-    full: Cell<bool>,
     /// The kernel did not take one.
     denied: Cell<bool>,
+    /// Requests to be made once the kernel knows of all entries.
+    owed: Cell<usize>,
 }
 
 /// What the slots of one ring thread share.
@@ -100,8 +103,11 @@ pub(super) struct Local {
     resting: RefCell<Vec<usize>>,
     /// They are to take part again.
     called: Cell<bool>,
-    /// How many requests of each queue have come here.
-    reached: Vec<Cell<usize>>,
+    /// Requests have come here, by queue.
+    reached: Vec<Cell<bool>>,
+    stock: Arc<Stock>,
+    /// Some queue is owed requests.
+    owes: Cell<bool>,
 }
 
 impl std::fmt::Debug for Local {
@@ -111,24 +117,20 @@ impl std::fmt::Debug for Local {
 }
 
 impl Local {
-    fn lend(&self, queue: usize) {
-        self.lots[queue].lent.set(self.lots[queue].lent.get() + 1);
-    }
-
     pub(super) fn register(&self, id: usize, entry: Entry, queue: usize) {
-        self.lend(queue);
+        self.stock.offers(queue);
         self.ring.borrow_mut().register(id, entry, self.queues[queue]);
     }
 
     pub(super) fn commit(&self, id: usize, entry: Entry, queue: usize, commit_id: u64) {
-        self.lend(queue);
+        self.stock.answers(queue);
         self.ring.borrow_mut().commit(id, entry, self.queues[queue], commit_id);
     }
 
     /// What came out of the ring for slot `id`.
     pub(super) fn take(&self, id: usize, queue: usize) -> Option<Done> {
         let done = self.done.borrow_mut().get_mut(id)?.take()?;
-        self.lots[queue].lent.set(self.lots[queue].lent.get() - 1);
+        self.stock.takes(queue, done.1.is_ok());
         self.last.set(self.queues[queue]);
         self.board.came(queue);
         Some(done)
@@ -163,9 +165,56 @@ impl Local {
         ring.settle(kept.as_ptr_range());
     }
 
-    /// Something is about to be registered again.
-    pub(super) fn retry(&self) {
+    /// The entry of a queue is about to be registered again, after that has come of this command.
+    pub(super) fn retry(&self, queue: usize, command: Command) {
         std::thread::sleep(PAUSE);
+        // The first one of a queue has nothing to wait for it: there is no ring before that.
+        if command == Command::Commit || self.stands_in || self.reached[queue].get() {
+            self.owe(queue, 1);
+        }
+    }
+
+    /// So many entries of a queue are new to the kernel, and do not get requests that wait already.
+    fn owe(&self, queue: usize, entries: usize) {
+        self.lots[queue].owed.set(self.lots[queue].owed.get() + entries);
+        self.owes.set(self.owes.get() || entries > 0);
+    }
+
+    /// A request of our own has come on a queue that was `meant` for that of this number. If it has gone astray, another one is made.
+    pub(super) fn stirred(&self, queue: usize, meant: u16) {
+        if self.queues[queue] != meant {
+            tracing::debug!(queue = self.queues[queue], meant, "a request of our own went astray");
+            self.crew.kick(meant, 1);
+        }
+    }
+
+    /// Make the requests that are owed. Earlier than the kernel knows of the entries, they would be in vain.
+    fn kick(&self) {
+        if !self.owes.take() || self.closed.get() {
+            return;
+        }
+        self.submit_all();
+        for (lot, &queue) in self.lots.iter().zip(&self.queues) {
+            let entries = lot.owed.take();
+            if entries > 0 {
+                self.crew.kick(queue, entries);
+            }
+        }
+    }
+
+    /// Tell the kernel of all that is queued; it may be short of memory for a moment.
+    fn submit_all(&self) {
+        let mut ring = self.ring.borrow_mut();
+        for _ in 0..SUBMITS {
+            if !ring.has_queued() {
+                return;
+            }
+            ring.submit();
+            if ring.has_queued() {
+                std::thread::sleep(PAUSE);
+            }
+        }
+        tracing::debug!("the kernel does not take all commands");
     }
 
     /// The connection is gone.
@@ -197,7 +246,7 @@ impl Local {
     /// The entry of a slot rests from now on. Is its memory to be given back?
     pub(super) fn rests(&self, id: usize, queue: usize) -> bool {
         self.rest().rests(self.queues[queue]);
-        self.lots[queue].at_rest.set(self.lots[queue].at_rest.get() + 1);
+        self.stock.rests(queue);
         self.resting.borrow_mut().push(id);
         self.spare.set_resting(self.resting.borrow().len());
         self.keep.borrow_mut().rests(id)
@@ -210,19 +259,18 @@ impl Local {
 
     /// One that rested does.
     pub(super) fn takes_part(&self, queue: usize) {
-        self.lots[queue].at_rest.set(self.lots[queue].at_rest.get() - 1);
+        self.stock.takes_part(queue);
         self.rest().wakes(self.queues[queue]);
     }
 
     /// All entries that a queue has here are with handlers that wait, if it has any.
-    fn lacks_entries(&self, queue: usize) -> bool {
-        let lot = &self.lots[queue];
-        lot.lent.get() == 0 && lot.slots.get() > 0 && lot.at_rest.get() == 0 && !self.closed.get()
+    fn lacks_entries(&self, queue: usize, Found { free, at_rest, .. }: Found) -> bool {
+        free == 0 && at_rest == 0 && self.lots[queue].slots.get() > 0 && !self.closed.get()
     }
 
     /// A queue got no further entry although it needed one; or it has some again.
     fn set_full(&self, queue: usize, is_full: bool) {
-        self.lots[queue].full.set(is_full);
+        self.stock.set_bare(queue, is_full);
         self.rest().set_full(self.queues[queue], is_full);
     }
 
@@ -234,7 +282,8 @@ impl Local {
 
     /// A request begins. Not one of our own.
     pub(super) fn begins(&self, queue: usize, opcode: u32, node: u64) {
-        self.reached[queue].set(self.reached[queue].get() + 1);
+        self.reached[queue].set(true);
+        self.stock.begins(queue);
         self.crew.kicker().open().begins(opcode, node);
     }
 
@@ -255,7 +304,7 @@ impl Local {
         self.lots[queue].denied.set(true);
         self.crew.pools().give_back(self.queues[queue]);
         self.crew.refused(errno);
-        if self.lots[queue].slots.get() == 0 && self.reached[queue].get() > 0 && !self.stands_in {
+        if self.lots[queue].slots.get() == 0 && self.reached[queue].get() && !self.stands_in {
             self.crew.fails("a queue of the ring has lost its last entry");
         }
     }
@@ -304,6 +353,9 @@ impl Local {
             self.called.set(true);
             self.rouse();
         }
+        if self.spare.is_nudged() {
+            self.lots.iter().for_each(|lot| lot.denied.set(false));
+        }
     }
 
     /// Answers must not wait until the next request has been served.
@@ -317,7 +369,7 @@ impl Local {
 
 /// The body of a ring thread: ends when the connection does, or when the kernel takes none of its entries.
 pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew: &Arc<Crew>, post: Post) {
-    let Post { mut ring, entries, queues, group, payload, status, board, stands_in, spare } = post;
+    let Post { mut ring, entries, queues, group, payload, status, board, stands_in, spare, stock } = post;
     let wake = spare.wake().clone();
     status.begins();
     let _ends = Ends(&status, crew, &wake);
@@ -327,7 +379,7 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         let wake = wake.clone();
         move || _ = rustix::io::write(&wake, &1u64.to_ne_bytes())
     });
-    let reached = queues.iter().map(|_| Cell::new(0)).collect();
+    let reached = queues.iter().map(|_| Cell::new(false)).collect();
     let lots = queues.iter().map(|_| Lot::default()).collect();
     let keep = RefCell::new(Keep::new(crew.allowance().clone(), group));
     let ring = Rc::new(RefCell::new(ring));
@@ -350,16 +402,15 @@ pub(super) fn run<F: FileSystem, L: Layer>(session: &Session<F>, layer: &L, crew
         resting: RefCell::default(),
         called: Cell::new(false),
         reached,
+        stock,
+        owes: Cell::new(false),
     });
     let mut tasks = Tasks::new(ready);
-    let served: Vec<usize> = entries.iter().map(|&(queue, _)| queue).collect();
     for (queue, entry) in entries {
         serve(session, layer, &local, &mut tasks, (queue, entry));
+        local.owe(queue, usize::from(stands_in));
     }
-    if stands_in {
-        local.submit_if_queued();
-        served.iter().for_each(|&queue| crew.kick(local.queues[queue], 1));
-    }
+    local.kick();
     if crew.has_ended() {
         local.close();
     }
@@ -405,13 +456,15 @@ fn tend<'t, F: FileSystem, L: Layer>(
     payload: usize,
 ) {
     for (queue, lot) in local.lots.iter().enumerate() {
-        if local.lacks_entries(queue) {
+        let found = local.stock.of(queue);
+        if local.lacks_entries(queue, found) {
             grow(session, layer, local, tasks, (queue, payload));
-        } else if lot.lent.get() > 0 && (lot.full.get() || lot.denied.get()) {
+        } else if found.free > 0 && (found.is_bare || lot.denied.get()) {
             local.set_full(queue, false);
             lot.denied.set(false);
         }
     }
+    local.kick();
 }
 
 /// How many entries a queue gets at a time, at most: for each of them a request is made, too.
@@ -445,8 +498,7 @@ fn grow<'t, F: FileSystem, L: Layer>(
     }
     let more = local.lots[queue].slots.get() - there;
     if more > 0 {
-        local.submit_if_queued();
-        local.crew.kick(local.queues[queue], more);
+        local.owe(queue, more);
     } else {
         tracing::debug!(queue = local.queues[queue], there, "no further entry");
         local.set_full(queue, true);
