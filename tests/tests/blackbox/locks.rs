@@ -1,9 +1,9 @@
 //! Locks between processes, on the mount and on the directory underneath.
 
 use fusewire_tests::actor::Actor;
-use fusewire_tests::command::Cache;
+use fusewire_tests::command::{Cache, is_over_ring};
 use fusewire_tests::mount::{self, Mount};
-use fusewire_tests::{sandbox, wait};
+use fusewire_tests::{sandbox, skip_unless, wait};
 use rustix::process::Signal;
 use rustix::thread::CpuSet;
 use std::time::{Duration, Instant};
@@ -314,6 +314,7 @@ fn a_hundred_who_wait_on_one_cpu_do_not_keep_out_the_unlock() {
 
 #[test]
 fn who_waits_with_little_memory_does_not_keep_out_the_unlock() {
+    skip_unless!(is_over_ring(), "FUSEWIRE_TEST_CHANNEL is not uring");
     waiters_of_one_cpu(&["memory=2M"], 1);
     waiters_of_one_cpu(&["memory=2M"], 30);
 }

@@ -173,8 +173,10 @@ pub trait Watched {
     fn looks(&mut self, starving: bool) {
         _ = starving;
     }
-    /// Nothing happens, and the watch goes to sleep; or it ends. How long may it sleep, if not until something happens?
-    fn sleeps(&mut self) -> Option<Duration> {
+    /// Nothing happens, and the watch goes to sleep; or it ends.
+    fn sleeps(&mut self) {}
+    /// How long may it sleep, if not until something happens?
+    fn due(&self) -> Option<Duration> {
         None
     }
     /// A window has passed.
@@ -286,8 +288,8 @@ impl Watch {
             }
             quiet = if seen.quiet { quiet + 1 } else { 0 };
             if quiet >= SLEEPY {
-                let limit = watched.sleeps();
-                self.sleep(limit, || {
+                watched.sleeps();
+                self.sleep(watched.due(), || {
                     readers.iter().zip(&last).all(|(status, seen)| status.now() == seen.state)
                 });
                 quiet = 0;
@@ -297,7 +299,7 @@ impl Watch {
             }
         }
         // What readers still have to do they do as any other thread: nobody would see them starve.
-        _ = watched.sleeps();
+        watched.sleeps();
     }
 
     /// Sleep until awakened, unless it is no longer `quiet`, or for so long.
@@ -420,9 +422,8 @@ mod tests {
             self.reader.serves();
             self.reader.reads();
         }
-        fn sleeps(&mut self) -> Option<Duration> {
+        fn sleeps(&mut self) {
             self.sleeps += 1;
-            None
         }
         fn window(&mut self, _: Window) {}
     }

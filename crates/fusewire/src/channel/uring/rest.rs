@@ -25,9 +25,10 @@ use rustix::{
 use std::{
     fs, io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -213,6 +214,9 @@ fn on_cpu(cpu: usize, work: impl FnOnce() -> Result<(), Errno>) -> Result<(), Er
     done
 }
 
+/// How often entries of a thread that is stuck in one request after the other are occupied.
+const OCCUPIED: Duration = Duration::from_millis(50);
+
 /// A thread as others see it: whether it rests, and how it is called back.
 #[derive(Debug)]
 pub(super) struct Spare {
@@ -222,6 +226,8 @@ pub(super) struct Spare {
     nudged: AtomicBool,
     /// Entries of it that rest.
     resting: AtomicUsize,
+    /// In which request of its own its other entries were occupied last, and when.
+    occupied: Mutex<Option<(u64, Instant)>>,
     /// Wakes it while it waits: an eventfd.
     wake: Arc<OwnedFd>,
 }
@@ -233,6 +239,7 @@ impl Spare {
             called: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
             resting: AtomicUsize::new(0),
+            occupied: Mutex::default(),
             wake,
         })
     }
@@ -256,6 +263,16 @@ impl Spare {
         self.called.store(true, Ordering::Release);
         // A counter that is full wakes, too.
         _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// It is stuck in its request of this number. Are its other entries to be occupied now? Once in a request, and not for many short ones.
+    pub(super) fn is_to_be_occupied(&self, request: u64) -> bool {
+        let mut occupied = self.occupied.lock().unwrap_or_else(PoisonError::into_inner);
+        if occupied.is_some_and(|(last, when)| last == request || when.elapsed() < OCCUPIED) {
+            return false;
+        }
+        *occupied = Some((request, Instant::now()));
+        true
     }
 
     /// It is to try again what it could not do: to get entries.
@@ -412,6 +429,7 @@ mod tests {
         assert!(spare.is_resting() && !spare.hears());
         spare.call();
         assert!(!spare.is_resting() && spare.hears() && !spare.hears());
+        assert!(spare.is_to_be_occupied(5) && !spare.is_to_be_occupied(5) && !spare.is_to_be_occupied(6));
         spare.nudge();
         assert!(spare.is_nudged() && !spare.is_nudged() && !spare.hears());
     }
