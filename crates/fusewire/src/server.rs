@@ -200,7 +200,7 @@ impl Server {
         };
         // A ring that the kernel refuses must not be the end of the session while nobody reads /dev/fuse yet.
         let begins = session.hold();
-        let (abort, place) = (abort_of(&mounted.mount), (mountpoint, unanswered_of(&mounted.mount)));
+        let (abort, place) = (abort_of(&mounted.mount), (mountpoint, mounted.mount.unanswered()));
         // The ring first: from the answer to INIT until it is ready, the kernel holds requests back.
         let ring = ring
             .map(|ring| ring.start(&session, layer.clone(), (device, abort.clone()), place))
@@ -290,12 +290,6 @@ impl ServerHandle {
     pub fn notifier(&self) -> Notifier {
         self.session.notifier()
     }
-}
-
-/// What tells how many requests are not answered.
-fn unanswered_of(mount: &Mount) -> uring::Unanswered {
-    let unanswered = mount.unanswered();
-    Box::new(move || unanswered.as_ref()?.count())
 }
 
 /// What aborts the connection when threads that serve it are lost.

@@ -20,6 +20,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -237,10 +238,16 @@ impl Mount {
         table::connection(self.identity.device)
     }
 
-    /// What tells how many requests are not answered, where the control filesystem is to be had.
-    pub(crate) fn unanswered(&self) -> Option<Unanswered> {
-        let opened = Unanswered::open(self.connection());
-        opened.inspect_err(|error| tracing::debug!(%error, "nobody knows how many requests wait")).ok()
+    /// Tells how many requests are not answered, where the control filesystem is to be had. Takes a descriptor, once it is asked. Only
+    /// while the connection lives: afterwards, its number may be another's.
+    pub(crate) fn unanswered(&self) -> Box<dyn Fn() -> Option<usize> + Send> {
+        let (connection, opened) = (self.connection(), OnceCell::new());
+        Box::new(move || {
+            if opened.get().is_none() {
+                _ = Unanswered::open(connection).map(|unanswered| opened.set(unanswered));
+            }
+            opened.get()?.count()
+        })
     }
 
     /// Whether it is still mounted, wherever that is by now, in the mount namespace of the calling thread.

@@ -91,7 +91,7 @@ struct Member {
 }
 
 /// Tells how many requests of the connection are not answered, as the kernel counts them, if that can be known.
-pub(crate) type Unanswered = Box<dyn Fn() -> Option<usize> + Send>;
+type Unanswered = Box<dyn Fn() -> Option<usize> + Send>;
 
 impl Member {
     fn hand(&self, is_stuck: bool) -> Hand {

@@ -35,7 +35,7 @@ mod stall;
 mod stock;
 mod thread;
 
-pub(crate) use crew::{Crew, Prepared, Unanswered};
+pub(crate) use crew::{Crew, Prepared};
 pub use offer::{Reason, RingSize, SWITCH};
 pub(crate) use offer::{possible, switch, try_out};
 pub use pool::Buffers;
