@@ -214,8 +214,8 @@ fn on_cpu(cpu: usize, work: impl FnOnce() -> Result<(), Errno>) -> Result<(), Er
     done
 }
 
-/// How often entries of a thread that is stuck in one request after the other are occupied.
-const OCCUPIED: Duration = Duration::from_millis(50);
+/// How long a thread must have been seen stuck in a request for its other entries to be occupied.
+const LONG: Duration = Duration::from_millis(8);
 
 /// A thread as others see it: whether it rests, and how it is called back.
 #[derive(Debug)]
@@ -226,8 +226,8 @@ pub(super) struct Spare {
     nudged: AtomicBool,
     /// Entries of it that rest.
     resting: AtomicUsize,
-    /// In which request of its own its other entries were occupied last, and when.
-    occupied: Mutex<Option<(u64, Instant)>>,
+    /// The request in which it was seen stuck, since when, and whether its other entries were occupied.
+    stuck: Mutex<Option<(u64, Instant, bool)>>,
     /// Wakes it while it waits: an eventfd.
     wake: Arc<OwnedFd>,
 }
@@ -239,7 +239,7 @@ impl Spare {
             called: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
             resting: AtomicUsize::new(0),
-            occupied: Mutex::default(),
+            stuck: Mutex::default(),
             wake,
         })
     }
@@ -265,14 +265,18 @@ impl Spare {
         _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
-    /// It is stuck in its request of this number. Are its other entries to be occupied now? Once in a request, and not for many short ones.
+    /// It is stuck in its request of this number. Are its other entries to be occupied now? Once in a request, and not in a short one.
     pub(super) fn is_to_be_occupied(&self, request: u64) -> bool {
-        let mut occupied = self.occupied.lock().unwrap_or_else(PoisonError::into_inner);
-        if occupied.is_some_and(|(last, when)| last == request || when.elapsed() < OCCUPIED) {
-            return false;
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *stuck {
+            Some((same, since, occupied)) if *same == request => {
+                !std::mem::replace(occupied, *occupied || since.elapsed() >= LONG) && *occupied
+            }
+            other => {
+                *other = Some((request, Instant::now(), false));
+                false
+            }
         }
-        *occupied = Some((request, Instant::now()));
-        true
     }
 
     /// It is to try again what it could not do: to get entries.
@@ -429,8 +433,18 @@ mod tests {
         assert!(spare.is_resting() && !spare.hears());
         spare.call();
         assert!(!spare.is_resting() && spare.hears() && !spare.hears());
-        assert!(spare.is_to_be_occupied(5) && !spare.is_to_be_occupied(5) && !spare.is_to_be_occupied(6));
         spare.nudge();
         assert!(spare.is_nudged() && !spare.is_nudged() && !spare.hears());
+    }
+
+    #[test]
+    fn entries_of_a_thread_that_is_stuck_for_long_are_occupied_once() {
+        let spare = Spare::new().expect("an eventfd");
+        assert!(!spare.is_to_be_occupied(5));
+        std::thread::sleep(LONG);
+        // It has gone on.
+        assert!(!spare.is_to_be_occupied(6));
+        std::thread::sleep(LONG);
+        assert!(spare.is_to_be_occupied(6) && !spare.is_to_be_occupied(6) && !spare.is_to_be_occupied(7));
     }
 }
