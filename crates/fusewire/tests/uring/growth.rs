@@ -116,35 +116,6 @@ fn sleep(stop: &AtomicBool) {
 }
 
 real! {
-    /// A queue has got many entries, and then its thread is stuck: requests must not be given to those.
-    fn entries_of_a_thread_that_is_stuck_catch_no_requests() {
-        let mount = Mounted::with(options());
-        let cpus = &allowed_cpus()[..1];
-        burst(&mount, cpus);
-        let stuck = File::open(mount.at("stuck")).unwrap();
-        let begun = mount.fs.begun.load(Ordering::Acquire);
-        let worst = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                pin(cpus[0]);
-                read_at(&stuck, 0);
-            });
-            wait_until(|| mount.fs.begun.load(Ordering::Acquire) > begun);
-            // What comes before anybody has seen that it is stuck has to wait.
-            std::thread::sleep(100 * MS);
-            let stats = (0..4).map(|_| {
-                scope.spawn(|| {
-                    pin(cpus[0]);
-                    worst_stat(&mount, 500 * MS)
-                })
-            });
-            let stats: Vec<_> = stats.collect();
-            stats.into_iter().map(|stat| stat.join().unwrap()).max().unwrap()
-        });
-        assert!(worst < HELD_UP, "a request beside one that is stuck took {worst:?}");
-        drop(stuck);
-        end(mount);
-    }
-
     fn a_queue_grows_while_others_compute() {
         let _load = Load::start(8);
         bursts(None, sleep);

@@ -471,24 +471,6 @@ impl<F: FileSystem, L: Layer> Guard<F, L> {
         }
     }
 
-    /// A thread is stuck. Requests that the kernel gave to its other entries would wait for it, so these are given some that nobody
-    /// waits for; it answers them when it goes on.
-    fn occupy(&self, member: &Member) {
-        let queues = &self.queues.groups[member.group];
-        let reachable = queues
-            .iter()
-            .enumerate()
-            .filter(|(_, queue)| self.queues.allowed.contains(&usize::from(**queue)));
-        let free = reachable.map(|(at, &queue)| (queue, member.stock.of(at).free));
-        let free: Vec<_> = free.filter(|&(_, free)| free > 0).collect();
-        if free.is_empty() || !member.spare.is_to_be_occupied(member.status.served()) {
-            return;
-        }
-        for (queue, count) in free {
-            self.crew.kicker.occupy(&self.crew.rest, queue, count);
-        }
-    }
-
     /// Set going what waits in the kernel beside free entries, and have entries made where there are none.
     fn unstall(&mut self) {
         if self.crew.has_ended() {
@@ -575,8 +557,6 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
                 self.crew.rest.set_surplus(queue, 0);
             }
             self.relief.borrow_mut().stuck(group);
-            let stuck = readers.iter().map(|&at| &members[at]).filter(|of| of.group == group);
-            stuck.for_each(|member| self.occupy(member));
             let wanted = choice::wanted(&hands);
             if let Err(error) = self.reinforce(group, wanted, &self.queues.allowed) {
                 warn_of(&error, "no further ring thread, although others are stuck");

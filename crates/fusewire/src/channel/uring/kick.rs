@@ -50,14 +50,6 @@ impl Kicker {
         }
     }
 
-    /// Have entries of `queue` that are free hold requests that nobody waits for, `count` of them, if that can be done by an open file.
-    pub(super) fn occupy(&self, rest: &Rest, queue: u16, count: usize) {
-        if let Some(node) = self.open.node() {
-            let stirred = rest.stir(queue, node, count);
-            tracing::debug!(queue, count, ?stirred, "entries of a thread that is stuck are occupied");
-        }
-    }
-
     /// The same as [`kick`](Self::kick), by the path alone.
     pub(super) fn ask(&self, queue: u16, count: usize) {
         let count = u16::try_from(count).unwrap_or(u16::MAX);

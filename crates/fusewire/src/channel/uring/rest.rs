@@ -25,10 +25,9 @@ use rustix::{
 use std::{
     fs, io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -214,9 +213,6 @@ fn on_cpu(cpu: usize, work: impl FnOnce() -> Result<(), Errno>) -> Result<(), Er
     done
 }
 
-/// How long a thread must have been seen stuck in a request for its other entries to be occupied.
-const LONG: Duration = Duration::from_millis(8);
-
 /// A thread as others see it: whether it rests, and how it is called back.
 #[derive(Debug)]
 pub(super) struct Spare {
@@ -226,8 +222,6 @@ pub(super) struct Spare {
     nudged: AtomicBool,
     /// Entries of it that rest.
     resting: AtomicUsize,
-    /// The request in which it was seen stuck, since when, and whether its other entries were occupied.
-    stuck: Mutex<Option<(u64, Instant, bool)>>,
     /// Wakes it while it waits: an eventfd.
     wake: Arc<OwnedFd>,
 }
@@ -239,7 +233,6 @@ impl Spare {
             called: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
             resting: AtomicUsize::new(0),
-            stuck: Mutex::default(),
             wake,
         })
     }
@@ -263,20 +256,6 @@ impl Spare {
         self.called.store(true, Ordering::Release);
         // A counter that is full wakes, too.
         _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-
-    /// It is stuck in its request of this number. Are its other entries to be occupied now? Once in a request, and not in a short one.
-    pub(super) fn is_to_be_occupied(&self, request: u64) -> bool {
-        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *stuck {
-            Some((same, since, occupied)) if *same == request => {
-                !std::mem::replace(occupied, *occupied || since.elapsed() >= LONG) && *occupied
-            }
-            other => {
-                *other = Some((request, Instant::now(), false));
-                false
-            }
-        }
     }
 
     /// It is to try again what it could not do: to get entries.
@@ -435,16 +414,5 @@ mod tests {
         assert!(!spare.is_resting() && spare.hears() && !spare.hears());
         spare.nudge();
         assert!(spare.is_nudged() && !spare.is_nudged() && !spare.hears());
-    }
-
-    #[test]
-    fn entries_of_a_thread_that_is_stuck_for_long_are_occupied_once() {
-        let spare = Spare::new().expect("an eventfd");
-        assert!(!spare.is_to_be_occupied(5));
-        std::thread::sleep(LONG);
-        // It has gone on.
-        assert!(!spare.is_to_be_occupied(6));
-        std::thread::sleep(LONG);
-        assert!(spare.is_to_be_occupied(6) && !spare.is_to_be_occupied(6) && !spare.is_to_be_occupied(7));
     }
 }
