@@ -65,7 +65,7 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l negative-tim
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l channel -d 'How requests come from the kernel; `fusewire probe` tells what auto comes to, and why [default: auto]' -r -f -a "auto\t'Over io_uring where that can be had, else /dev/fuse'
 dev-fuse\t'By reading and writing /dev/fuse'
 uring\t'Over io_uring, a ring for each CPU; mounting fails where that cannot be had'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l memory -d 'What the buffers of the rings may take together, such as 64M, at least 1M. Each CPU has one, never below 128K: less than 1M for each lowers the longest read and write [default: 64M, or 2M for each CPU if that is more]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l memory -d 'What the buffers of the rings may keep together, such as 64M, at least 1M: more than that is given back after each request. Less than 1M for each CPU lowers the longest read and write, never below 128K [default: 64M, which lowers nothing]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand mount" -l buffers -d 'Where data is on its way over io_uring: Linux 7.3 offers more than one place [default: auto]' -r -f -a "auto\t'In a pool for each CPU where the kernel has them; as root, not copied at all where that pays'
 own\t'In a buffer for each request, as before Linux 7.3'
 pool\t'In pools, and always copied'
@@ -120,7 +120,7 @@ complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l negative-timeout
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l channel -d 'How requests come from the kernel; `fusewire probe` tells what auto comes to, and why [default: auto]' -r -f -a "auto\t'Over io_uring where that can be had, else /dev/fuse'
 dev-fuse\t'By reading and writing /dev/fuse'
 uring\t'Over io_uring, a ring for each CPU; mounting fails where that cannot be had'"
-complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l memory -d 'What the buffers of the rings may take together, such as 64M, at least 1M. Each CPU has one, never below 128K: less than 1M for each lowers the longest read and write [default: 64M, or 2M for each CPU if that is more]' -r
+complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l memory -d 'What the buffers of the rings may keep together, such as 64M, at least 1M: more than that is given back after each request. Less than 1M for each CPU lowers the longest read and write, never below 128K [default: 64M, which lowers nothing]' -r
 complete -c fusewire -n "__fish_fusewire_using_subcommand m" -l buffers -d 'Where data is on its way over io_uring: Linux 7.3 offers more than one place [default: auto]' -r -f -a "auto\t'In a pool for each CPU where the kernel has them; as root, not copied at all where that pays'
 own\t'In a buffer for each request, as before Linux 7.3'
 pool\t'In pools, and always copied'

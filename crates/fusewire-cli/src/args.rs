@@ -260,8 +260,8 @@ pub struct RunArgs {
     /// How requests come from the kernel; `fusewire probe` tells what auto comes to, and why [default: auto]
     #[arg(long, value_name = "WHICH")]
     pub channel: Option<ChannelKind>,
-    /// What the buffers of the rings may take together, such as 64M, at least 1M. Each CPU has one, never below 128K: less
-    /// than 1M for each lowers the longest read and write [default: 64M, or 2M for each CPU if that is more]
+    /// What the buffers of the rings may keep together, such as 64M, at least 1M: more than that is given back after each
+    /// request. Less than 1M for each CPU lowers the longest read and write, never below 128K [default: 64M, which lowers nothing]
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory: Option<u64>,
     /// Where data is on its way over io_uring: Linux 7.3 offers more than one place [default: auto]

@@ -41,14 +41,28 @@ pub const SLOTS_KEPT: usize = 8;
 /// How many extra readers may be at work because others are stuck in system calls.
 pub const SPARE_READERS: usize = 64;
 
+/// How many of those each group of a ring's queues may have whatever others have.
+pub const SPARE_READERS_OWN: usize = 4;
+
 /// Smallest payload of a ring's entry, in pages: room for the longest value of an extended attribute with its name, the
 /// longest request there is beside writes. The kernel (Linux 6.18) does not check that before it copies a request, and
 /// its copying thread dies of one that is too long.
 pub const RING_PAGES: u16 = 32;
 
-/// What the payloads of all entries of a ring may take together by default, bytes, unless that is less than two for every
-/// queue. Memory that was never used is not there.
+/// What the payloads of all entries of a ring may keep together by default, bytes, however many CPUs there are. Memory that was
+/// never used is not there.
 pub const RING_MEMORY: u64 = 64 << 20;
+
+/// How many entries one thread may have of a queue of the ring. Each is with a request whose handler waits for something, and whose
+/// caller has a thread of its own, which takes more memory than the entry does.
+pub const ENTRIES_PER_QUEUE: usize = 2048;
+
+/// How many entries one ring thread may have beyond the first of each of its queues, so that a table has room for them all
+/// (`IORING_MAX_REG_BUFFERS`).
+pub const ENTRIES_PER_THREAD: usize = 8192;
+
+/// Requests and answers above this leave memory in a ring's entry that is worth giving back, bytes.
+pub const RING_LARGE: usize = 64 << 10;
 
 /// How many notifications may wait to be written before the sender is told to slow down.
 pub const NOTIFY_QUEUE: usize = 64 << 10;

@@ -53,8 +53,8 @@ pub struct Options {
     pub max_write: Option<u32>,
     /// By which way requests come.
     pub channel: Channel,
-    /// What the buffers of the ring may take together, bytes; it may lower `max_write`. Default: 64 MiB, or two buffers for
-    /// every possible CPU if that is more. Memory that was never used is not there.
+    /// What the buffers of the ring may keep together of what long requests have used, bytes; it may lower `max_write`, so that each
+    /// possible CPU has one. Default: 64 MiB, and then it lowers nothing. Memory that was never used is not there.
     pub memory: Option<u64>,
     /// How threads wait for requests.
     pub poll: Poll,
@@ -206,10 +206,10 @@ impl Server {
         };
         // A ring that the kernel refuses must not be the end of the session while nobody reads /dev/fuse yet.
         let begins = session.hold();
-        let abort = abort_of(&mounted.mount);
+        let (abort, place) = (abort_of(&mounted.mount), (mountpoint, mounted.mount.unanswered()));
         // The ring first: from the answer to INIT until it is ready, the kernel holds requests back.
         let ring = ring
-            .map(|ring| ring.start(&session, layer.clone(), (device, abort.clone()), mountpoint))
+            .map(|ring| ring.start(&session, layer.clone(), (device, abort.clone()), place))
             .transpose()
             .map_err(threads)?;
         let readers = (options.threads, ring.is_none().then_some(options.poll), options.placement);

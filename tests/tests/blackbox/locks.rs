@@ -1,11 +1,12 @@
 //! Locks between processes, on the mount and on the directory underneath.
 
 use fusewire_tests::actor::Actor;
-use fusewire_tests::command::Cache;
+use fusewire_tests::command::{Cache, is_over_ring};
 use fusewire_tests::mount::{self, Mount};
-use fusewire_tests::{sandbox, wait};
+use fusewire_tests::{sandbox, skip_unless, wait};
 use rustix::process::Signal;
-use std::time::Duration;
+use rustix::thread::CpuSet;
+use std::time::{Duration, Instant};
 
 /// How long an actor is watched before it counts as waiting.
 const BLOCKED: Duration = Duration::from_millis(500);
@@ -258,4 +259,62 @@ fn locks_of_mode(mount: &Mount, mode: &str) {
     third.signal(Signal::KILL);
     assert!(third.ends_within(wait::SOON));
     second.must("range g ex wait 0 0");
+}
+
+/// Many wait for a lock, all on one CPU, and the unlock comes from that CPU: over the ring they share a queue.
+fn waiters_of_one_cpu(options: &[&str], waiters: usize) {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let plan = options.iter().fold(mount::passthrough(&sandbox), |plan, option| plan.option(option));
+    let mount = plan.start();
+    std::fs::write(mount.join("file"), "0123456789").unwrap();
+    // Actors inherit it; the server has started already.
+    let all = rustix::thread::sched_getaffinity(None).unwrap();
+    let cpu = (0..CpuSet::MAX_CPU).find(|&cpu| all.is_set(cpu)).unwrap();
+    let mut one = CpuSet::new();
+    one.set(cpu);
+    rustix::thread::sched_setaffinity(None, &one).unwrap();
+    let actor = || {
+        let mut actor = Actor::start();
+        actor.must(&format!("open f {} w", mount.join("file").display()));
+        actor
+    };
+    let mut holder = actor();
+    holder.must("flock f ex now");
+    let tell = |_| {
+        let mut waiter = actor();
+        waiter.tell("flock f sh wait");
+        waiter
+    };
+    let mut waiting: Vec<Actor> = (0..waiters).map(tell).collect();
+    std::thread::sleep(BLOCKED);
+    rustix::thread::sched_setaffinity(None, &all).unwrap();
+    let begin = Instant::now();
+    holder.must("flock f un now");
+    let took = begin.elapsed();
+    for (number, waiter) in waiting.iter_mut().enumerate() {
+        let answer = waiter.answer(wait::SOON);
+        assert_eq!(
+            answer,
+            Some(Ok(String::new())),
+            "waiter {number} of {waiters} was never granted the lock"
+        );
+    }
+    eprintln!(
+        "{options:?}: unlocking took {took:?} with {waiters} waiting, {:?} until all had it",
+        begin.elapsed()
+    );
+    drop((holder, waiting));
+    mount.stop();
+}
+
+#[test]
+fn a_hundred_who_wait_on_one_cpu_do_not_keep_out_the_unlock() {
+    waiters_of_one_cpu(&[], 100);
+}
+
+#[test]
+fn who_waits_with_little_memory_does_not_keep_out_the_unlock() {
+    skip_unless!(is_over_ring(), "FUSEWIRE_TEST_CHANNEL is not uring");
+    waiters_of_one_cpu(&["memory=2M"], 1);
+    waiters_of_one_cpu(&["memory=2M"], 30);
 }

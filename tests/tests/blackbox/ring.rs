@@ -103,7 +103,11 @@ fn where_payloads_are_is_told_with_its_reason() {
     let pool = told("pool").expect("a sandbox");
     assert!(pool.contains("pinned=false zero_copy=false"), "{pool}");
     let pinned = told("pinned").expect("a sandbox");
-    assert!(pinned.contains("pinned=true zero_copy=true"), "{pinned}");
+    // With the default memory there are four slots for each of 16 queues.
+    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").expect("sysfs");
+    let last = possible.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<usize>().ok());
+    let expected = format!("pinned={} zero_copy=true", last.expect("a number") < 16);
+    assert!(pinned.contains(&expected), "{pinned}");
 }
 
 /// By how much memory for data grows when requests of 1 MiB read and write on a mount with `buffers`, in KiB.

@@ -31,9 +31,9 @@ pub struct Ring {
     pub threads: usize,
     /// Longest data of one request, bytes.
     pub payload: usize,
-    /// Most requests in work at a time.
+    /// How many requests of that length leave memory that is kept.
     pub entries: usize,
-    /// What they take together if all were used to the full, bytes.
+    /// What that is together, bytes.
     pub memory: u64,
 }
 
@@ -75,12 +75,12 @@ fn judge(tried: Result<RingSize, Reason>, offer: Option<&Offer>) -> (Choice, Che
 
 fn describe(ring: &Ring) -> String {
     format!(
-        "queues: {}, one for each CPU there may ever be; threads: {}; up to {} requests of up to {} KiB at a time, {} MiB \
-         in all if ever used (--memory)",
+        "queues: {}, one for each CPU there may ever be; threads: {}; requests of up to {} KiB; {} of them \
+         leave memory that is kept if it was ever used, {} MiB in all (--memory)",
         ring.queues,
         ring.threads,
-        ring.entries,
         ring.payload >> 10,
+        ring.entries,
         ring.memory.div_ceil(1 << 20)
     )
 }

@@ -69,6 +69,11 @@ impl Status {
         self.tid.store(0, Ordering::Release);
     }
 
+    /// Will it serve no more?
+    pub(super) fn has_ended(&self) -> bool {
+        self.now() == ENDED
+    }
+
     /// The thread that this is about, from its beginning to its end.
     pub fn tid(&self) -> Option<rustix::thread::Pid> {
         rustix::thread::Pid::from_raw(self.tid.load(Ordering::Acquire))
@@ -170,6 +175,10 @@ pub trait Watched {
     }
     /// Nothing happens, and the watch goes to sleep; or it ends.
     fn sleeps(&mut self) {}
+    /// How long may it sleep, if not until something happens?
+    fn due(&self) -> Option<Duration> {
+        None
+    }
     /// A window has passed.
     fn window(&mut self, window: Window);
 }
@@ -280,7 +289,9 @@ impl Watch {
             quiet = if seen.quiet { quiet + 1 } else { 0 };
             if quiet >= SLEEPY {
                 watched.sleeps();
-                self.sleep(|| readers.iter().zip(&last).all(|(status, seen)| status.now() == seen.state));
+                self.sleep(watched.due(), || {
+                    readers.iter().zip(&last).all(|(status, seen)| status.now() == seen.state)
+                });
                 quiet = 0;
                 tally = Tally::of(&readers, requests);
             } else {
@@ -291,8 +302,8 @@ impl Watch {
         watched.sleeps();
     }
 
-    /// Sleep until awakened, unless it is no longer `quiet`.
-    fn sleep(&self, quiet: impl Fn() -> bool) {
+    /// Sleep until awakened, unless it is no longer `quiet`, or for so long.
+    fn sleep(&self, limit: Option<Duration>, quiet: impl Fn() -> bool) {
         let asleep =
             |(): &mut ()| self.asleep.load(Ordering::Acquire) && !self.closed.load(Ordering::Acquire);
         let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -305,7 +316,12 @@ impl Watch {
             self.asleep.store(false, Ordering::Release);
             return;
         }
-        drop(self.wake.wait_while(guard, asleep).unwrap_or_else(PoisonError::into_inner));
+        let Some(limit) = limit else {
+            drop(self.wake.wait_while(guard, asleep).unwrap_or_else(PoisonError::into_inner));
+            return;
+        };
+        drop(self.wake.wait_timeout_while(guard, limit, asleep).unwrap_or_else(PoisonError::into_inner));
+        self.asleep.store(false, Ordering::Release);
     }
 }
 
@@ -380,7 +396,14 @@ mod tests {
     #[test]
     fn the_watch_does_not_fall_asleep_over_a_request_that_comes_at_that_moment() {
         let watch = Watch::default();
-        watch.sleep(|| false);
+        watch.sleep(None, || false);
+        assert!(!watch.asleep.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn the_watch_sleeps_no_longer_than_it_may() {
+        let watch = Watch::default();
+        watch.sleep(Some(Duration::from_millis(1)), || true);
         assert!(!watch.asleep.load(Ordering::Relaxed));
     }
 

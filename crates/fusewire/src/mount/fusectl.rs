@@ -33,6 +33,29 @@ impl AbortSwitch {
     }
 }
 
+/// How many requests of one connection are not answered. It is tied to the connection, as the switch is.
+#[derive(Debug)]
+pub(crate) struct Unanswered(OwnedFd);
+
+impl Unanswered {
+    /// Of the connection that has this number now.
+    pub fn open(connection: u64) -> rustix::io::Result<Self> {
+        let folder = open_folder()?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&folder, connection.to_string(), flags, Mode::empty()).map(Self)
+    }
+
+    /// As many as the kernel counts now.
+    pub fn count(&self) -> Option<usize> {
+        // An open file tells the same number for ever.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.0, c"waiting", flags, Mode::empty()).ok()?;
+        let mut text = [0; 32];
+        let length = rustix::io::read(&file, &mut text).ok()?;
+        std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
+    }
+}
+
 /// Aborts the connection that has this number now. One that is gone is no error.
 pub(super) fn abort(connection: u64) -> Result<(), MountError> {
     match AbortSwitch::open(connection).and_then(|switch| switch.press()) {

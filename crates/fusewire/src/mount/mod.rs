@@ -21,6 +21,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ pub use error::MountError;
 pub use options::MountOptions;
 pub use table::{MountEntry, fuse_mounts, fuse_mounts_of, mounts};
 
-use fusectl::AbortSwitch;
+use fusectl::{AbortSwitch, Unanswered};
 use guard::Guard;
 use place::Place;
 use table::{FdInfo, Identity};
@@ -232,6 +233,18 @@ impl Mount {
     /// Number of the connection: the directory below `/sys/fs/fuse/connections`, and the minor number of `st_dev`.
     pub fn connection(&self) -> u64 {
         table::connection(self.identity.device)
+    }
+
+    /// Tells how many requests are not answered, where the control filesystem is to be had. Takes a descriptor, once it is asked. Only
+    /// while the connection lives: afterwards, its number may be another's.
+    pub(crate) fn unanswered(&self) -> Box<dyn Fn() -> Option<usize> + Send> {
+        let (connection, opened) = (self.connection(), OnceCell::new());
+        Box::new(move || {
+            if opened.get().is_none() {
+                _ = Unanswered::open(connection).map(|unanswered| opened.set(unanswered));
+            }
+            opened.get()?.count()
+        })
     }
 
     /// Whether it is still mounted, wherever that is by now, in the mount namespace of the calling thread.

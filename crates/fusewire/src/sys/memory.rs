@@ -5,13 +5,21 @@ const PAGE: usize = 64 << 10;
 
 /// Give back the whole pages of `bytes` (to a multiple of 64 KiB); they are zero afterwards if they are this process's own.
 pub(crate) fn discard(bytes: &mut [u8]) {
-    let skip = bytes.as_ptr().align_offset(PAGE).min(bytes.len());
-    let whole = &mut bytes[skip..];
-    let len = whole.len() / PAGE * PAGE;
+    // SAFETY: `bytes` is borrowed exclusively, so nobody relies on what it holds, and any byte is a valid `u8`.
+    unsafe { discard_at(bytes.as_mut_ptr(), bytes.len()) };
+}
+
+/// The same of `len` bytes from `at` on.
+///
+/// # Safety
+/// They must lie within one mapping, and nobody may rely on what they hold.
+pub(super) unsafe fn discard_at(at: *mut u8, len: usize) {
+    let skip = at.align_offset(PAGE).min(len);
+    let len = (len - skip) / PAGE * PAGE;
     if len > 0 {
-        // SAFETY: the range lies within `bytes`, which is borrowed exclusively, so nobody relies on what it holds; afterwards it holds
-        // zeros or what it held before, and any byte is a valid `u8`. The mapping itself stays. Failure changes nothing.
-        unsafe { libc::madvise(whole.as_mut_ptr().cast(), len, libc::MADV_DONTNEED) };
+        // SAFETY: the range lies within what the caller gives; afterwards it holds zeros or what it held before. The mapping itself
+        // stays. Failure changes nothing.
+        unsafe { libc::madvise(at.add(skip).cast(), len, libc::MADV_DONTNEED) };
     }
 }
 

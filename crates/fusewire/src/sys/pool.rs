@@ -52,6 +52,11 @@ impl PayloadPool {
         self.slots
     }
 
+    /// The number of the slot at `offset` bytes.
+    pub(super) fn number(&self, offset: usize) -> usize {
+        offset / self.slot
+    }
+
     /// Where the slot at `offset` bytes begins, and its length; `None` if there is none.
     pub(super) fn slot(&self, offset: usize) -> Option<(*mut u8, usize)> {
         let is_slot = offset.is_multiple_of(self.slot) && offset / self.slot < self.slots;

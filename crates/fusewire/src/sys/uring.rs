@@ -4,6 +4,7 @@
 //! with the completion. So nobody looks at memory that the kernel may write.
 
 use super::{
+    memory,
     pool::PayloadPool,
     transfer::{MARK as TRANSFER, Transfers},
 };
@@ -118,6 +119,22 @@ impl Entry {
         unsafe { (&mut *self.base.cast::<UringReqHeader>(), slice::from_raw_parts_mut(at, len)) }
     }
 
+    /// Give back the memory of its own payload.
+    ///
+    /// # Safety
+    /// The kernel must not have put a request there.
+    unsafe fn discard(&self) {
+        // SAFETY: the range is the payload's mapping; that nobody relies on what it holds, the caller promises, since `parts` lends
+        // it only together with the entry.
+        unsafe { memory::discard_at(self.base.add(PAGE), self.payload) };
+    }
+
+    /// The number of its slot in the pool, while it has one.
+    pub(crate) fn pool_slot(&self) -> Option<usize> {
+        let pooled = self.pooled.as_ref()?;
+        Some(pooled.pool.number(pooled.at?))
+    }
+
     /// The addresses of both parts, stored where they stay until the command is submitted.
     fn vectors(&mut self) -> u64 {
         let header = libc::iovec { iov_base: self.base.cast(), iov_len: size_of::<UringReqHeader>() };
@@ -148,6 +165,27 @@ pub(crate) enum Event {
     Done(usize, Entry, Result<(), Errno>),
     /// Some task was woken, or the watched descriptor is readable.
     Awake,
+}
+
+/// A ring that nothing can come out of before it is used again: no request is in any entry that the kernel has.
+pub(crate) struct Settled<'a>(&'a mut Ring);
+
+impl Settled<'_> {
+    /// Does entry number `id` wait for a request?
+    pub(crate) fn waits(&self, id: usize) -> bool {
+        self.0.lent.get(id).is_some_and(Option::is_some)
+    }
+
+    /// Give back the memory of the payload of entry number `id`, if it waits for a request.
+    pub(crate) fn discard(&self, id: usize) {
+        if let Some(Some(entry)) = self.0.lent.get(id) {
+            // SAFETY: the kernel has taken the answer: its command was submitted, and FUSE copies an answer as that is. A request
+            // that was put there at that would have come out of the ring by now. The next one is put there by this thread, with its
+            // next system call that runs what waits (GETEVENTS), since the ring has DEFER_TASKRUN; this value keeps others from
+            // using the ring for so long.
+            unsafe { entry.discard() };
+        }
+    }
 }
 
 /// A ring, used by the thread that enables it.
@@ -352,6 +390,18 @@ impl Ring {
             error if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => Ok(()),
             error => Err(error),
         }
+    }
+
+    /// Tell the kernel of the commands queued, and take what comes of it, for [`next`](Self::next): then it is known which entries
+    /// wait for a request, if it can be known.
+    pub(crate) fn settled(&mut self) -> Option<Settled<'_>> {
+        self.submit();
+        while let Some(event) = self.completed() {
+            self.early.push_back(event);
+        }
+        // There may be answers still, or requests whose completions cannot be seen yet.
+        let is_known = !self.has_queued() && !self.ring.submission().cq_overflow();
+        is_known.then_some(Settled(self))
     }
 
     /// What has come.

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test uses a part.
 
 use crate::lab::{Mounted, pattern};
+use fusewire::{mount::Unmount, server::Ended};
 use rustix::thread::{CpuSet, Pid};
 use std::{
     fs::File,
@@ -66,6 +67,21 @@ pub fn ends_within(child: &mut Child, limit: Duration) -> Option<std::process::E
         std::thread::sleep(MS);
     }
     None
+}
+
+/// Wait for it as long as it may take. Is it so?
+pub fn happens_within(limit: Duration, so: impl Fn() -> bool) -> bool {
+    let begin = Instant::now();
+    while !so() && begin.elapsed() < limit {
+        std::thread::sleep(MS);
+    }
+    so()
+}
+
+/// Unmount. Who asks for the root's attributes, so that waiting requests are set going, may be at it for a moment still.
+pub fn end(mount: Mounted) {
+    wait_until(|| mount.handle().unmount(Unmount::IfIdle).is_ok());
+    assert_eq!(mount.join(), Ended::Unmounted);
 }
 
 /// Wait until it is so, for a while. What counts is a look that began after that.

@@ -35,6 +35,42 @@ fn hundreds_wait(threads: usize) {
     mount.end();
 }
 
+/// Callers of one CPU that wait for what another caller of that CPU does: open the gate. As with a lock.
+fn wait_at_the_gate(options: Options) {
+    const CALLERS: u64 = 300;
+    let mount = Mounted::with(options);
+    *mount.fs.gate.lock().unwrap() = Some(Vec::new());
+    let cpu = allowed_cpus()[0];
+    let file = File::options().read(true).write(true).open(mount.at("gate")).unwrap();
+    let (served, begun) = (AtomicU64::new(0), || mount.fs.begun.load(Ordering::Acquire));
+    let (there, took) = std::thread::scope(|scope| {
+        for i in 0..CALLERS {
+            let (file, served) = (&file, &served);
+            scope.spawn(move || {
+                pin(cpu);
+                let read = file.read_at(&mut [0; 4096], i * 4096);
+                served.fetch_add(u64::from(read.is_ok()), Ordering::AcqRel);
+            });
+        }
+        happens_within(5000 * MS, || begun() == CALLERS);
+        let (there, begin) = (begun(), Instant::now());
+        let opener = scope.spawn(|| {
+            pin(cpu);
+            _ = file.write_at(&pattern(0, 8), 0);
+        });
+        let is_open = happens_within(10_000 * MS, || opener.is_finished());
+        let took = begin.elapsed();
+        if !is_open || !happens_within(10_000 * MS, || served.load(Ordering::Acquire) == CALLERS) {
+            mount.handle().abort().unwrap();
+        }
+        (there, took)
+    });
+    eprintln!("{there} of {CALLERS} wait, and are set free within {took:?}");
+    assert_eq!((there, served.into_inner()), (CALLERS, CALLERS), "after {took:?}");
+    drop(file);
+    end(mount);
+}
+
 static SETTLED: AtomicUsize = AtomicUsize::new(0);
 
 real! {
@@ -44,6 +80,18 @@ real! {
 
     fn hundreds_of_handlers_wait_on_eight_threads() {
         hundreds_wait(8);
+    }
+
+    fn hundreds_who_wait_do_not_keep_out_who_sets_them_free() {
+        wait_at_the_gate(options());
+    }
+
+    fn hundreds_who_wait_do_not_keep_out_who_sets_them_free_with_little_memory() {
+        wait_at_the_gate(Options { memory: Some(1), ..options() });
+    }
+
+    fn hundreds_who_wait_on_one_thread_do_not_keep_out_who_sets_them_free() {
+        wait_at_the_gate(Options { threads: Some(1), ..options() });
     }
 
     fn an_idle_mount_takes_no_time_after_a_stuck_handler() {

@@ -25,7 +25,7 @@ use std::{
 };
 
 /// What is found in the root, and how reading it goes. The node of a file is its place here, after the root's.
-const FILES: [&str; 21] = [
+const FILES: [&str; 22] = [
     "plain",          // at once
     "timer",          // awaits a timer of 20 ms
     "thread",         // awaits another thread
@@ -47,6 +47,7 @@ const FILES: [&str; 21] = [
     "direct",         // is kept in a lower file that bypasses the page cache
     "spawn",          // starts a thread
     "busy",           // computes for half a millisecond
+    "gate",           // awaits that somebody writes to it
 ];
 
 /// A file whose content the kernel keeps.
@@ -82,6 +83,8 @@ pub struct Lab {
     pub cancelled: AtomicU64,
     pub poller: AtomicU64,
     pub release: AtomicBool,
+    /// Who waits at the gate; nobody once it is open.
+    pub gate: Mutex<Option<Vec<Waker>>>,
     pub ended: Arc<AtomicUsize>,
     pub alive: Arc<()>,
     pub retrievals: AtomicU64,
@@ -189,6 +192,16 @@ impl Lab {
                 })
                 .await;
             }
+            "gate" => {
+                poll_fn(|cx| match &mut *self.gate.lock().unwrap() {
+                    Some(waiting) => {
+                        waiting.push(cx.waker().clone());
+                        Poll::Pending
+                    }
+                    None => Poll::Ready(()),
+                })
+                .await;
+            }
             "cancel" => {
                 cx.cancelled().await;
                 self.cancelled.fetch_add(1, Ordering::AcqRel);
@@ -276,6 +289,9 @@ impl FileSystem for Lab {
 
     async fn write(&self, _: &Context, op: op::Write<'_>) -> Result<u32> {
         self.sized(op.data.len());
+        if name_of(op.node) == "gate" {
+            self.gate.lock().unwrap().take().into_iter().flatten().for_each(Waker::wake);
+        }
         if name_of(op.node) == "direct" {
             let lower = self.lower.as_ref().ok_or(Errno::IO)?;
             return Ok(op.data.to_file(lower, op.offset).await? as u32);

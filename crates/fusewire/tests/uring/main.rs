@@ -10,6 +10,7 @@ mod every_channel;
 mod fallback;
 #[path = "../ring_offer/sys.rs"]
 mod filter;
+mod growth;
 mod hidden;
 #[path = "../support/lab.rs"]
 mod lab;
@@ -46,6 +47,41 @@ fn peak_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// How much more memory there is after a hundred callers of one CPU have read 1 MiB each, of a mount with so much, MiB; it is waited
+/// for a while that it becomes `most`.
+fn left_by_a_crowd(memory: u64, most: u64) -> u64 {
+    let mount = Mounted::with(Options { memory: Some(memory), ..options() });
+    let file = File::open(mount.at("timer")).unwrap();
+    let mut data: Vec<Vec<u8>> = (0..100).map(|_| vec![0; 2 << 20]).collect();
+    data.iter_mut().for_each(|data| data.fill(1));
+    let before = resident();
+    std::thread::scope(|scope| {
+        for data in &mut data {
+            let file = &file;
+            scope.spawn(move || {
+                pin(allowed_cpus()[0]);
+                for i in 0..5 {
+                    assert_eq!(file.read_at(aligned(data), i << 20).unwrap(), 1 << 20);
+                    let words = aligned(data)
+                        .chunks_exact(8)
+                        .map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+                    assert!(words.eq((i << 20..(i + 1) << 20).step_by(8)), "the data of another request");
+                }
+            });
+        }
+    });
+    // It is given back after the answers are there, and what is to stay goes by no look.
+    let left = || resident().saturating_sub(before);
+    let begin = Instant::now();
+    while left() > most && begin.elapsed() < 5000 * MS {
+        std::thread::sleep(MS);
+    }
+    let left = left();
+    drop(file);
+    end(mount);
+    left
 }
 
 real! {
@@ -153,6 +189,13 @@ real! {
         assert!(large < 16, "{large} MiB after large requests");
         drop(file);
         mount.end();
+    }
+
+    /// Of a hundred long requests at once, no more stays than may: 8 MiB, and of each entry less than 128 KiB. Where more may, it does.
+    fn memory_of_a_crowd_is_given_back() {
+        let (little, much) = (left_by_a_crowd(8 << 20, 8 + 24), left_by_a_crowd(256 << 20, 8 + 24));
+        eprintln!("{little} MiB stay of 8, {much} MiB of 256");
+        assert!(little <= 8 + 24 && much > 40, "{little} MiB stay of 8, {much} MiB of 256");
     }
 
     /// Told by a list of CPUs of this mount namespace alone. (The kernel has as many queues as before, so nothing is mounted.)

@@ -1,8 +1,14 @@
 //! Threads that were needed for a while, and rest afterwards.
 
 use crate::{callers::*, lab::*, options, real};
-use fusewire::{mount::Unmount, server::Ended};
-use rustix::thread::Pid;
+use fusewire::{
+    mount::Unmount,
+    server::{Ended, Options},
+};
+use rustix::{
+    process::{Signal, kill_process},
+    thread::Pid,
+};
 use std::{
     fs::{self, File},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -14,7 +20,8 @@ fn stand_ins() -> Vec<Pid> {
     ring_threads().split_off(allowed_cpus().len())
 }
 
-fn ring_threads() -> Vec<Pid> {
+/// All ring threads, the earliest first.
+pub fn ring_threads() -> Vec<Pid> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().file_name());
     let mut tids: Vec<i32> = tasks.map(|tid| tid.to_str().unwrap().parse().unwrap()).collect();
     let name_of = |tid: &i32| fs::read_to_string(format!("/proc/self/task/{tid}/comm")).unwrap_or_default();
@@ -136,6 +143,36 @@ real! {
         let rested = while_reading(&mount, 2, "plain", |_| all_rest(&helpers));
         assert!(rested, "they go on: {} turns", turns(&helpers));
         mount.end();
+    }
+
+    /// Threads stood in and rest, and then a handler waits: a request of the same CPU goes on beside it.
+    fn threads_that_rest_do_not_leave_their_queue_without_entries() {
+        for (memory, callers) in [(None, 100), (Some(4 << 20), 8), (Some(1), 8)] {
+            let mount = Mounted::with(Options { memory, ..options() });
+            while_reading(&mount, callers, "sleep2", |served| best_rate(served, 6));
+            let spares = stand_ins();
+            let rested = spares.is_empty() || while_reading(&mount, 4, "plain", |_| all_rest(&spares));
+            assert!(rested, "they go on: {} of {}", turns(&spares), spares.len());
+            pin(allowed_cpus()[0]);
+            let begun = mount.fs.begun.load(Ordering::Acquire);
+            let mut child = cat(&mount, "cancel");
+            wait_until(|| mount.fs.begun.load(Ordering::Acquire) > begun);
+            let worst = std::thread::scope(|scope| {
+                let stat = scope.spawn(|| worst_stat(&mount, 500 * MS));
+                if !happens_within(5000 * MS, || stat.is_finished()) {
+                    mount.handle().abort().unwrap();
+                }
+                stat.join().unwrap_or(Duration::MAX)
+            });
+            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+            ends_within(&mut child, 5000 * MS).expect("the interrupted request is answered");
+            eprintln!("{} rest; a request beside one that waits took {worst:?} at most", spares.len());
+            assert!(worst < HELD_UP, "a request beside one that waits took {worst:?}");
+            let mut all = rustix::thread::CpuSet::new();
+            (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
+            rustix::thread::sched_setaffinity(None, &all).unwrap();
+            end(mount);
+        }
     }
 
     /// By unmounting, lazily and not, and by an abort, while all who stood in rest, and callers still wait.

@@ -5,13 +5,17 @@
 
 use super::{
     aside::Asides,
+    choice::{self, Choice, Hand},
     govern::Government,
+    keep::Allowance,
     kick::Kicker,
     offer::RingSize,
-    pool::{Budget, Pools},
+    pool::Pools,
     queues::Queues,
     relief::{Relief, Worker},
     rest::{Calm, Rest, Spare},
+    stall::{Remedy, Stall},
+    stock::{Found, Stock},
     thread::{self, Post},
 };
 use crate::{
@@ -23,7 +27,6 @@ use crate::{
         watch::{Status, Watch, Watched, Window},
     },
     fs::FileSystem,
-    limits,
     session::{Seldom, Session},
     sys::{
         fork::NotInherited,
@@ -36,7 +39,7 @@ use fusewire_abi::InitFlags;
 use rustix::fd::{AsFd, OwnedFd};
 use std::{
     cell::{Cell, RefCell},
-    io,
+    fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
@@ -48,6 +51,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How long nobody is hired after one who was had to leave.
+const REGRET: Duration = Duration::from_secs(1);
+
+const ONLINE: &str = "/sys/devices/system/cpu/online";
+
 /// State of the ring threads.
 #[derive(Debug)]
 pub(crate) struct Crew {
@@ -55,8 +63,8 @@ pub(crate) struct Crew {
     /// Threads that have not ended.
     alive: AtomicUsize,
     refused: AtomicBool,
-    /// Entries that may still be made.
-    entries: Budget,
+    /// How many entries may keep their memory.
+    allowance: Allowance,
     kicker: Kicker,
     /// The connection is gone.
     ended: AtomicBool,
@@ -77,13 +85,22 @@ struct Member {
     /// The group of queues that it serves.
     group: usize,
     spare: Arc<Spare>,
+    /// What it has of each of the group's queues.
+    stock: Arc<Stock>,
     stands_in: bool,
 }
 
+/// Tells how many requests of the connection are not answered, as the kernel counts them, if that can be known.
+type Unanswered = Box<dyn Fn() -> Option<usize> + Send>;
+
 impl Member {
-    /// Does it take requests?
-    fn takes_part(&self) -> bool {
-        !self.spare.is_resting()
+    fn hand(&self, is_stuck: bool) -> Hand {
+        match is_stuck {
+            _ if self.status.has_ended() => Hand::Gone,
+            true => Hand::Stuck,
+            false if self.spare.is_resting() => Hand::Rests,
+            false => Hand::TakesPart,
+        }
     }
 }
 
@@ -116,9 +133,16 @@ impl Crew {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many entries there may still be.
-    pub(super) fn entries(&self) -> &Budget {
-        &self.entries
+    /// How many entries may still keep their memory.
+    pub(super) fn allowance(&self) -> &Allowance {
+        &self.allowance
+    }
+
+    /// A queue of this group needs entries and gets none: those that rest take part again.
+    pub(super) fn call(&self, group: usize) {
+        let members = self.members();
+        let resting = members.iter().filter(|of| of.group == group && of.hand(false) == Hand::Rests);
+        resting.for_each(|member| member.spare.call());
     }
 
     /// Something that requests need is gone while the connection lives, so that callers would wait for ever: it is aborted.
@@ -147,6 +171,12 @@ impl Crew {
     /// This is what wakes a thread that begins.
     pub(super) fn joins(&self, wake: &Arc<OwnedFd>) {
         self.wakes.lock().unwrap_or_else(PoisonError::into_inner).push(wake.clone());
+    }
+
+    /// That wakes nobody any more.
+    pub(super) fn leaves(&self, wake: &Arc<OwnedFd>) {
+        let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        wakes.retain(|of| !Arc::ptr_eq(of, wake));
     }
 
     /// The connection is gone. A thread all of whose entries hold requests would not learn it from the kernel.
@@ -223,7 +253,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         session: &Arc<Session<F>>,
         layer: Arc<L>,
         (device, abort): (OwnedFd, Abort),
-        mountpoint: &Path,
+        (mountpoint, unanswered): (&Path, Unanswered),
     ) -> io::Result<Arc<Crew>> {
         let Self { queues, starts, threads, members, boards } = self;
         let statuses: Vec<_> = members.iter().map(|member| member.status.clone()).collect();
@@ -236,7 +266,7 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
             watch: Watch::default(),
             alive: AtomicUsize::new(starts.len()),
             refused: AtomicBool::new(false),
-            entries: Budget::new(queues.entries.saturating_sub(first)),
+            allowance: Allowance::new(queues.entries, queues.groups.len()),
             kicker: Kicker::new(mountpoint),
             ended: AtomicBool::new(false),
             wakes: Mutex::default(),
@@ -259,9 +289,22 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
         let relief = RefCell::new(Relief::new(&queues.cpus, &queues.allowed));
         let calm = RefCell::new(vec![Calm::default(); first]);
         let (theirs, session) = (crew.clone(), session.clone());
-        let last_stuck = Cell::new(Instant::now());
-        let mut guard =
-            Guard { crew: theirs, queues, government, asides, session, layer, calm, relief, last_stuck };
+        let (last_stuck, lost) = (Cell::new(Instant::now()), Cell::new(None));
+        let mut guard = Guard {
+            crew: theirs,
+            queues,
+            government,
+            asides,
+            session,
+            layer,
+            calm,
+            relief,
+            last_stuck,
+            lost,
+            stall: Stall::new(first),
+            begin: Instant::now(),
+            unanswered,
+        };
         let watch = Builder::new().name("fusewire-watch".into()).stack_size(256 << 10).spawn(move || {
             let crew = guard.crew.clone();
             crew.watch.run(&mut guard);
@@ -275,8 +318,8 @@ impl<F: FileSystem, L: Layer> Prepared<F, L> {
 enum Place {
     /// It is pinned to that of its group, or where its governor puts it.
     Home(Arc<Board>),
-    /// It stands in for others, on these CPUs.
-    Spare(Vec<usize>),
+    /// It stands in for others, on these CPUs, for these of its group's queues.
+    Spare(Vec<usize>, Vec<usize>),
 }
 
 type Made<F, L> = (JoinHandle<()>, mpsc::SyncSender<Start<F, L>>, Member);
@@ -288,15 +331,16 @@ fn make<F: FileSystem, L: Layer>(
     group: usize,
     place: Place,
 ) -> io::Result<Made<F, L>> {
-    let stands_in = matches!(place, Place::Spare(_));
-    let member = Member { status: Arc::default(), group, spare: Arc::new(Spare::new()?), stands_in };
+    let stands_in = matches!(place, Place::Spare(..));
+    let stock = Arc::new(Stock::new(queues.groups[group].len()));
+    let member = Member { status: Arc::default(), group, spare: Arc::new(Spare::new()?), stock, stands_in };
     let (start, begin) = mpsc::sync_channel::<Start<F, L>>(1);
     let (tell, told) = mpsc::sync_channel(1);
     let theirs = member.clone();
     let body = move || {
         match &place {
             Place::Home(_) => allow(None, &[queues.cpus[group]]),
-            Place::Spare(cpus) => allow(None, cpus),
+            Place::Spare(cpus, _) => allow(None, cpus),
         }
         let post = match post(&device, &queues, theirs, place) {
             Ok(post) => post,
@@ -319,22 +363,22 @@ fn make<F: FileSystem, L: Layer>(
 }
 
 fn post(device: &OwnedFd, queues: &Queues, member: Member, place: Place) -> io::Result<Post> {
-    let Member { status, group, spare, stands_in } = member;
+    let Member { status, group, spare, stock, stands_in } = member;
     let mut ring = Ring::new()?;
     ring.begin(device.as_fd(), spare.wake().try_clone()?)?;
-    let group = &queues.groups[group];
-    let entries = group.iter().map(|_| Entry::new(queues.payload)).collect::<io::Result<_>>()?;
-    let board = match place {
-        Place::Home(board) => board,
-        Place::Spare(_) => Arc::new(Board::new(Poll::Off, group.len())),
+    let (payload, queues) = (queues.payload, queues.groups[group].clone());
+    let (board, served) = match place {
+        Place::Home(board) => (board, (0..queues.len()).collect()),
+        Place::Spare(_, served) => (Arc::new(Board::new(Poll::Off, queues.len())), served),
     };
-    let (payload, queues) = (queues.payload, group.clone());
-    Ok(Post { ring, entries, queues, payload, status, board, stands_in, spare })
+    let entry = |queue| Entry::new(payload).map(|entry| (queue, entry));
+    let entries = served.into_iter().map(entry).collect::<io::Result<_>>()?;
+    Ok(Post { ring, entries, queues, group, payload, status, board, stands_in, spare, stock })
 }
 
 /// How many threads take part that stand in for others of a group.
 fn helping(members: &[Member], group: usize) -> usize {
-    members.iter().filter(|of| of.group == group && of.stands_in && of.takes_part()).count()
+    members.iter().filter(|of| of.group == group && of.stands_in && of.hand(false) == Hand::TakesPart).count()
 }
 
 /// It is tried again at every look.
@@ -358,22 +402,30 @@ struct Guard<F, L> {
     relief: RefCell<Relief>,
     /// When a thread was seen stuck.
     last_stuck: Cell<Instant>,
+    /// When it was seen last that one who stood in had ended.
+    lost: Cell<Option<Instant>>,
+    stall: Stall,
+    /// From when on time is counted for that.
+    begin: Instant,
+    unanswered: Unanswered,
 }
 
 /// An interrupt whose request has not begun after this time, with nobody stuck, came too late for it.
 const STALE: Duration = Duration::from_secs(1);
 
 impl<F: FileSystem, L: Layer> Guard<F, L> {
-    /// One thread more for the queues of a group, on these CPUs.
-    fn hire(&self, group: usize, cpus: &[usize]) -> io::Result<()> {
+    /// One thread more for these queues of a group, on these CPUs.
+    fn hire(&self, group: usize, served: &[usize], cpus: &[usize]) -> io::Result<()> {
         let device = self.crew.rest.device().as_fd().try_clone_to_owned()?;
-        let (thread, start, member) = make(device, self.queues.clone(), group, Place::Spare(cpus.to_vec()))?;
+        let place = Place::Spare(cpus.to_vec(), served.to_vec());
+        let (thread, start, member) = make(device, self.queues.clone(), group, place)?;
         self.session.join();
         self.crew.alive.fetch_add(1, Ordering::AcqRel);
         let (session, layer, crew) = (self.session.clone(), self.layer.clone(), self.crew.clone());
         if start.send(Start { session, layer, crew }).is_err() {
             self.session.leave();
             self.crew.left();
+            return Err(io::Error::other("a ring thread panicked"));
         }
         self.crew.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         self.crew.members().push(member);
@@ -382,23 +434,68 @@ impl<F: FileSystem, L: Layer> Guard<F, L> {
 
     /// So many threads more for a group, on these CPUs: those that rest first.
     fn reinforce(&self, group: usize, wanted: usize, cpus: &[usize]) -> io::Result<()> {
-        let members = self.crew.members().clone();
-        let of_group = || members.iter().filter(|member| member.group == group);
-        let resting: Vec<_> = of_group().filter(|member| !member.takes_part()).take(wanted).collect();
-        for member in &resting {
-            placement::seat(&member.status, cpus);
-            member.spare.call();
+        if wanted == 0 {
+            return Ok(());
         }
-        let room = limits::SPARE_READERS.saturating_sub(of_group().count());
-        for _ in 0..(wanted - resting.len()).min(room) {
-            // One for each queue, or none: what is left is for handlers that wait for something.
-            let entries = self.queues.groups[group].len();
-            if !self.crew.entries.take(entries) {
-                return Ok(());
+        let members = self.crew.members().clone();
+        let of_group: Vec<_> = members.iter().filter(|member| member.group == group).collect();
+        let hands: Vec<Hand> = of_group.iter().map(|member| member.hand(false)).collect();
+        let elsewhere = members.iter().filter(|of| of.stands_in && of.group != group).count();
+        let Choice { call, hire } = choice::choose(&hands, wanted, elsewhere);
+        for at in call {
+            placement::seat(&of_group[at].status, cpus);
+            of_group[at].spare.call();
+        }
+        if hire == 0 || self.lost.get().is_some_and(|lost| lost.elapsed() < REGRET) {
+            return Ok(());
+        }
+        let online = choice::parse_cpus(&fs::read_to_string(ONLINE).unwrap_or_default());
+        let queues = &self.queues.groups[group];
+        let served = choice::reachable(queues, &online);
+        for _ in 0..hire {
+            if !served.iter().all(|&at| self.crew.pools.has_room(queues[at])) {
+                break;
             }
-            self.hire(group, cpus).inspect_err(|_| self.crew.entries.give_back(entries))?;
+            self.hire(group, &served, cpus)?;
         }
         Ok(())
+    }
+
+    /// Who stood in and has ended is not counted any more.
+    fn dismiss(&self) {
+        let mut members = self.crew.members();
+        let before = members.len();
+        members.retain(|of| !of.stands_in || !of.status.has_ended());
+        if members.len() < before {
+            self.lost.set(Some(Instant::now()));
+        }
+    }
+
+    /// Set going what waits in the kernel beside free entries, and have entries made where there are none.
+    fn unstall(&mut self) {
+        if self.crew.has_ended() {
+            return;
+        }
+        let mut found = vec![Found::default(); self.calm.borrow().len()];
+        let members = self.crew.members().clone();
+        let members: Vec<_> = members.iter().filter(|member| !member.status.has_ended()).collect();
+        for Member { group, stock, .. } in &members {
+            for (at, &queue) in self.queues.groups[*group].iter().enumerate() {
+                let found = &mut found[usize::from(queue)];
+                *found = found.plus(stock.of(at));
+            }
+        }
+        for (queue, remedy) in self.stall.look(self.begin.elapsed(), &found, &self.unanswered) {
+            tracing::debug!(queue, ?remedy, found = ?found[queue], "a queue stands still");
+            match remedy {
+                Remedy::Kick { count, by_path: false } => self.crew.kick(queue as u16, count),
+                Remedy::Kick { count, by_path: true } => self.crew.kicker.ask(queue as u16, count),
+                Remedy::Nudge => {
+                    let serves = |of: &&&Member| self.queues.groups[of.group].contains(&(queue as u16));
+                    members.iter().filter(serves).for_each(|member| member.spare.nudge());
+                }
+            }
+        }
     }
 
     /// Have threads of other CPUs help those that are saturated.
@@ -450,9 +547,9 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
         self.last_stuck.set(Instant::now());
         let members = self.crew.members().clone();
         for group in 0..self.queues.groups.len() {
-            let stuck =
-                readers.iter().filter(|&&at| members.get(at).is_some_and(|of| of.group == group)).count();
-            if stuck == 0 {
+            let of_group = members.iter().enumerate().filter(|(_, of)| of.group == group);
+            let hands: Vec<Hand> = of_group.map(|(at, of)| of.hand(readers.contains(&at))).collect();
+            if !hands.contains(&Hand::Stuck) {
                 continue;
             }
             for &queue in &self.queues.groups[group] {
@@ -460,8 +557,7 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
                 self.crew.rest.set_surplus(queue, 0);
             }
             self.relief.borrow_mut().stuck(group);
-            let there = members.iter().filter(|of| of.group == group && of.takes_part()).count();
-            let wanted = if stuck < there { 0 } else { stuck };
+            let wanted = choice::wanted(&hands);
             if let Err(error) = self.reinforce(group, wanted, &self.queues.allowed) {
                 warn_of(&error, "no further ring thread, although others are stuck");
                 return;
@@ -477,10 +573,16 @@ impl<F: FileSystem, L: Layer> Watched for Guard<F, L> {
         self.asides.sleeps();
     }
 
+    fn due(&self) -> Option<Duration> {
+        self.stall.due().map(|due| due.saturating_sub(self.begin.elapsed()))
+    }
+
     fn window(&mut self, window: Window) {
         self.government.window();
         self.asides.window(window);
         self.spread();
+        self.dismiss();
+        self.unstall();
         let members = self.crew.members().clone();
         if members.len() == self.queues.groups.len() {
             return;

@@ -46,10 +46,15 @@ impl Kicker {
         let stirred = self.open.node().map_or(Err(Errno::NOENT), |node| rest.stir(queue, node, count));
         tracing::debug!(queue, count, ?stirred, "kicked");
         if stirred.is_err() {
-            let count = u16::try_from(count).unwrap_or(u16::MAX);
-            let asked = self.asker.as_ref().map_or(Ok(()), |asker| asker.ask(queue, count));
-            tracing::debug!(queue, count, ?asked, "asked for the root");
+            self.ask(queue, count);
         }
+    }
+
+    /// The same as [`kick`](Self::kick), by the path alone.
+    pub(super) fn ask(&self, queue: u16, count: usize) {
+        let count = u16::try_from(count).unwrap_or(u16::MAX);
+        let asked = self.asker.as_ref().map_or(Err(Errno::CHILD), |asker| asker.ask(queue, count));
+        tracing::debug!(queue, count, ?asked, "asked for the root");
     }
 }
 

@@ -10,15 +10,18 @@
 //! * A handler stuck in a system call is noticed by the watch (`../watch.rs`), which puts a further thread with a ring of
 //!   its own to the same queues. Its entries rest once nobody is stuck any more: see `rest.rs`.
 //! * A thread that has more to do than it can is helped by such threads on other CPUs, if that pays: see `spread.rs`.
-//! * Requests that waited while a queue had no entry are set going by a request of our own: see `kick.rs`.
+//! * Requests that waited while a queue had no entry are set going by a request of our own: see `kick.rs`. Should that come to nothing,
+//!   the watch sees that requests wait beside free entries: see `stall.rs`.
 //! * FORGET and INTERRUPT, and what came before the ring was ready, are read from `/dev/fuse` as ever
 //!   ([`dev_fuse`](super::dev_fuse)), where notifications are written, too. Should the kernel refuse the ring, everything
 //!   goes there.
 //! * Everything that can fail is done before the kernel is told of the ring: see `crew.rs`.
 
 mod aside;
+mod choice;
 mod crew;
 mod govern;
+mod keep;
 mod kick;
 mod offer;
 mod policy;
@@ -28,6 +31,8 @@ mod relief;
 mod rest;
 mod slot;
 mod spread;
+mod stall;
+mod stock;
 mod thread;
 
 pub(crate) use crew::{Crew, Prepared};

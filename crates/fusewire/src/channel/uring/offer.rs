@@ -123,8 +123,8 @@ pub struct RingSize {
     pub threads: usize,
     /// Longest data of one request, bytes. An entry takes a page more.
     pub payload: usize,
-    /// Most entries at a time. There is one for each queue at first; more come when handlers wait for something. The memory of
-    /// an entry is there only as far as it was ever used.
+    /// How many entries may keep the memory of long requests. There is an entry for each queue at first; more come when handlers
+    /// wait for something. The memory of an entry is there only as far as it was ever used.
     pub entries: usize,
 }
 

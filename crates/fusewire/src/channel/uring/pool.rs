@@ -1,11 +1,14 @@
 //! Pools of payloads, and clients' pages, where the kernel has them (protocol 7.46, Linux 7.3).
 //!
 //! A queue with a pool gives a request a slot only if it has something to carry, so that entries which wait for
-//! something need none. A queue has as many slots as it may get entries: a request that finds no slot is not looked at
-//! again when one becomes free, only when another is answered, so it must never have to wait for one.
+//! something need none. A request that finds no slot is not looked at again when one becomes free, only when
+//! another is answered. So a queue has as many slots as it may get entries, as far as a pool may be that long; pinned pools have
+//! fewer. Where there are fewer, a request with data may have to wait for another one with data, but never for one without, such
+//! as one for a lock.
 
 use super::{crew::Crew, queues::Queues};
 use crate::{
+    limits,
     proto::negotiate::Agreed,
     sys::{
         pool::{MOST_BUFFERS, PayloadPool},
@@ -34,7 +37,8 @@ pub enum Buffers {
     /// In pools, and always by a copy.
     Pool,
     /// As `Auto`, and all memory of the pools is pinned from the start: the kernel need not look for its pages at each request.
-    /// Fewer requests can be under way at a time, since no pool can grow.
+    /// Fewer requests with data can be under way at a time, since no pool can grow. Where memory does not allow four for each queue, it
+    /// is as `Auto`.
     Pinned,
 }
 
@@ -42,13 +46,21 @@ pub enum Buffers {
 const ATTEMPTS: usize = 1000;
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// Longest pool: half of what the kernel can copy at a time.
+const LONGEST: usize = 1 << 30;
+
+/// With fewer slots than this, requests with data would wait for each other: then no pool is pinned.
+const LEAST_PINNED: usize = 4;
+
 /// What was decided for all queues.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     /// Bytes of a payload, as the kernel cuts pools.
     slot: usize,
-    /// Slots of each pool.
+    /// Slots of each pool, unless it is pinned.
     slots: usize,
+    /// How many of them may keep what they hold, which is how many there are if it is pinned.
+    kept: usize,
     pinned: bool,
     zero_copy: bool,
     /// Length of each ring's table of buffers, and how many of its places are for pools.
@@ -104,13 +116,19 @@ impl Pools {
     pub(super) fn new(queues: &Queues, agreed: Agreed, sees_data: bool) -> Self {
         let count = queues.groups.iter().map(Vec::len).sum();
         let plan = plan(queues, agreed, sees_data);
-        let slots = plan.map_or(usize::MAX, |plan| plan.slots);
+        let most = limits::ENTRIES_PER_QUEUE + limits::SPARE_READERS;
+        let slots = if plan.is_some() { most } else { usize::MAX / 2 };
         Self {
             plan,
             made: (0..count).map(|_| OnceLock::new()).collect(),
             left: (0..count).map(|_| Budget::new(slots)).collect(),
             told: OnceLock::new(),
         }
+    }
+
+    /// There is one entry less.
+    pub(super) fn give_back(&self, queue: u16) {
+        self.left[usize::from(queue)].give_back(1);
     }
 
     /// Would [`take`](Self::take) be granted?
@@ -153,18 +171,22 @@ fn plan(queues: &Queues, agreed: Agreed, sees_data: bool) -> Option<Plan> {
     }
     let count: usize = queues.groups.iter().map(Vec::len).sum();
     let widest = queues.groups.iter().map(Vec::len).max().unwrap_or(1);
-    let pinned = queues.buffers == Buffers::Pinned;
-    let slots = match pinned {
-        true => queues.entries / count.max(1),
-        false => (queues.entries + 1).saturating_sub(count),
-    };
-    // An entry of a thread has a number of its own, and there are no more entries than that in all.
-    let table = widest + queues.entries + count;
+    let kept = queues.entries / count.max(1);
+    let mut pinned = queues.buffers == Buffers::Pinned;
+    if pinned && kept < LEAST_PINNED {
+        tracing::info!(kept, "pools are not pinned: memory (--memory) allows too few slots for each queue");
+        pinned = false;
+    }
+    let slot = agreed.reply_area();
+    let slots = (limits::ENTRIES_PER_QUEUE + limits::SPARE_READERS).min(LONGEST / slot.max(1));
+    // An entry of a thread has a number of its own, and there are no more entries than that.
+    let table = 2 * widest + limits::ENTRIES_PER_THREAD;
     let zero_copy = !sees_data && queues.buffers != Buffers::Pool && table <= MOST_BUFFERS;
     if sees_data {
         tracing::debug!("no zero copy: a layer looks at the data");
     }
-    Some(Plan { slot: agreed.reply_area(), slots: slots.max(1), pinned, zero_copy, table: (table, widest) })
+    let (kept, table) = (kept.max(1), (table, widest));
+    Some(Plan { slot, slots, kept, pinned, zero_copy, table })
 }
 
 /// What a ring thread knows of the pools of its queues.
@@ -172,13 +194,16 @@ fn plan(queues: &Queues, agreed: Agreed, sees_data: bool) -> Option<Plan> {
 pub(super) struct Shelf {
     made: Vec<Option<Made>>,
     pools: usize,
+    kept: usize,
 }
 
 impl Shelf {
     /// Have the kernel make `queues`, which this thread is going to serve, unless another has. Before their first entry.
     pub(super) fn open(ring: &mut Ring, crew: &Crew, queues: &[u16]) -> Self {
         let pools = crew.pools();
-        let Some(plan) = pools.plan else { return Self { made: vec![None; queues.len()], pools: 0 } };
+        let Some(plan) = pools.plan else {
+            return Self { made: vec![None; queues.len()], pools: 0, kept: 0 };
+        };
         let has_table = (plan.pinned || plan.zero_copy)
             && ring
                 .make_table(plan.table.0)
@@ -200,7 +225,12 @@ impl Shelf {
             }
             made.clone()
         });
-        Self { made: queues.collect(), pools: plan.table.1 }
+        Self { made: queues.collect(), pools: plan.table.1, kept: plan.kept }
+    }
+
+    /// How many slots of each pool may keep what they hold.
+    pub(super) fn kept(&self) -> usize {
+        self.kept
     }
 
     /// Entry number `id` of this thread is for queue number `queue` of this thread.
@@ -214,7 +244,6 @@ impl Shelf {
 
 /// Make a queue with a pool, and with zero copy if that can be had.
 fn create(ring: &mut Ring, (queue, index): (u16, u16), plan: Plan) -> Result<Made, Errno> {
-    let pool = PayloadPool::new(plan.slot, plan.slots).map_err(|_| Errno::NOMEM)?;
     let mut zero_copy = plan.zero_copy;
     let mut added = once_ready(|| ring.add_queue(queue, zero_copy));
     if let Err(errno) = added
@@ -225,13 +254,34 @@ fn create(ring: &mut Ring, (queue, index): (u16, u16), plan: Plan) -> Result<Mad
         added = once_ready(|| ring.add_queue(queue, false));
     }
     added?;
-    let mut is_pinned = plan.pinned;
-    if is_pinned && let Err(error) = ring.pin(&pool, index) {
-        tracing::info!(%error, "pools are not pinned; more locked memory: LimitMEMLOCK= of the service, or ulimit -l");
-        is_pinned = false;
+    let place = (queue, index);
+    if plan.pinned {
+        match fill(ring, place, (plan.slot, plan.kept), true) {
+            Ok(pool) => return Ok(Made { pool, is_pinned: true, zero_copy }),
+            Err(errno) => {
+                tracing::info!(%errno, "pools are not pinned; more locked memory: LimitMEMLOCK= of the service, or ulimit -l");
+            }
+        }
     }
-    once_ready(|| ring.add_pool(queue, &pool, is_pinned.then_some(index)))?;
-    Ok(Made { pool: Arc::new(pool), is_pinned, zero_copy })
+    // Address space may be bounded, too.
+    let pool = fill(ring, place, (plan.slot, plan.slots), false)
+        .or_else(|_| fill(ring, place, (plan.slot, plan.kept.max(LEAST_PINNED)), false))?;
+    Ok(Made { pool, is_pinned: false, zero_copy })
+}
+
+/// Give a queue a pool of so many slots of such a size.
+fn fill(
+    ring: &mut Ring,
+    (queue, index): (u16, u16),
+    (slot, slots): (usize, usize),
+    pinned: bool,
+) -> Result<Arc<PayloadPool>, Errno> {
+    let pool = PayloadPool::new(slot, slots).map_err(|_| Errno::NOMEM)?;
+    if pinned {
+        ring.pin(&pool, index).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOMEM))?;
+    }
+    once_ready(|| ring.add_pool(queue, &pool, pinned.then_some(index)))?;
+    Ok(Arc::new(pool))
 }
 
 /// The kernel may not have seen the answer to INIT yet.
@@ -248,7 +298,6 @@ fn once_ready(mut attempt: impl FnMut() -> Result<(), Errno>) -> Result<(), Errn
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits;
 
     fn queues(buffers: Buffers, possible: usize) -> Queues {
         let queues = Queues::new(possible, &[0, 1], None, 1 << 20, None);
@@ -271,20 +320,23 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_has_a_slot_for_every_entry_that_it_may_get() {
+    fn a_queue_has_as_many_slots_as_a_pool_can_have() {
         for possible in [1, 2, 64] {
             let queues = queues(Buffers::Auto, possible);
-            let plan = plan(&queues, agreed(InitFlags::HAS_IO_URING_BUFPOOL), false).expect("pools");
-            assert_eq!(plan.slots + possible - 1, queues.entries);
+            let agreed = agreed(InitFlags::HAS_IO_URING_BUFPOOL);
+            let plan = plan(&queues, agreed, false).expect("pools");
+            assert!(plan.kept * possible <= queues.entries && plan.slots * plan.slot == LONGEST);
+            assert!(plan.zero_copy && plan.table.0 <= MOST_BUFFERS);
         }
     }
 
     #[test]
     fn pinned_pools_take_no_more_than_the_budget() {
-        for possible in [1, 2, 64] {
+        for (possible, pinned) in [(1, true), (2, true), (16, true), (17, false), (64, false)] {
             let queues = queues(Buffers::Pinned, possible);
             let plan = plan(&queues, agreed(InitFlags::HAS_IO_URING_BUFPOOL), false).expect("pools");
-            assert!(plan.slots >= 1 && plan.slots * possible <= queues.entries);
+            assert_eq!(plan.pinned, pinned);
+            assert!(!pinned || plan.kept >= LEAST_PINNED && plan.kept * possible <= queues.entries);
         }
     }
 
@@ -297,9 +349,14 @@ mod tests {
     }
 
     #[test]
-    fn entries_beyond_the_slots_of_a_queue_are_refused() {
+    fn entries_beyond_what_a_queue_may_have_are_refused() {
         let queues = queues(Buffers::Pinned, 64);
         let pools = Pools::new(&queues, agreed(InitFlags::HAS_IO_URING_BUFPOOL), false);
-        assert!(pools.take(3) && pools.take(3) && !pools.take(3) && pools.take(4));
+        while pools.has_room(3) {
+            assert!(pools.take(3));
+        }
+        assert!(!pools.take(3) && pools.take(4));
+        pools.give_back(3);
+        assert!(pools.has_room(3) && pools.take(3) && !pools.take(3));
     }
 }

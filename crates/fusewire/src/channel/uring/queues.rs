@@ -25,7 +25,7 @@ pub(crate) struct Queues {
     pub placement: Placement,
     /// Bytes of an entry's payload.
     pub payload: usize,
-    /// How many entries there may be.
+    /// How many entries may keep the memory of long requests.
     pub entries: usize,
     /// Where payloads are.
     pub buffers: Buffers,
@@ -34,7 +34,8 @@ pub(crate) struct Queues {
 impl Queues {
     /// Spread `possible` queues (the kernel wants one per possible CPU, whether it is there or not) over at most `threads`
     /// threads on the CPUs `allowed`. A CPU's queue is served on that CPU if there is a thread; the others fold onto the
-    /// threads there are. `payload` is what is wanted, `memory` what all payloads may take together, bytes.
+    /// threads there are. `payload` is what is wanted, `memory` what all payloads may keep together, bytes: too little to keep one
+    /// for each queue makes them smaller.
     pub(crate) fn new(
         possible: usize,
         allowed: &[usize],
@@ -50,10 +51,9 @@ impl Queues {
             groups[own.unwrap_or(queue % count)].push(queue as u16);
         }
         let least = possible as u64;
-        let memory = memory.unwrap_or(limits::RING_MEMORY.max(2 * least * payload as u64));
-        let share = (memory / least.max(1) / PAGE * PAGE).max(MIN_PAYLOAD);
-        let payload = (payload as u64).min(share);
-        let entries = (memory / payload).max(least) as usize;
+        let share = memory.map_or(u64::MAX, |memory| memory / least.max(1) / PAGE * PAGE);
+        let payload = (payload as u64).min(share.max(MIN_PAYLOAD));
+        let entries = (memory.unwrap_or(limits::RING_MEMORY) / payload).max(1) as usize;
         let (allowed, poll, placement) = (allowed.to_vec(), Poll::default(), Placement::default());
         let (payload, buffers) = (payload as usize, Buffers::default());
         Self { groups, cpus, allowed, poll, placement, payload, entries, buffers }
@@ -100,7 +100,19 @@ mod tests {
         let queues = Queues::new(2, &[0, 1], None, MIB, Some(8 << 20));
         assert_eq!((queues.payload, queues.entries), (MIB, 8));
         let queues = Queues::new(64, &[0, 1], None, MIB, Some(1));
-        assert_eq!((queues.payload, queues.entries), (128 << 10, 64));
+        assert_eq!((queues.payload, queues.entries), (128 << 10, 1));
+    }
+
+    #[test]
+    fn by_default_as_much_is_kept_whatever_the_number_of_cpus() {
+        for possible in [1, 2, 64, 128, 1024] {
+            let allowed: Vec<usize> = (0..possible).collect();
+            let queues = Queues::new(possible, &allowed, None, MIB, None);
+            assert_eq!((queues.payload, queues.entries), (MIB, 64));
+            // Of longer ones, fewer.
+            let queues = Queues::new(possible, &allowed, None, 16 * MIB, None);
+            assert_eq!((queues.payload, queues.entries), (16 * MIB, 4));
+        }
     }
 
     #[test]

@@ -16,20 +16,26 @@
 
 use crate::{sys::fork::NotInherited, types::Errno};
 use fusewire_abi::{self as abi, Opcode, notify_code};
-use rustix::{event::EventfdFlags, fd::OwnedFd, fs::FileType};
+use rustix::{
+    event::EventfdFlags,
+    fd::OwnedFd,
+    fs::FileType,
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
 use std::{
     fs, io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
     },
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Numbers of these answers begin with that: the kernel counts its own from 0. Even as those are, since the lowest bit marks
-/// interrupts, and the kernel's log has a line for an answer with it.
+/// Numbers of these answers begin with that: the kernel counts its own from 0. Then comes the queue that it is meant for, and a number.
+/// Even as those are, since the lowest bit marks interrupts, and the kernel's log has a line for an answer with it.
 const MARK: u64 = 0xf05e << 48;
 const MARKED: u64 = 0xffff << 48;
+const QUEUE: u32 = 32;
 /// The same for those that are answered at once, which sets a waiting request going: see `kick.rs`.
 const STIR: u64 = 0xf05f << 48;
 
@@ -38,8 +44,8 @@ const STIR: u64 = 0xf05f << 48;
 pub(super) enum Own {
     /// One that an entry can rest over.
     Rest,
-    /// One that is to be answered.
-    Stir,
+    /// One that is to be answered on this queue.
+    Stir(u16),
 }
 
 impl Own {
@@ -48,7 +54,7 @@ impl Own {
         match unique & MARKED {
             _ if opcode != Opcode::NotifyReply as u32 => None,
             MARK => Some(Self::Rest),
-            STIR => Some(Self::Stir),
+            STIR => Some(Self::Stir((unique >> QUEUE) as u16)),
             _ => None,
         }
     }
@@ -79,6 +85,8 @@ struct Lot {
     awake: AtomicUsize,
     /// How many of them are to be sent to rest.
     surplus: AtomicUsize,
+    /// The queue gets no further entry, so none may rest.
+    is_full: AtomicBool,
 }
 
 /// The spare entries of a mount.
@@ -88,7 +96,7 @@ pub(super) struct Rest {
     /// A request that takes long ends the connection, so none may be kept.
     is_timed: bool,
     opens: AtomicU8,
-    next: AtomicU64,
+    next: AtomicU32,
     lots: Vec<Lot>,
 }
 
@@ -121,8 +129,18 @@ impl Rest {
 
     /// So many spare entries of a queue are not needed any more.
     pub(super) fn set_surplus(&self, queue: u16, count: usize) {
-        let count = if self.is_timed { 0 } else { count };
-        self.lots[usize::from(queue)].surplus.store(count, Ordering::Relaxed);
+        let lot = &self.lots[usize::from(queue)];
+        let count = if self.is_timed || lot.is_full.load(Ordering::Relaxed) { 0 } else { count };
+        lot.surplus.store(count, Ordering::Relaxed);
+    }
+
+    /// All entries of a queue are with handlers that wait, and it gets no further one; or it has some again.
+    pub(super) fn set_full(&self, queue: u16, is_full: bool) {
+        let lot = &self.lots[usize::from(queue)];
+        lot.is_full.store(is_full, Ordering::Relaxed);
+        if is_full {
+            lot.surplus.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Is one to be sent to rest? One load on the hot path.
@@ -148,7 +166,7 @@ impl Rest {
         if surplus.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
             return;
         }
-        let asked = on_cpu(usize::from(queue), || self.ask(MARK, node));
+        let asked = on_cpu(usize::from(queue), || self.ask(MARK, queue, node));
         tracing::debug!(queue, ?asked, "a spare entry is to rest");
     }
 
@@ -157,11 +175,12 @@ impl Rest {
         if self.opens.load(Ordering::Relaxed) != opens::ASKED {
             return Err(Errno::NOENT);
         }
-        on_cpu(usize::from(queue), || (0..count).try_for_each(|_| self.ask(STIR, node)))
+        on_cpu(usize::from(queue), || (0..count).try_for_each(|_| self.ask(STIR, queue, node)))
     }
 
-    fn ask(&self, mark: u64, nodeid: u64) -> Result<(), Errno> {
-        let notify_unique = mark | (self.next.fetch_add(2, Ordering::Relaxed) & !MARKED);
+    fn ask(&self, mark: u64, queue: u16, nodeid: u64) -> Result<(), Errno> {
+        let number = u64::from(self.next.fetch_add(2, Ordering::Relaxed));
+        let notify_unique = mark | u64::from(queue) << QUEUE | number;
         let body = abi::NotifyRetrieveOut { notify_unique, nodeid, offset: 0, size: 0, padding: 0 };
         const HEAD: usize = size_of::<abi::OutHeader>();
         const LEN: usize = HEAD + size_of::<abi::NotifyRetrieveOut>();
@@ -173,20 +192,24 @@ impl Rest {
     }
 }
 
-/// Do something on a CPU: there the kernel takes the queue of that CPU for it.
+/// Do something on a CPU: there the kernel takes the queue of that CPU for it. That the thread is there already is not enough: it may be
+/// moved at any moment, so it is kept there. (Whoever decides where it runs may move it all the same: see `kick.rs`.)
 fn on_cpu(cpu: usize, work: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
-    if rustix::thread::sched_getcpu() == cpu {
-        return work();
-    }
-    let before = rustix::thread::sched_getaffinity(None)?;
-    let mut there = rustix::thread::CpuSet::new();
-    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+    if cpu >= CpuSet::MAX_CPU {
         return Err(Errno::INVAL);
     }
+    let before = sched_getaffinity(None)?;
+    let mut there = CpuSet::new();
     there.set(cpu);
-    rustix::thread::sched_setaffinity(None, &there)?;
+    if before == there {
+        return work();
+    }
+    sched_setaffinity(None, &there)?;
     let done = work();
-    rustix::thread::sched_setaffinity(None, &before)?;
+    // Unless it was moved meanwhile, by somebody who wants it elsewhere.
+    if sched_getaffinity(None).is_ok_and(|now| now == there) {
+        _ = sched_setaffinity(None, &before);
+    }
     done
 }
 
@@ -195,6 +218,8 @@ fn on_cpu(cpu: usize, work: impl FnOnce() -> Result<(), Errno>) -> Result<(), Er
 pub(super) struct Spare {
     /// It was called, and has not heard it yet.
     called: AtomicBool,
+    /// It is to try again to get entries.
+    nudged: AtomicBool,
     /// Entries of it that rest.
     resting: AtomicUsize,
     /// Wakes it while it waits: an eventfd.
@@ -204,7 +229,12 @@ pub(super) struct Spare {
 impl Spare {
     pub(super) fn new() -> io::Result<Self> {
         let wake = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok(Self { called: AtomicBool::new(false), resting: AtomicUsize::new(0), wake })
+        Ok(Self {
+            called: AtomicBool::new(false),
+            nudged: AtomicBool::new(false),
+            resting: AtomicUsize::new(0),
+            wake,
+        })
     }
 
     pub(super) fn wake(&self) -> &Arc<OwnedFd> {
@@ -226,6 +256,17 @@ impl Spare {
         self.called.store(true, Ordering::Release);
         // A counter that is full wakes, too.
         _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// It is to try again what it could not do: to get entries.
+    pub(super) fn nudge(&self) {
+        self.nudged.store(true, Ordering::Release);
+        _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Was it nudged? It is told once.
+    pub(super) fn is_nudged(&self) -> bool {
+        self.nudged.load(Ordering::Relaxed) && self.nudged.swap(false, Ordering::AcqRel)
     }
 
     /// Was it called? It is told once.
@@ -314,6 +355,21 @@ mod tests {
     }
 
     #[test]
+    fn nothing_of_a_queue_rests_that_gets_no_further_entry() {
+        let device = NotInherited::new(fs::File::open("/dev/null").expect("it is there").into());
+        let rest = Rest { is_timed: false, ..Rest::new(device, 2, false) };
+        rest.set_surplus(0, 3);
+        rest.set_full(0, true);
+        assert!(!rest.is_wanted(0));
+        rest.set_surplus(0, 3);
+        rest.set_surplus(1, 3);
+        assert!(!rest.is_wanted(0) && rest.is_wanted(1));
+        rest.set_full(0, false);
+        rest.set_surplus(0, 3);
+        assert!(rest.is_wanted(0));
+    }
+
+    #[test]
     fn a_directory_is_not_asked_for() {
         let answer =
             |mode| abi::AttrOut { attr: abi::Attr { mode, ..Default::default() }, ..Default::default() };
@@ -328,8 +384,25 @@ mod tests {
     fn only_our_own_answers_are_rested_over() {
         let answer = Opcode::NotifyReply as u32;
         assert_eq!(Own::of(answer, MARK | 7), Some(Own::Rest));
-        assert_eq!(Own::of(answer, STIR | 7), Some(Own::Stir));
+        assert_eq!(Own::of(answer, STIR | 3 << QUEUE | 7), Some(Own::Stir(3)));
         assert!(Own::of(answer, 7).is_none() && Own::of(Opcode::Read as u32, MARK | 7).is_none());
+    }
+
+    #[test]
+    fn what_is_done_on_a_cpu_is_done_there_and_the_thread_is_free_again() {
+        let before = sched_getaffinity(None).expect("affinity");
+        for cpu in (0..CpuSet::MAX_CPU).filter(|&cpu| before.is_set(cpu)) {
+            let mut inside = CpuSet::new();
+            on_cpu(cpu, || {
+                assert_eq!(rustix::thread::sched_getcpu(), cpu);
+                inside = sched_getaffinity(None)?;
+                Ok(())
+            })
+            .expect("it is there");
+            assert!(inside.count() == 1 && inside.is_set(cpu), "it may be moved while it is at it");
+            assert!(sched_getaffinity(None).expect("affinity") == before);
+        }
+        assert_eq!(on_cpu(CpuSet::MAX_CPU, || Ok(())), Err(Errno::INVAL));
     }
 
     #[test]
@@ -339,5 +412,7 @@ mod tests {
         assert!(spare.is_resting() && !spare.hears());
         spare.call();
         assert!(!spare.is_resting() && spare.hears() && !spare.hears());
+        spare.nudge();
+        assert!(spare.is_nudged() && !spare.is_nudged() && !spare.hears());
     }
 }

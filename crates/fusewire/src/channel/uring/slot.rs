@@ -6,10 +6,11 @@ use super::{
     thread::Local,
 };
 use crate::{
+    limits,
     pages::{Ledger, Lent, Pages},
     proto::{message::Message, negotiate::Agreed, operations::Operation},
     session::{Answered, Slot},
-    sys::uring::Entry,
+    sys::{memory, uring::Entry},
     types::*,
 };
 use fusewire_abi::{self as abi, UringEntFlags, UringReqHeader};
@@ -75,6 +76,8 @@ pub(super) struct UringSlot {
     aside: Vec<u8>,
     /// For answers that have to go into a client's pages and are not a file's: as much as was ever used takes memory.
     keep: Vec<u8>,
+    /// A long request has left memory that is to be given back.
+    leaves: bool,
     /// From where on an answer is there, and what is in the client's pages already.
     ledger: Ledger,
 }
@@ -84,7 +87,8 @@ impl UringSlot {
     pub(super) fn new(local: Rc<Local>, (id, queue): (usize, usize), agreed: Agreed, entry: Entry) -> Self {
         let small = Box::new([0; SMALL]);
         let (aside, keep, ledger) = (Vec::new(), Vec::new(), Ledger::default());
-        Self { local, id, queue, agreed, phase: Phase::New(entry), small, aside, keep, ledger }
+        let phase = Phase::New(entry);
+        Self { local, id, queue, agreed, phase, small, aside, keep, leaves: false, ledger }
     }
 
     /// Have a request in the entry, or have the kernel put one there.
@@ -129,7 +133,7 @@ impl UringSlot {
 
     /// A request has come. If it is one of our own, nobody waits for it: the entry rests over it if it may, and is ready for the
     /// next request otherwise.
-    fn work(&mut self, entry: Entry, request: Request) -> Poll<bool> {
+    fn work(&mut self, mut entry: Entry, request: Request) -> Poll<bool> {
         match Own::of(request.opcode, request.unique) {
             None => {
                 self.local.begins(self.queue, request.opcode, request.node);
@@ -137,10 +141,17 @@ impl UringSlot {
                 return Poll::Ready(true);
             }
             Some(Own::Rest) if self.local.stands_in() => {
+                if self.local.rests(self.id, self.queue) {
+                    memory::discard(entry.parts().1);
+                    self.keep = Vec::new();
+                }
                 self.phase = Phase::Resting(entry, request);
-                self.local.rests(self.id, self.queue);
             }
-            Some(Own::Rest | Own::Stir) => self.commit(entry, request, (0, 0)),
+            Some(Own::Rest) => self.commit(entry, request, (0, 0)),
+            Some(Own::Stir(queue)) => {
+                self.commit(entry, request, (0, 0));
+                self.local.stirred(self.queue, queue);
+            }
         }
         Poll::Pending
     }
@@ -161,7 +172,7 @@ impl UringSlot {
             Remedy::Register => {
                 tracing::debug!(?command, %errno, "registered again");
                 self.phase = Phase::New(entry);
-                self.local.retry();
+                self.local.retry(self.queue, command);
                 self.fetch()
             }
             Remedy::Close => {
@@ -211,6 +222,26 @@ impl UringSlot {
 }
 
 impl UringSlot {
+    /// A request is about to be answered with so many bytes: see to the memory that it has used.
+    fn tidy(&mut self, entry: &mut Entry, request: Request, answer: usize) {
+        let used = request.len.max(answer);
+        let Some(number) = entry.pool_slot() else {
+            if used > limits::RING_LARGE || self.leaves {
+                self.leaves = self.local.used(self.id, used);
+                if self.leaves && request.area == Area::Pages {
+                    self.keep = Vec::new();
+                }
+            }
+            return;
+        };
+        // The slot is anybody's once the request is answered.
+        if used > limits::RING_LARGE && number >= self.local.kept_slots() {
+            let payload = entry.parts().1;
+            let from = if answer > payload.len() { 0 } else { answer };
+            memory::discard(&mut payload[from..]);
+        }
+    }
+
     /// What is to go into the client's pages and is not there yet.
     async fn put_back(&self, answer: Answered) -> Answered {
         let Phase::Work(_, Request { pages: Some((index, len)), area: Area::Pages, .. }) = self.phase else {
@@ -304,6 +335,9 @@ impl Slot for UringSlot {
             (Some(Ok(len)), _) => (0, len),
         };
         debug_assert!(unique == request.unique);
+        // An error may come after many bytes.
+        let is_cut = matches!(answer, Some(Err(_))) && request.opcode == abi::Opcode::Read as u32;
+        self.tidy(&mut entry, request, if is_cut { usize::MAX } else { len });
         self.commit(entry, request, (error, len));
     }
 }
