@@ -74,6 +74,11 @@ impl Status {
         self.now() == ENDED
     }
 
+    /// Is it at work, on a request or on what it has to do besides?
+    pub(super) fn is_at_work(&self) -> bool {
+        self.now() & 1 == 1
+    }
+
     /// The thread that this is about, from its beginning to its end.
     pub fn tid(&self) -> Option<rustix::thread::Pid> {
         rustix::thread::Pid::from_raw(self.tid.load(Ordering::Acquire))

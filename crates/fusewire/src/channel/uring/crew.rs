@@ -479,10 +479,12 @@ impl<F: FileSystem, L: Layer> Guard<F, L> {
         let mut found = vec![Found::default(); self.calm.borrow().len()];
         let members = self.crew.members().clone();
         let members: Vec<_> = members.iter().filter(|member| !member.status.has_ended()).collect();
-        for Member { group, stock, .. } in &members {
+        for Member { status, group, stock, .. } in &members {
+            // What a thread at work has not taken yet it takes when it is through: its entries may hold requests.
+            let is_at_work = status.is_at_work();
             for (at, &queue) in self.queues.groups[*group].iter().enumerate() {
-                let found = &mut found[usize::from(queue)];
-                *found = found.plus(stock.of(at));
+                let (sum, of) = (&mut found[usize::from(queue)], stock.of(at));
+                *sum = sum.plus(if is_at_work { Found { free: 0, ..of } } else { of });
             }
         }
         for (queue, remedy) in self.stall.look(self.begin.elapsed(), &found, &self.unanswered) {

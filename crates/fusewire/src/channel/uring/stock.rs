@@ -28,7 +28,7 @@ struct Lot {
 /// A queue as it is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Entries that the kernel has.
+    /// Entries that the kernel has, of threads that wait.
     pub free: usize,
     /// Requests that have come and are not answered, also those over which entries rest.
     pub held: usize,
