@@ -24,12 +24,21 @@ const FIRST: u32 = 4;
 /// The same while a load is served in the way that is presumed to be best.
 const LATER: u32 = 48;
 
+/// The same where the others have failed before, with another load.
+const SELDOM: u32 = 512;
+
 /// For how many windows a way is kept before one that failed is tried again; doubled each time it fails.
 const PATIENCE: u32 = 128;
 const MOST_PATIENCE: u32 = 2048;
 
+/// For how many windows a way is barred under which a thread starved; doubled each time, halved when it goes well for a while.
+const BAR: u32 = 16;
+
 /// How long a trial takes, windows: the first settles, the others count.
 const TRIAL: u32 = 7;
+
+/// A way that takes more CPU time per request must be faster by more than that, and by so much.
+const WORTH: f64 = 1.5;
 
 /// How many windows are compared with a trial, at least half of them, and with the same number before them.
 const CHUNK: f64 = 8.0;
@@ -74,12 +83,13 @@ impl Seen {
 
     /// Is this so much better that it cannot be chance? Rates are at the mercy of whatever else runs: if every window is faster
     /// than any window of the other, a little is enough; else the mean must be by a good deal, and no window slower than the other's mean.
-    /// CPU time per request is hardly disturbed, so its mean decides.
+    /// CPU time per request is hardly disturbed, so its mean decides. More of it is accepted only for a rate that has grown by far more.
     fn beats(&self, other: &Self) -> bool {
-        let cheaper = self.cpu() < other.cpu() * 0.8 && self.rate() > other.rate() * 0.8;
+        let gain = self.rate() / other.rate();
+        let cheaper = self.cpu() < other.cpu() * 0.8 && gain > 0.8;
         let always = self.slowest > other.fastest * 1.05;
-        let mostly = self.rate() > other.rate() * 1.15 && self.slowest > other.rate();
-        cheaper || (always || mostly) && self.cpu() < other.cpu() * 1.5 + 1.0
+        let mostly = gain > 1.15 && self.slowest > other.rate();
+        cheaper || (always || mostly) && self.cpu() <= other.cpu() * (gain / WORTH).max(1.0)
     }
 
     /// Is this another load than that one, both being under one way?
@@ -154,11 +164,12 @@ impl<W: Way> Governor<W> {
 
     /// A window has passed. The way for the next one.
     pub(crate) fn window(&mut self, window: Window) -> W {
+        self.settles |= self.is_barred();
         self.turns.iter_mut().for_each(|turn| turn.barred = turn.barred.saturating_sub(1));
         if window.rate < BUSY {
             self.pause();
-            let kept = self.ways[self.kept];
-            return if kept.is_for_load_only() { self.ways[0] } else { kept };
+            let way = self.way();
+            return if way.is_for_load_only() { self.ways[0] } else { way };
         }
         match &mut self.trial {
             None => self.keep(window),
@@ -177,13 +188,15 @@ impl<W: Way> Governor<W> {
     }
 
     /// A thread could not run, although it had something to do. The way from now on.
+    ///
+    /// The way is barred for a while, and taken up again then if it was the one that is kept; if that happens again and again, it is so no longer.
     pub(crate) fn starved(&mut self) -> W {
         let at = self.trial.map_or(self.kept, |trial| trial.way);
         if self.ways[at].is_for_load_only() {
             let turn = &mut self.turns[at];
-            turn.bar = (turn.bar * 2).clamp(PATIENCE, MOST_PATIENCE);
+            turn.bar = (turn.bar * 2).clamp(BAR, MOST_PATIENCE);
             turn.barred = turn.bar;
-            if at == self.kept {
+            if at == self.kept && turn.bar >= PATIENCE {
                 self.kept = 0;
                 self.forget();
             }
@@ -199,11 +212,17 @@ impl<W: Way> Governor<W> {
     }
 
     fn way(&self) -> W {
-        self.ways[self.trial.map_or(self.kept, |trial| trial.way)]
+        let kept = if self.is_barred() { 0 } else { self.kept };
+        self.ways[self.trial.map_or(kept, |trial| trial.way)]
+    }
+
+    /// Must the way that is kept not be used for now?
+    fn is_barred(&self) -> bool {
+        self.turns[self.kept].barred > 0
     }
 
     fn keep(&mut self, window: Window) {
-        if std::mem::take(&mut self.settles) {
+        if self.is_barred() || std::mem::take(&mut self.settles) {
             return;
         }
         self.now.add(window);
@@ -234,6 +253,14 @@ impl<W: Way> Governor<W> {
             self.before = Some(self.now);
         }
         (self.now, self.trial, self.settled) = (Seen::NOTHING, None, 0);
+    }
+
+    /// There has been no load for a while: who took the CPUs from a way that is barred may be gone as well, unless that came again and again.
+    pub(crate) fn rest(&mut self) {
+        self.pause();
+        for turn in self.turns.iter_mut().filter(|turn| turn.bar < PATIENCE) {
+            turn.barred = 0;
+        }
     }
 
     fn decide(&mut self, way: usize, seen: Seen) {
@@ -270,7 +297,12 @@ impl<W: Way> Governor<W> {
             if way != kept {
                 due += FIRST;
             }
-            (self.turns[way].due, self.turns[way].patience) = (due, PATIENCE);
+            let turn = &mut self.turns[way];
+            if is_presumed && turn.patience > PATIENCE {
+                turn.due = turn.due.min(SELDOM + due);
+            } else {
+                (turn.due, turn.patience) = (due, PATIENCE);
+            }
         }
     }
 }
@@ -410,21 +442,33 @@ mod tests {
         let ways = [at(30e3, 20.0), at(30e3, 20.0), at(90e3, 8.0)];
         run(&mut governor, 60, &ways, &[1.0]);
         assert!(governor.kept == 2 && governor.trial.is_none());
+        let after = |governor: &mut Governor<Nth>| {
+            let mut way = Nth(0);
+            let again = (0..10_000).position(|_| {
+                way = governor.window(ways[way.0]);
+                way == Nth(2)
+            });
+            again.expect("again") as u32 + 1
+        };
+        // Each time it takes longer until that way comes again.
+        for bar in [BAR, 2 * BAR, 4 * BAR] {
+            assert_eq!(governor.starved(), Nth(0));
+            assert_eq!(after(&mut governor), bar);
+        }
+        // With the load, what took the CPUs has gone, perhaps.
         assert_eq!(governor.starved(), Nth(0));
-        let mut way = Nth(0);
-        let again = (0..1_000).position(|_| {
-            way = governor.window(ways[way.0]);
-            way == Nth(2)
-        });
-        assert!(again.is_some_and(|windows| windows + 2 >= PATIENCE as usize), "{again:?}");
-        // During a trial, too, and then it takes longer, also if there is little load meanwhile.
-        assert_ne!(governor.starved(), Nth(2));
+        assert!(governor.kept == 0, "it came too often to be taken up without a trial");
+        governor.rest();
+        assert!(after(&mut governor) >= PATIENCE);
+        // Little load is no better than much.
+        assert_eq!(governor.starved(), Nth(0));
         (0..50).for_each(|_| _ = governor.window(IDLE));
-        let again = (0..1_000).position(|_| {
-            way = governor.window(ways[way.0]);
-            way == Nth(2)
-        });
-        assert!(again.is_some_and(|windows| windows + 52 >= 2 * PATIENCE as usize), "{again:?}");
+        assert!(after(&mut governor) + 50 >= 2 * PATIENCE);
+        // Who does well for a while is trusted again.
+        run(&mut governor, 200, &ways, &[1.0]);
+        assert_eq!(governor.starved(), Nth(0));
+        governor.rest();
+        assert_eq!(after(&mut governor), 1);
         // Elsewhere nobody is at the mercy of others.
         governor = of(2);
         assert_eq!(governor.starved(), Nth(0));

@@ -2,6 +2,7 @@
 
 use crate::sys;
 use std::{
+    iter,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering},
@@ -193,12 +194,18 @@ pub trait Watched {
 pub struct Window {
     /// Requests per second.
     pub rate: f64,
-    /// CPU time of the readers per request, in microseconds; 0 where it is not known.
+    /// CPU time of the readers and of those who call per request, in microseconds: how callers are woken is paid by them as well.
     pub cpu: f64,
 }
 
 /// How long a window is, at least.
 const WINDOW: Duration = Duration::from_millis(8);
+
+/// The same when requests come again after a pause: most loads are short.
+const FIRST_WINDOW: Duration = Duration::from_millis(2);
+
+/// How many callers are looked at in a window besides those whose requests came last.
+const MOST_CALLERS: usize = 16;
 
 /// What one reader was doing at the last look.
 #[derive(Clone, Copy, Debug, Default)]
@@ -272,8 +279,8 @@ impl Watch {
 
     /// Look until closed.
     pub fn run(&self, watched: &mut impl Watched) {
-        let (mut last, mut had, mut quiet) = (Vec::new(), Vec::new(), 0);
-        let mut tally = Tally::of(&watched.readers(), 0);
+        let (mut last, mut had, mut quiet, mut fresh) = (Vec::new(), Vec::new(), 0, false);
+        let (mut tally, mut busy) = (Tally::of(&watched.readers(), 0, iter::empty()), Vec::new());
         while !self.closed.load(Ordering::Acquire) {
             let readers = watched.readers();
             let now: Vec<u64> = readers.iter().map(|status| status.now()).collect();
@@ -287,9 +294,12 @@ impl Watch {
             had = begun;
             let seen = look(now.into_iter(), &mut last, |i| readers[i].running());
             watched.stuck(&seen.stuck);
-            if tally.at.elapsed() >= WINDOW {
-                let begin = std::mem::replace(&mut tally, Tally::of(&readers, requests));
-                watched.window(tally.since(&begin));
+            if tally.at.elapsed() >= if fresh { FIRST_WINDOW } else { WINDOW } {
+                fresh = false;
+                let now = Tally::of(&readers, requests, busy.drain(..));
+                watched.window(now.since(&tally));
+                busy.extend(now.busy(&tally));
+                tally = now;
             }
             quiet = if seen.quiet { quiet + 1 } else { 0 };
             if quiet >= SLEEPY {
@@ -297,10 +307,11 @@ impl Watch {
                 self.sleep(watched.due(), || {
                     readers.iter().zip(&last).all(|(status, seen)| status.now() == seen.state)
                 });
-                quiet = 0;
-                tally = Tally::of(&readers, requests);
+                (quiet, fresh) = (0, true);
+                tally = Tally::of(&readers, requests, iter::empty());
             } else {
-                std::thread::sleep(if seen.stuck.is_empty() { TICK } else { STUCK_TICK });
+                let tick = if fresh { FIRST_WINDOW } else { TICK };
+                std::thread::sleep(if seen.stuck.is_empty() { tick } else { STUCK_TICK });
             }
         }
         // What readers still have to do they do as any other thread: nobody would see them starve.
@@ -330,23 +341,47 @@ impl Watch {
     }
 }
 
-/// What the readers have done up to a moment.
+/// What the readers have done up to a moment, and what that took.
 struct Tally {
     at: Instant,
     requests: u64,
     cpu: Duration,
+    /// Threads that have called of late, and their CPU time.
+    callers: Vec<(u32, Duration)>,
 }
 
 impl Tally {
-    fn of(readers: &[Arc<Status>], requests: u64) -> Self {
-        Self { at: Instant::now(), requests, cpu: readers.iter().map(|status| status.cpu_time()).sum() }
+    /// As of now. `known`: callers to look at besides those whose requests came last.
+    fn of(readers: &[Arc<Status>], requests: u64, known: impl Iterator<Item = u32>) -> Self {
+        let mut callers: Vec<u32> = readers.iter().flat_map(|status| status.callers()).chain(known).collect();
+        callers.sort_unstable();
+        callers.dedup();
+        let time = |caller| Some((caller, sys::sched::cpu_time_of_any(caller)?));
+        Self {
+            at: Instant::now(),
+            requests,
+            cpu: readers.iter().map(|status| status.cpu_time()).sum(),
+            callers: callers.into_iter().filter_map(time).collect(),
+        }
     }
 
-    /// What the time since `begin` was like.
+    /// What the time since `begin` was like. Of callers, those count who were there then and are there now.
     fn since(&self, begin: &Self) -> Window {
         let count = self.requests.saturating_sub(begin.requests).max(1) as f64;
-        let cpu = self.cpu.saturating_sub(begin.cpu).as_secs_f64() * 1e6 / count;
+        let callers: Duration = self.callers.iter().filter_map(|caller| begin.taken_by(caller)).sum();
+        let cpu = (self.cpu.saturating_sub(begin.cpu) + callers).as_secs_f64() * 1e6 / count;
         Window { rate: count / (self.at - begin.at).as_secs_f64(), cpu }
+    }
+
+    /// Callers of the window since `begin` who have run in it.
+    fn busy<'a>(&'a self, begin: &'a Self) -> impl Iterator<Item = u32> + 'a {
+        let ran = |caller: &&(u32, Duration)| begin.taken_by(caller).is_none_or(|time| !time.is_zero());
+        self.callers.iter().filter(ran).map(|(caller, _)| *caller).take(MOST_CALLERS)
+    }
+
+    fn taken_by(&self, (caller, now): &(u32, Duration)) -> Option<Duration> {
+        let (_, then) = self.callers.iter().find(|(known, _)| known == caller)?;
+        Some(now.saturating_sub(*then))
     }
 }
 

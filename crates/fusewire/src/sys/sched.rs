@@ -169,6 +169,15 @@ pub(crate) fn cpu_time(thread: Pid) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// CPU time that a thread of any process has taken; `None` if there is none of that number, or the kernel keeps no such account
+/// (`CONFIG_SCHED_INFO`).
+pub(crate) fn cpu_time_of_any(thread: u32) -> Option<Duration> {
+    let mut text = [0; 64];
+    let n = fs::File::open(format!("/proc/{thread}/schedstat")).ok()?.read(&mut text).ok()?;
+    let nanos = std::str::from_utf8(&text[..n]).ok()?.split(' ').next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanos))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,5 +238,9 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(10));
         }
         assert_eq!(cpu_time(Pid::from_raw(4_194_303).unwrap()), Duration::ZERO);
+        if let Some(time) = cpu_time_of_any(this.as_raw_nonzero().get() as u32) {
+            assert!(time >= before, "{time:?}");
+        }
+        assert_eq!(cpu_time_of_any(u32::MAX), None);
     }
 }

@@ -55,6 +55,10 @@ impl Way for Stance {
 /// Numbers of callers that are told apart: 1, 2, and 3 or more.
 const MOST: usize = 3;
 
+/// As many callers are taken to be there as two of so many windows had: a reader remembers eight requests, and those of one caller
+/// often come several in a row.
+const REMEMBERED: usize = 4;
+
 /// Puts readers where the governor wants them.
 pub(super) struct Stances {
     /// Of these, one or all work when nobody is stuck.
@@ -64,8 +68,8 @@ pub(super) struct Stances {
     governors: [Governor<Stance>; MOST],
     /// Which of them decides.
     callers: usize,
-    /// How many callers the window before had.
-    before: usize,
+    /// How many callers the latest windows had.
+    seen: [usize; REMEMBERED],
     stance: Stance,
     /// Where the single one sits.
     seat: Option<usize>,
@@ -82,19 +86,27 @@ impl Stances {
             }
             Placement::Auto => vec![Stance::Single, Stance::Pinned],
         };
-        let governors = std::array::from_fn(|others| {
-            let best = if others == 0 { Stance::Beside } else { Stance::PinnedAside };
-            let presumed = ways.iter().position(|&way| way == best).unwrap_or(0);
-            Governor::presuming(ways.clone(), presumed)
-        });
-        Self { readers, cpus, governors, callers: 1, before: 1, stance: Stance::Single, seat: None }
+        let presumed = ways.iter().position(|&way| way == Stance::Beside).unwrap_or(0);
+        let governors = std::array::from_fn(|_| Governor::presuming(ways.clone(), presumed));
+        Self {
+            readers,
+            cpus,
+            governors,
+            callers: 1,
+            seen: [1; REMEMBERED],
+            stance: Stance::Single,
+            seat: None,
+        }
     }
 
     /// A window has passed. How many spare readers are to be at work, if that is news.
     pub(super) fn window(&mut self, window: Window) -> Option<usize> {
-        let callers = self.count_callers();
-        let before = std::mem::replace(&mut self.before, callers);
-        if callers != self.callers && callers == before {
+        self.seen.rotate_left(1);
+        self.seen[REMEMBERED - 1] = self.count_callers();
+        let mut seen = self.seen;
+        seen.sort_unstable();
+        let callers = seen[REMEMBERED - 2];
+        if callers != self.callers {
             self.governor().pause();
             self.callers = callers;
             let stance = self.governor().take_over(window);
@@ -131,6 +143,7 @@ impl Stances {
 
     /// Nobody watches from now on.
     pub(super) fn sleeps(&mut self) -> Option<usize> {
+        self.governors.iter_mut().for_each(Governor::rest);
         if self.stance.steps_aside() { self.take(Stance::Single) } else { None }
     }
 
