@@ -21,8 +21,9 @@ const BUSY: f64 = 3_000.0;
 /// burst is over before a trial could help it.
 const FIRST: u32 = 4;
 
-/// The same while a load is served in the way that is presumed to be best.
-const LATER: u32 = 48;
+/// The same while a load is served in the way that is presumed to be best. Further apart, too: most of the others are worse.
+const LATER: u32 = 128;
+const APART: u32 = 64;
 
 /// The same where the others have failed before, with another load.
 const SELDOM: u32 = 512;
@@ -291,11 +292,11 @@ impl<W: Way> Governor<W> {
     fn try_all_soon(&mut self) {
         let (kept, presumed) = (self.kept, self.presumed);
         let is_presumed = kept == presumed && self.ways[kept].is_for_load_only();
-        let mut due = if is_presumed { LATER } else { 0 };
+        let (mut due, apart) = if is_presumed { (LATER - APART, APART) } else { (0, FIRST) };
         let others = (0..self.ways.len()).filter(|&way| way != presumed);
         for way in [presumed].into_iter().chain(others) {
             if way != kept {
-                due += FIRST;
+                due += apart;
             }
             let turn = &mut self.turns[way];
             if is_presumed && turn.patience > PATIENCE {
@@ -426,11 +427,11 @@ mod tests {
             |best: usize| (0..4).map(move |way| if way == best { at(60e3, 8.0) } else { at(40e3, 16.0) });
         let mut governor = presuming();
         assert_eq!(governor.window(IDLE), Nth(0), "nobody is at the mercy of others for little load");
-        let spent = run(&mut governor, 40, &ways(2).collect::<Vec<_>>(), &[1.0]);
-        assert_eq!(spent, [1, 0, 39, 0]);
+        let spent = run(&mut governor, 100, &ways(2).collect::<Vec<_>>(), &[1.0]);
+        assert_eq!(spent, [1, 0, 99, 0]);
         for best in 0..4 {
             let (mut governor, ways) = (presuming(), ways(best).collect::<Vec<_>>());
-            run(&mut governor, 150, &ways, &[1.0, 0.95, 1.05]);
+            run(&mut governor, 350, &ways, &[1.0, 0.95, 1.05]);
             let spent = run(&mut governor, 1_000, &ways, &[1.0, 0.95, 1.05]);
             assert!(spent[best] > 900, "{best}: {spent:?}");
         }

@@ -297,7 +297,7 @@ mod tests {
             stances.stance
         };
         // Until each is known.
-        (0..300).for_each(|i| _ = window(if i / 50 % 2 == 0 { 1 } else { 4 }));
+        (0..1_000).for_each(|i| _ = window(if i / 50 % 2 == 0 { 1 } else { 4 }));
         for (callers, best) in [(1, Stance::Beside), (4, Stance::PinnedAside), (1, Stance::Beside)] {
             let stances: Vec<Stance> = (0..40).map(|_| window(callers)).collect();
             // The first windows may be of either load.
