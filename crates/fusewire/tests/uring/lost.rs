@@ -110,10 +110,11 @@ real! {
         let mount = Mounted::start_with(Lab::default(), options(), panics.clone());
         let callers = waiting_callers(|name| mount.at(name)).into_iter().enumerate();
         // A handler that sleeps may be through before the thread comes to the request over which it panics.
-        let (sleeping, mut callers): (Vec<_>, Vec<_>) = callers.partition(|(i, _)| i % 3 == 2);
+        let (mut sleeping, callers): (Vec<_>, Vec<_>) = callers.partition(|(i, _)| i % 3 == 2);
         panics.arm();
         let begin = Instant::now();
-        callers.push((0, stat(&mount.at("plain"))));
+        // It may be another one's request over which the thread panics.
+        sleeping.push((0, stat(&mount.at("plain"))));
         assert_all_fail(callers.into_iter().map(|(_, caller)| caller).collect());
         for (_, mut caller) in sleeping {
             ends_within(&mut caller, 5000 * MS).expect("a caller waits for ever");
