@@ -356,7 +356,7 @@ impl Tally {
         let mut callers: Vec<u32> = readers.iter().flat_map(|status| status.callers()).chain(known).collect();
         callers.sort_unstable();
         callers.dedup();
-        let time = |caller| Some((caller, sys::sched::cpu_time_of_any(caller)?));
+        let time = |caller| Some((caller, sys::sched::Load::of(caller)?.cpu));
         Self {
             at: Instant::now(),
             requests,

@@ -169,13 +169,26 @@ pub(crate) fn cpu_time(thread: Pid) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// CPU time that a thread of any process has taken; `None` if there is none of that number, or the kernel keeps no such account
-/// (`CONFIG_SCHED_INFO`).
-pub(crate) fn cpu_time_of_any(thread: u32) -> Option<Duration> {
-    let mut text = [0; 64];
-    let n = fs::File::open(format!("/proc/{thread}/schedstat")).ok()?.read(&mut text).ok()?;
-    let nanos = std::str::from_utf8(&text[..n]).ok()?.split(' ').next()?.parse().ok()?;
-    Some(Duration::from_nanos(nanos))
+/// What a thread has had of the CPU, and for how long it had to wait for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub cpu: Duration,
+    pub delay: Duration,
+}
+
+impl Load {
+    /// Of a thread of any process so far; `None` if there is none of that number, or the kernel keeps no such account
+    /// (`CONFIG_SCHED_INFO`).
+    pub(crate) fn of(thread: impl fmt::Display) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{thread}/schedstat")).ok()?)
+    }
+
+    /// From what `/proc/TID/schedstat` says.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut numbers =
+            text.split_ascii_whitespace().map(|number| number.parse().map(Duration::from_nanos).ok());
+        Some(Self { cpu: numbers.next()??, delay: numbers.next()?? })
+    }
 }
 
 #[cfg(test)]
@@ -238,9 +251,9 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(10));
         }
         assert_eq!(cpu_time(Pid::from_raw(4_194_303).unwrap()), Duration::ZERO);
-        if let Some(time) = cpu_time_of_any(this.as_raw_nonzero().get() as u32) {
-            assert!(time >= before, "{time:?}");
+        if let Some(Load { cpu, .. }) = Load::of(this.as_raw_nonzero()) {
+            assert!(cpu >= before, "{cpu:?}");
         }
-        assert_eq!(cpu_time_of_any(u32::MAX), None);
+        assert_eq!(Load::of(u32::MAX), None);
     }
 }

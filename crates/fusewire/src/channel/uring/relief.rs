@@ -1,7 +1,8 @@
 //! What the policy of spreading needs to see of each group of queues, and what it has decided. Runs on the watch's thread.
 
-use super::spread::{Load, SAMPLE, Sample, Spread, idles, read_load};
+use super::spread::{SAMPLE, Sample, Spread, idles, read_load};
 use crate::channel::watch::Status;
+use crate::sys::sched::Load;
 use std::{
     mem,
     sync::Arc,

@@ -9,7 +9,8 @@
 //! * More: it stays, and if there is still too much to do, another one is tried.
 //! * There is no longer more to do than one thread can, or the helpers have to wait for their CPUs: it ends.
 
-use std::{fs, time::Duration};
+use crate::sys::sched::Load;
+use std::time::Duration;
 
 /// How long a sample is, at least.
 pub(super) const SAMPLE: Duration = Duration::from_millis(48);
@@ -51,23 +52,9 @@ pub(super) struct Sample {
     pub is_stuck: bool,
 }
 
-/// What a thread has had of the CPU, and for how long it had to wait for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Load {
-    pub cpu: Duration,
-    pub delay: Duration,
-}
-
 impl Load {
     fn wanted(self) -> Duration {
         self.cpu + self.delay
-    }
-
-    /// From what `/proc/PID/task/TID/schedstat` says.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut numbers =
-            text.split_ascii_whitespace().map(|number| number.parse().map(Duration::from_nanos).ok());
-        Some(Self { cpu: numbers.next()??, delay: numbers.next()?? })
     }
 
     pub(super) fn since(self, before: Self) -> Self {
@@ -222,9 +209,8 @@ pub(super) fn idles(load: Load, elapsed: Duration) -> bool {
 
 /// Read the [`Load`] of a thread of this process so far.
 pub(super) fn read_load(tid: rustix::thread::Pid) -> Load {
-    let path = format!("/proc/self/task/{}/schedstat", tid.as_raw_nonzero());
     // A kernel without it tells of no delay, and nobody helps.
-    fs::read_to_string(path).ok().and_then(|text| Load::parse(&text)).unwrap_or_default()
+    Load::of(format_args!("self/task/{}", tid.as_raw_nonzero())).unwrap_or_default()
 }
 
 #[cfg(test)]
