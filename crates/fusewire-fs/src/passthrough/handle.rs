@@ -259,7 +259,7 @@ impl Passthrough {
         }
         let (fd, flags) =
             self.with_flags(flags, |flags| self.nodes.open(op.node, FileType::Regular, flags))?;
-        self.opened(op.node, fd, flags)
+        self.opened(op.node, (fd, flags), None)
     }
 
     /// A file to be read, by the kernel itself, which opens it as it gets to know it: here it is opened when that turns out not to do. (Not for
@@ -287,9 +287,15 @@ impl Passthrough {
     }
 
     /// The reply for a file that was just opened.
-    pub(super) fn opened(&self, node: NodeId, fd: Fd, flags: OFlags) -> Result<Opened> {
+    pub(super) fn opened(
+        &self,
+        node: NodeId,
+        (fd, flags): (Fd, OFlags),
+        stat: Option<&Statx>,
+    ) -> Result<Opened> {
         let is_generated = self.nodes.mount(node)?.is_generated;
-        let is_large = || attr::stat(&fd).is_ok_and(is_worth_forwarding);
+        let is_large =
+            || stat.map_or_else(|| attr::stat(&fd), |stat| Ok(*stat)).is_ok_and(is_worth_forwarding);
         let wanted = || !is_generated && (self.options.forward == Forward::Always || is_large());
         let forwarded = self.forwarding.opened(node, wanted, || self.backing_path(&fd));
         self.reply_to_open(node, fd.into(), flags, forwarded)

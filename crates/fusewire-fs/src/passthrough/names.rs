@@ -225,15 +225,10 @@ impl Passthrough {
         self.reply(&found, (fd, flags), reading)
     }
 
-    fn reply(
-        &self,
-        found: &Found,
-        (fd, flags): (Fd, OFlags),
-        reading: Reading<'_>,
-    ) -> Result<(Entry, Opened)> {
+    fn reply(&self, found: &Found, file: (Fd, OFlags), reading: Reading<'_>) -> Result<(Entry, Opened)> {
         // What the kernel may keep of the content depends on it.
         self.watch(found);
-        match self.opened(found.node, fd, flags) {
+        match self.opened(found.node, file, Some(&found.stat)) {
             Ok(opened) => Ok((self.entry(found, reading), opened)),
             Err(error) => {
                 // The kernel does not learn of the node, so it cannot forget it.
